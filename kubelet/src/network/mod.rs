@@ -1,0 +1,46 @@
+//! The pod network: an address for every pod, routes to the pods of the other nodes.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+/// A port of the node that leads to a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// `TCP`, `UDP`.
+    pub protocol: String,
+    /// Address on the host; nothing means all.
+    pub host_ip: Option<IpAddr>,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Port in the pod.
+    pub container_port: u16,
+}
+
+/// A failed network operation.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {operation}: {reason}")]
+pub struct NetworkError {
+    /// What was attempted, as "attach pod default/web".
+    pub operation: String,
+    /// Why it failed.
+    pub reason: String,
+}
+
+/// Connects sandboxes. Both operations are idempotent per uid, and addresses survive a restart of
+/// the kubelet.
+#[async_trait::async_trait]
+pub trait PodNetwork: Send + Sync + 'static {
+    /// Gives the pod an address in the network namespace at `netns`; returns it, or the one it has.
+    async fn attach(
+        &self,
+        pod_uid: &str,
+        netns: &Path,
+        ports: &[HostPort],
+    ) -> Result<Vec<IpAddr>, NetworkError>;
+
+    /// Takes the pod's interface, host ports and address back.
+    async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError>;
+
+    /// Detaches whatever belongs to pods that are not in `alive`, left from a crash.
+    async fn retain(&self, alive: &[String]) -> Result<(), NetworkError>;
+}

@@ -1,0 +1,102 @@
+//! What the master told this node, and the news of it.
+//!
+//! The session writes it; pod workers, volumes, network and proxy read it. Every change is a hint
+//! to look again: the state itself is what counts.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, RwLock};
+
+use proto::k8s::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use proto::k8s::api::discovery::v1::EndpointSlice;
+use proto::{ObjectKey, Peer};
+use tokio::sync::broadcast;
+
+/// Everything this node knows of the cluster.
+#[derive(Debug, Default)]
+pub struct ClusterState {
+    /// Pods bound to this node.
+    pub pods: HashMap<ObjectKey, Arc<Pod>>,
+    /// ConfigMaps that these pods name.
+    pub config_maps: HashMap<ObjectKey, Arc<ConfigMap>>,
+    /// Secrets that these pods name.
+    pub secrets: HashMap<ObjectKey, Arc<Secret>>,
+    /// All services.
+    pub services: HashMap<ObjectKey, Arc<Service>>,
+    /// All endpoint slices.
+    pub endpoint_slices: HashMap<ObjectKey, Arc<EndpointSlice>>,
+    /// The other nodes, by name.
+    pub peers: HashMap<String, Arc<Peer>>,
+    /// This node's own object, with its pod CIDR.
+    pub node: Option<Arc<Node>>,
+    /// All ranges pods of this cluster have addresses from.
+    pub pod_cidrs: Vec<String>,
+    /// All ranges services of this cluster have addresses from.
+    pub service_cidrs: Vec<String>,
+    /// As `cluster.local`.
+    pub cluster_domain: String,
+    /// Addresses of masters as this node dials them, for `default/kubernetes`.
+    pub masters: Vec<IpAddr>,
+}
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A snapshot replaced everything.
+    Everything,
+    /// A pod came, changed or went.
+    Pod(ObjectKey),
+    /// A ConfigMap came, changed or went.
+    ConfigMap(ObjectKey),
+    /// A Secret came, changed or went.
+    Secret(ObjectKey),
+    /// A service came, changed or went.
+    Service(ObjectKey),
+    /// An endpoint slice came, changed or went.
+    EndpointSlice(ObjectKey),
+    /// The other nodes changed.
+    Peers,
+    /// This node's own object changed.
+    Node,
+}
+
+/// A shared handle to the [`ClusterState`].
+#[derive(Clone)]
+pub struct StateHandle {
+    state: Arc<RwLock<ClusterState>>,
+    changes: broadcast::Sender<Change>,
+}
+
+/// So many changes may be unread before a reader is told to look at everything again.
+const CHANGES: usize = 4096;
+
+impl Default for StateHandle {
+    fn default() -> Self {
+        Self { state: Arc::default(), changes: broadcast::Sender::new(CHANGES) }
+    }
+}
+
+impl StateHandle {
+    /// Looks at the state. The closure must not block: the session waits for it.
+    pub fn read<R>(&self, look: impl FnOnce(&ClusterState) -> R) -> R {
+        look(&self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Changes the state, then tells what changed.
+    pub fn write(
+        &self,
+        changes: impl IntoIterator<Item = Change>,
+        edit: impl FnOnce(&mut ClusterState),
+    ) {
+        edit(&mut self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for change in changes {
+            // No receiver is no error: nobody has started to look yet.
+            let _ = self.changes.send(change);
+        }
+    }
+
+    /// Changes from now on. A receiver that lags treats it as [`Change::Everything`].
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+}

@@ -1,0 +1,145 @@
+//! What is special about each kind, one file per kind. Everything else is generic machinery.
+//!
+//! To add a kind: add a file with an implementation of [`Kind`] and a line in the registry.
+
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proto::k8s as k8s_openapi;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api::field_error::FieldError;
+
+/// The names of a resource, as discovery tells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResourceInfo {
+    /// API group, empty for the core group.
+    pub group: &'static str,
+    /// API version.
+    pub version: &'static str,
+    /// `ReplicationController`
+    pub kind: &'static str,
+    /// `replicationcontrollers`; names the resource in paths and in the store.
+    pub plural: &'static str,
+    /// `replicationcontroller`
+    pub singular: &'static str,
+    /// `rc`
+    pub short_names: &'static [&'static str],
+    /// `all`
+    pub categories: &'static [&'static str],
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// Whether `/status` is a resource of its own: then a plain update cannot touch the status.
+    pub status: bool,
+    /// Whether `/scale` is served.
+    pub scale: bool,
+}
+
+/// A column of the table that `kubectl get` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// `Name`, `Ready` …
+    pub name: &'static str,
+    /// OpenAPI type: `string`, `integer`, `date`.
+    pub kind: &'static str,
+    /// OpenAPI format: `name` for the first column, else mostly empty.
+    pub format: &'static str,
+    /// For people.
+    pub description: &'static str,
+    /// 0: always shown; 1: with `-o wide`.
+    pub priority: i32,
+}
+
+/// What allocation needs to know of the cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// Service addresses come out of it, as `10.96.0.0/16`.
+    pub service_cidr: String,
+    /// Pod addresses come out of it, as `10.244.0.0/16`.
+    pub pod_cidr: String,
+    /// Length of the prefix that each node gets out of `pod_cidr`.
+    pub node_cidr_prefix: u8,
+    /// Node ports, both ends included.
+    pub node_ports: (u16, u16),
+}
+
+/// How a delete request on an object proceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// The object goes now (unless finalizers hold it).
+    Immediate,
+    /// `deletionTimestamp` and `deletionGracePeriodSeconds` are set; somebody (the kubelet, the
+    /// namespace controller) finishes the deletion later with a grace period of zero.
+    Graceful {
+        /// Seconds.
+        grace_period_seconds: i64,
+    },
+}
+
+/// All that is special about a kind. Functions are pure; the machinery performs.
+pub trait Kind: Send + Sync + 'static {
+    /// The type on the wire.
+    type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync;
+
+    /// Its names.
+    const RESOURCE: ResourceInfo;
+
+    /// Fills in what the user left out, before validation.
+    fn default(object: &mut Self::Object);
+
+    /// Clears and sets what a create request may not choose: the status, `generation` 1 …
+    fn prepare_create(_object: &mut Self::Object) {}
+
+    /// Carries over from `old` what a plain update may not change silently: the status.
+    fn prepare_update(_new: &mut Self::Object, _old: &Self::Object) {}
+
+    /// Carries over from `old` all that a `/status` update may not change: everything but the status.
+    fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object) {}
+
+    /// Whether anything that counts as `spec` differs: then `metadata.generation` is raised.
+    fn spec_changed(_new: &Self::Object, _old: &Self::Object) -> bool {
+        false
+    }
+
+    /// All that is wrong with an object, not the first only. `metadata` is checked by the machinery.
+    fn validate(object: &Self::Object) -> Vec<FieldError>;
+
+    /// What an update may not change. `validate` has been called on `new` as well.
+    fn validate_update(_new: &Self::Object, _old: &Self::Object) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Chooses addresses, ports or ranges that have to be unique in the cluster. `claimed` tells
+    /// whether somebody else holds a claim. Called again when a claim was lost in a race.
+    fn allocate(
+        _object: &mut Self::Object,
+        _old: Option<&Self::Object>,
+        _cluster: &ClusterConfig,
+        _claimed: &dyn Fn(&str) -> bool,
+    ) -> Result<(), Vec<FieldError>> {
+        Ok(())
+    }
+
+    /// What the object holds that no other object may hold (`service-ip/10.96.0.7`,
+    /// `node-port/TCP/30080`). The machinery writes claims in the same transaction as the object.
+    fn claims(_object: &Self::Object) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// How a delete request proceeds; `requested` is the client's grace period in seconds.
+    fn deletion(_object: &Self::Object, _requested: Option<i64>) -> Deletion {
+        Deletion::Immediate
+    }
+
+    /// Values of the fields that field selectors may name beside `metadata.name` and
+    /// `metadata.namespace`. Every selectable field is present, if need be as an empty string.
+    fn fields(_object: &Self::Object) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// The columns of its table, `Name` first and `Age` last among those always shown.
+    fn columns() -> &'static [Column];
+
+    /// The cells of one row, as many as there are columns. Ages are computed against `now`.
+    fn row(object: &Self::Object, now: jiff::Timestamp) -> Vec<serde_json::Value>;
+}

@@ -1,0 +1,26 @@
+//! The contracts of Kutter, shared by every side and performing no I/O:
+//!
+//! * [`node`]: the protocol between kubelets and masters, generated from `proto/node.proto`;
+//! * [`k8s`]: the Kubernetes object types, re-exported from `k8s-openapi`;
+//! * [`ObjectKey`], [`selector`], [`quantity`]: the few helpers every side needs.
+
+pub mod key;
+pub mod peer;
+pub mod quantity;
+pub mod selector;
+
+pub use k8s_openapi as k8s;
+pub use key::ObjectKey;
+pub use peer::Peer;
+
+/// The node protocol, generated from `proto/node.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod node {
+    tonic::include_proto!("kutter.node.v1");
+}
+
+/// The version of the node protocol that this build speaks; sent in `Hello`.
+pub const NODE_PROTOCOL_VERSION: u32 = 1;
+
+/// The port on which a master serves the API and the nodes.
+pub const DEFAULT_MASTER_PORT: u16 = 6443;

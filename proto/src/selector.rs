@@ -1,0 +1,1 @@
+//! Label selectors, from their query-string form and from `LabelSelector`.

@@ -1,0 +1,331 @@
+//! The nouns of the runtime, and the trait that a node agent is written against.
+//!
+//! A *sandbox* is the set of namespaces that some containers share (network, IPC, UTS), held by a
+//! shim process. A *container* is one isolated process tree within a sandbox. Ids are chosen by
+//! the caller and unique on the machine; every operation is idempotent under its id, so that a
+//! caller that died in the middle simply asks again.
+//!
+//! ```text
+//! create_sandbox -> start_container -> (exec, signal) -> exit record -> remove_container -> remove_sandbox
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::Result;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub struct $name(pub String);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// Names a sandbox; a path component of at most 64 characters out of `[A-Za-z0-9_.-]`.
+    SandboxId
+);
+id!(
+    /// Names a container within its sandbox; the same alphabet, at most 128 characters.
+    ContainerId
+);
+
+/// What a sandbox is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxConfig {
+    /// Chosen by the caller.
+    pub id: SandboxId,
+    /// Kept with the sandbox and given back by [`ContainerRuntime::list`]; not interpreted.
+    pub annotations: BTreeMap<String, String>,
+    /// Host name within the sandbox.
+    pub hostname: String,
+    /// Parent of every container's cgroup, relative to the root of each hierarchy, starting with `/`.
+    pub cgroup_parent: String,
+    /// Kernel parameters of the sandbox's namespaces.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// A sandbox as it stands.
+#[derive(Clone, Debug)]
+pub struct SandboxState {
+    /// What it was made from.
+    pub config: SandboxConfig,
+    /// Whether its shim answers. A sandbox whose shim died cannot be entered any more; its
+    /// containers are listed, and it has to be removed.
+    pub ready: bool,
+    /// `/proc/PID/ns/net` of the shim: where a network interface is put. Nothing when not ready.
+    pub network_namespace: Option<PathBuf>,
+    /// Its containers, running and exited, in order of their start.
+    pub containers: Vec<ContainerState>,
+    /// When it was made.
+    pub created_at: SystemTime,
+}
+
+/// What a container is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// Chosen by the caller; a restarted container is a new container with a new id.
+    pub id: ContainerId,
+    /// Kept and given back by [`ContainerRuntime::list`]; not interpreted.
+    pub annotations: BTreeMap<String, String>,
+    /// Unpacked image layers, the lowest first; shared by all containers, never written to.
+    pub layers: Vec<PathBuf>,
+    /// Program and arguments; never empty.
+    pub args: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Absolute; made when it does not exist.
+    pub working_directory: String,
+    /// As whom the program runs.
+    pub user: User,
+    /// In the order given, after the standard mounts of `/proc`, `/sys`, `/dev`.
+    pub mounts: Vec<Mount>,
+    /// Bounds.
+    pub resources: Resources,
+    /// Changes of the default capability set, by names as in `NET_ADMIN`; `ALL` is known.
+    pub capabilities: CapabilityChanges,
+    /// The system-call filter.
+    pub seccomp: SeccompProfile,
+    /// Whether set-user-id programs are without effect.
+    pub no_new_privileges: bool,
+    /// Whether the root file system refuses writes.
+    pub read_only_root: bool,
+    /// Whether the program gets a pseudo-terminal.
+    pub tty: bool,
+    /// Whether standard input is kept open, for an attach.
+    pub stdin: bool,
+    /// The log file in the CRI format, made with its parent folders. Nothing: output is dropped.
+    pub log_path: Option<PathBuf>,
+    /// A log file is rotated to `<log_path>.<timestamp>` beyond this many bytes.
+    pub log_max_bytes: u64,
+    /// So many log files are kept, the newest included.
+    pub log_max_files: u32,
+}
+
+/// Numeric user and groups of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Further groups.
+    pub additional_gids: Vec<u32>,
+}
+
+/// A mount into a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where the files come from.
+    pub source: MountSource,
+    /// Absolute path in the container; made when it does not exist.
+    pub destination: String,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+/// Where a mount's files come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A file or folder of the host, bound.
+    Host(PathBuf),
+    /// A fresh tmpfs of at most so many bytes (nothing: the kernel's default).
+    Tmpfs {
+        /// Bound.
+        size_bytes: Option<u64>,
+    },
+}
+
+/// Bounds of a container; nothing means none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Relative weight in the v1 scale, 2 to 262 144.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of processor time per `cpu_period_us`.
+    pub cpu_quota_us: Option<i64>,
+    /// Defaults to 100 000.
+    pub cpu_period_us: Option<u64>,
+    /// Beyond it the kernel kills.
+    pub memory_limit_bytes: Option<i64>,
+    /// Processes and threads.
+    pub pids_limit: Option<i64>,
+    /// -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// What differs from the default capability set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapabilityChanges {
+    /// Added.
+    pub add: Vec<String>,
+    /// Dropped, before additions when `ALL` is among them.
+    pub drop: Vec<String>,
+}
+
+/// The system-call filter of a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeccompProfile {
+    /// What containers customarily get.
+    #[default]
+    RuntimeDefault,
+    /// No filter.
+    Unconfined,
+}
+
+/// A container as it stands.
+#[derive(Clone, Debug)]
+pub struct ContainerState {
+    /// Its id.
+    pub id: ContainerId,
+    /// As given when it was started.
+    pub annotations: BTreeMap<String, String>,
+    /// As given when it was started.
+    pub log_path: Option<PathBuf>,
+    /// The process id of its first process on the host, while it runs.
+    pub pid: Option<u32>,
+    /// When its program was started.
+    pub started_at: SystemTime,
+    /// How it ended; nothing while it runs.
+    pub exit: Option<ContainerExit>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerExit {
+    /// 0 to 255; 128 + signal for a killed one, as shells count.
+    pub exit_code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the kernel killed in its cgroup for want of memory.
+    pub oom_killed: bool,
+    /// When.
+    pub finished_at: SystemTime,
+}
+
+/// A program to run inside a running container, under the container's own confinement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecConfig {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Whether a standard input is wanted.
+    pub stdin: bool,
+    /// Whether a pseudo-terminal is wanted; standard error is then part of standard output.
+    pub tty: bool,
+}
+
+/// A byte stream out of a program.
+pub type Output = Pin<Box<dyn AsyncRead + Send>>;
+/// A byte stream into a program.
+pub type Input = Pin<Box<dyn AsyncWrite + Send>>;
+
+/// A program running inside a container. Dropping it closes its streams and kills the program.
+pub struct ExecSession {
+    /// Present when asked for. Shutting it down is end of input.
+    pub stdin: Option<Input>,
+    /// Standard output.
+    pub stdout: Output,
+    /// Absent with a terminal.
+    pub stderr: Option<Output>,
+    /// Columns and rows of the terminal; ignored without one.
+    pub resize: mpsc::Sender<(u16, u16)>,
+    /// The exit code, 128 + signal when killed.
+    pub exit: oneshot::Receiver<Result<i32>>,
+}
+
+/// What an [`ContainerRuntime::exec_sync`] gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// 128 + signal when killed.
+    pub exit_code: i32,
+    /// The first 64 KiB of standard output followed by standard error.
+    pub output: Vec<u8>,
+    /// Whether it was killed because the time was up.
+    pub timed_out: bool,
+}
+
+/// Something happened that nobody asked for.
+#[derive(Clone, Debug)]
+pub enum RuntimeEvent {
+    /// A container ended.
+    ContainerExited {
+        /// In which sandbox.
+        sandbox: SandboxId,
+        /// Which container.
+        container: ContainerId,
+        /// How.
+        exit: ContainerExit,
+    },
+    /// A shim died; see [`SandboxState::ready`].
+    SandboxLost {
+        /// Which one.
+        sandbox: SandboxId,
+    },
+}
+
+/// What a node agent asks of a container runtime. All of it survives the caller: after a restart
+/// of the agent, [`list`](Self::list) tells what there is, and events of it arrive as before.
+#[async_trait::async_trait]
+pub trait ContainerRuntime: Send + Sync + 'static {
+    /// Makes a sandbox, or returns the one of this id.
+    async fn create_sandbox(&self, config: &SandboxConfig) -> Result<SandboxState>;
+
+    /// All sandboxes with all their containers.
+    async fn list(&self) -> Result<Vec<SandboxState>>;
+
+    /// Kills what still runs in the sandbox and removes everything of it but the logs. No error
+    /// when there is none of this id.
+    async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<()>;
+
+    /// Makes and starts a container, or returns the one of this id.
+    async fn start_container(
+        &self,
+        sandbox: &SandboxId,
+        config: &ContainerConfig,
+    ) -> Result<ContainerState>;
+
+    /// Sends a signal to the container's first process; SIGKILL goes to all of its processes.
+    async fn signal_container(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        signal: i32,
+    ) -> Result<()>;
+
+    /// Removes an exited container with its file system and records, but not its logs. Kills a
+    /// running one first. No error when there is none of this id.
+    async fn remove_container(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<()>;
+
+    /// Runs a program to its end inside a container, for a probe.
+    async fn exec_sync(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutput>;
+
+    /// Starts a program inside a container and hands out its streams.
+    async fn exec(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        config: &ExecConfig,
+    ) -> Result<ExecSession>;
+
+    /// Events from now on. A receiver that lags has to [`list`](Self::list) again.
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent>;
+}

@@ -1,0 +1,65 @@
+//! What can go wrong in the runtime.
+
+use crate::api::{ContainerId, SandboxId};
+
+/// The result of a runtime operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failed runtime operation, with what it was working on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no such sandbox.
+    #[error("there is no sandbox {0}")]
+    NoSuchSandbox(SandboxId),
+    /// There is no such container in the sandbox.
+    #[error("there is no container {container} in sandbox {sandbox}")]
+    NoSuchContainer {
+        /// Where it was looked for.
+        sandbox: SandboxId,
+        /// What was looked for.
+        container: ContainerId,
+    },
+    /// The container does not run, so nothing can be executed in it or sent to it.
+    #[error("container {0} is not running")]
+    NotRunning(ContainerId),
+    /// The container could not be made or its program not started; the text is for the user
+    /// (`exec: "foo": executable file not found in $PATH`).
+    #[error("failed to start container {container}: {reason}")]
+    Start {
+        /// Which one.
+        container: ContainerId,
+        /// Why, in words a user understands.
+        reason: String,
+    },
+    /// A program could not be executed in a running container.
+    #[error("failed to execute in container {container}: {reason}")]
+    Exec {
+        /// Which one.
+        container: ContainerId,
+        /// Why, in words a user understands.
+        reason: String,
+    },
+    /// The shim of a sandbox does not answer, or answers nonsense.
+    #[error("the shim of sandbox {sandbox} failed: {reason}")]
+    Shim {
+        /// Whose shim.
+        sandbox: SandboxId,
+        /// What it did.
+        reason: String,
+    },
+    /// A file operation failed.
+    #[error("failed to {operation} {path}")]
+    Io {
+        /// The verb: "read", "create" …
+        operation: &'static str,
+        /// What it was done to.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An image operation failed.
+    #[error(transparent)]
+    Image(#[from] crate::image::ImageError),
+}

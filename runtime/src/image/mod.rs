@@ -1,0 +1,84 @@
+//! Images: references, the content store, pulling, importing, unpacking.
+
+use std::path::PathBuf;
+
+/// A failed image operation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The text is no image reference.
+    #[error("\"{reference}\" is not an image reference: {reason}")]
+    InvalidReference {
+        /// As given.
+        reference: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The registry does not have it, refuses it, or cannot be reached.
+    #[error("failed to pull {reference}: {reason}")]
+    Pull {
+        /// The image.
+        reference: String,
+        /// In words for the user.
+        reason: String,
+    },
+}
+
+/// An image that is present: unpacked, verified, ready to be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Digest of its configuration, `sha256:…`; what Kubernetes calls the image id.
+    pub id: String,
+    /// `registry/repository@sha256:…`, by which it was pulled; empty for an imported one.
+    pub repo_digests: Vec<String>,
+    /// Normalised references by which it is known, as `docker.io/library/busybox:1.36`.
+    pub tags: Vec<String>,
+    /// Unpacked layers, the lowest first.
+    pub layers: Vec<PathBuf>,
+    /// Bytes on disk.
+    pub size_bytes: u64,
+    /// How its program is to be run.
+    pub config: ImageConfig,
+}
+
+/// How an image wants its program to be run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// `user`, `uid`, `user:group` or `uid:gid`; empty means root.
+    pub user: String,
+    /// `NAME=value`.
+    pub env: Vec<(String, String)>,
+    /// Program.
+    pub entrypoint: Vec<String>,
+    /// Arguments, or program and arguments without an entrypoint.
+    pub cmd: Vec<String>,
+    /// Empty means `/`.
+    pub working_dir: String,
+    /// As `SIGQUIT`; nothing means `SIGTERM`.
+    pub stop_signal: Option<String>,
+}
+
+/// Who one is to a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistryAuth {
+    /// Nobody.
+    Anonymous,
+    /// User and password.
+    Basic {
+        /// User.
+        username: String,
+        /// Password or token.
+        password: String,
+    },
+}
+
+/// Where images come from.
+#[async_trait::async_trait]
+pub trait ImageService: Send + Sync + 'static {
+    /// The image of this reference, when it is present.
+    async fn lookup(&self, reference: &str) -> Result<Option<Image>, ImageError>;
+
+    /// Fetches what is missing of an image. Several callers that want the same image share one
+    /// download. `auth` is tried in order; the first that the registry accepts serves.
+    async fn pull(&self, reference: &str, auth: &[RegistryAuth]) -> Result<Image, ImageError>;
+}
