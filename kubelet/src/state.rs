@@ -15,6 +15,9 @@ use tokio::sync::broadcast;
 /// Everything this node knows of the cluster.
 #[derive(Debug, Default)]
 pub struct ClusterState {
+    /// Whether a snapshot was ever put in, from disk or from a master. Until then the absence of
+    /// an object means nothing, and nothing may be removed because of it.
+    pub loaded: bool,
     /// Pods bound to this node.
     pub pods: HashMap<ObjectKey, Arc<Pod>>,
     /// ConfigMaps that these pods name.
@@ -82,13 +85,19 @@ impl StateHandle {
         look(&self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Changes the state, then tells what changed.
+    /// Changes the state, then tells what changed. [`Change::Everything`] is told after a snapshot
+    /// only, and marks the state as [loaded](ClusterState::loaded).
     pub fn write(
         &self,
         changes: impl IntoIterator<Item = Change>,
         edit: impl FnOnce(&mut ClusterState),
     ) {
-        edit(&mut self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let changes: Vec<Change> = changes.into_iter().collect();
+        {
+            let mut state = self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            edit(&mut state);
+            state.loaded |= changes.contains(&Change::Everything);
+        }
         for change in changes {
             // No receiver is no error: nobody has started to look yet.
             let _ = self.changes.send(change);

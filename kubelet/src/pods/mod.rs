@@ -1,0 +1,79 @@
+//! Pods: what the master wants of this node's pods, made true and reported.
+//!
+//! ```text
+//! StateHandle ──changes──> manager ──wakes──> worker (one task per pod)
+//! runtime events ────────────┘                  │ plan: (spec, observed, now) -> actions
+//! probes ── results ────────────────────────────┤ act: sandbox, network, volumes, images, containers
+//!                                               └ status ──> Reporter
+//! ```
+
+mod manager;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use runtime::ContainerRuntime;
+use runtime::image::ImageService;
+
+use crate::network::PodNetwork;
+use crate::reporter::Reporter;
+use crate::state::StateHandle;
+
+pub use manager::PodManager;
+
+/// What pods need to know of their node.
+#[derive(Clone, Debug)]
+pub struct PodsConfig {
+    /// Pods' volumes and records live in `<root_dir>/pods/<uid>`.
+    pub root_dir: PathBuf,
+    /// Containers' logs live in `<log_dir>/<namespace>_<name>_<uid>/<container>/<attempt>.log`.
+    pub log_dir: PathBuf,
+    /// Parent of every pod's cgroup, as `/kutter`.
+    pub cgroup_root: String,
+    /// `spec.nodeName` of the pods.
+    pub node_name: String,
+    /// Addresses of this node, the primary first: `status.hostIPs` of the pods.
+    pub node_addresses: Vec<IpAddr>,
+    /// Memory of this node; a pod's share of it sets its place in the order of out-of-memory kills.
+    pub memory_capacity_bytes: u64,
+    /// Processes and threads a container may have.
+    pub pod_max_pids: i64,
+}
+
+/// [`PodsConfig::pod_max_pids`], unless the operator says otherwise: far beyond what a service
+/// needs, far below what hurts a node.
+pub const DEFAULT_POD_MAX_PIDS: i64 = 1024;
+
+/// What pods are made of.
+#[derive(Clone)]
+pub struct PodsDependencies {
+    /// What the master said.
+    pub state: StateHandle,
+    /// Sandboxes and containers.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// Images.
+    pub images: Arc<dyn ImageService>,
+    /// Addresses.
+    pub network: Arc<dyn PodNetwork>,
+    /// Where statuses and events go.
+    pub reporter: Reporter,
+}
+
+/// The pods of this node could not be taken over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PodsError {
+    /// What runs on this node could not be listed.
+    #[error("failed to list the sandboxes on this node")]
+    List(#[source] runtime::Error),
+    /// The folder of the pods could not be read or made.
+    #[error("failed to open the pods' folder {path}")]
+    Root {
+        /// Which folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,1 @@
+//! The files that pods see beside their image: volumes, and the few files of `/etc`.
