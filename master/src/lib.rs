@@ -1,8 +1,10 @@
 //! The control plane.
 //!
 //! * [`store`]: desired state, kept; [`cache`]: the newest of it in memory;
-//! * [`api`]: the Kubernetes REST API over both.
+//! * [`api`]: the Kubernetes REST API over both;
+//! * [`nodes`]: the session streams of the kubelets.
 
 pub mod api;
 pub mod cache;
+pub mod nodes;
 pub mod store;

@@ -1,0 +1,148 @@
+//! The command line of the kubelet.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The node agent of Kutter: runs the pods that a master binds to this machine.
+#[derive(Debug, Parser)]
+#[command(name = "kubelet", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Runs the agent when there is no subcommand.
+    #[command(flatten)]
+    pub config: Config,
+    /// Something else to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does beside being an agent.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Looks after the images of this node.
+    #[command(subcommand)]
+    Image(ImageCommand),
+}
+
+/// Looks after the images of this node.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Takes an OCI or Docker archive in, so that its image need not be pulled.
+    Import {
+        /// The archive, as `docker save` or `skopeo copy oci-archive:` write it.
+        file: PathBuf,
+        /// The kubelet's state.
+        #[arg(long, default_value = DEFAULT_ROOT_DIR, value_name = "DIR")]
+        root_dir: PathBuf,
+    },
+    /// Prints the images that are present.
+    List {
+        /// The kubelet's state.
+        #[arg(long, default_value = DEFAULT_ROOT_DIR, value_name = "DIR")]
+        root_dir: PathBuf,
+    },
+}
+
+/// Where the kubelet keeps its state.
+pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kutter/kubelet";
+
+/// How this node's agent is to run.
+#[derive(Clone, Debug, Args)]
+pub struct Config {
+    /// Everything the kubelet keeps: certificates, the last snapshot, images, volumes.
+    #[arg(long, default_value = DEFAULT_ROOT_DIR, value_name = "DIR")]
+    pub root_dir: PathBuf,
+    /// Sockets and records of running pods; may vanish with a reboot.
+    #[arg(long, default_value = "/run/kutter", value_name = "DIR")]
+    pub run_dir: PathBuf,
+    /// Logs of containers, in the CRI layout.
+    #[arg(long, default_value = "/var/log/pods", value_name = "DIR")]
+    pub log_dir: PathBuf,
+    /// The name of this node [default: the host name, in lower case].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The address under which other nodes reach this one [default: the one that reaches the master].
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// A label of this node; may be given several times.
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub node_labels: Vec<(String, String)>,
+    /// A master to join, as https://10.0.0.1:6443; may be given several times. Not needed again
+    /// after the first time.
+    #[arg(long, value_name = "URL")]
+    pub join: Vec<MasterUrl>,
+    /// The token that `master token create` prints; needed the first time only.
+    #[arg(long, env = "KUTTER_JOIN_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// The cgroup under which all pods are.
+    #[arg(long, default_value = "/kutter", value_name = "PATH")]
+    pub cgroup_root: String,
+    /// The bridge that the pods of this node are connected to.
+    #[arg(long, default_value = "kutter0", value_name = "NAME")]
+    pub bridge: String,
+    /// The nftables table that the service proxy owns.
+    #[arg(long, default_value = "kutter", value_name = "NAME")]
+    pub nft_table: String,
+    /// A registry to be spoken to in plain HTTP; may be given several times. Loopback registries
+    /// always are.
+    #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
+    pub insecure_registries: Vec<String>,
+    /// So many pods run here at the most.
+    #[arg(long, default_value_t = 110, value_name = "N")]
+    pub max_pods: u32,
+    /// The program that holds a pod's namespaces [default: `shim` beside this program].
+    #[arg(long, value_name = "FILE")]
+    pub shim: Option<PathBuf>,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is written KEY=VALUE")?;
+    if key.is_empty() {
+        return Err("the key of a label is empty".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Where a master is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MasterUrl {
+    /// A name or an address.
+    pub host: String,
+    /// A port.
+    pub port: u16,
+}
+
+/// Text that is no address of a master.
+#[derive(Debug, thiserror::Error)]
+#[error("\"{text}\" is no master's address; write https://HOST:PORT")]
+pub struct InvalidMasterUrl {
+    text: String,
+}
+
+impl std::str::FromStr for MasterUrl {
+    type Err = InvalidMasterUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidMasterUrl { text: text.to_owned() };
+        let uri: http::Uri = text.parse().map_err(|_| invalid())?;
+        let plain_path = uri.path().is_empty() || uri.path() == "/";
+        if uri.scheme_str() != Some("https") || !plain_path || uri.query().is_some() {
+            return Err(invalid());
+        }
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(invalid)?;
+        Ok(Self {
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.port_u16().unwrap_or(proto::DEFAULT_MASTER_PORT),
+        })
+    }
+}
+
+impl std::fmt::Display for MasterUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.parse::<IpAddr>() {
+            Ok(address) => write!(f, "https://{}", SocketAddr::new(address, self.port)),
+            Err(_) => write!(f, "https://{}:{}", self.host, self.port),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The nodes' side of the master: joins, session streams and tunnels of the kubelets.
+
+pub mod credentials;
