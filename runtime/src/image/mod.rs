@@ -1,6 +1,27 @@
 //! Images: references, the content store, pulling, importing, unpacking.
+//!
+//! ```text
+//! registry --pull--\                        /-- layers/<diff id>/   unpacked once, shared by all
+//!                    >-- ImageStore ------<--- images/<id>.json    what an image consists of
+//! archive --import-/                        \-- refs/<hash>.json    the names it is known by
+//! ```
+//!
+//! Everything is made under a temporary name and renamed when it is whole and verified, the layers
+//! before the record that names them: a store whose writer was killed holds less, never something wrong.
+
+mod import;
+mod pull;
+mod store;
+mod unpack;
+mod user;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
+
+pub use store::{ImageStore, ImageStoreConfig, normalise_reference};
+pub use user::resolve_user;
 
 /// A failed image operation.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +43,48 @@ pub enum ImageError {
         /// In words for the user.
         reason: String,
     },
+    /// The file is no image archive that we understand.
+    #[error("failed to import {}: {reason}", archive.display())]
+    Import {
+        /// The file.
+        archive: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A layer is damaged, or holds what a layer may not hold.
+    #[error("failed to unpack layer {layer}: {reason}")]
+    Layer {
+        /// Its digest.
+        layer: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The image names a user that its `/etc/passwd` or `/etc/group` does not have.
+    #[error("the image has no user or group \"{name}\"")]
+    NoSuchUser {
+        /// As the image or the caller names it.
+        name: String,
+    },
+    /// The store's files cannot be read or written.
+    #[error("failed to {operation} {}", path.display())]
+    Io {
+        /// The verb.
+        operation: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Turns an I/O error into an [`ImageError::Io`].
+fn io_error(
+    operation: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(std::io::Error) -> ImageError {
+    let path = path.into();
+    move |source| ImageError::Io { operation, path, source }
 }
 
 /// An image that is present: unpacked, verified, ready to be run.
@@ -59,7 +122,7 @@ pub struct ImageConfig {
 }
 
 /// Who one is to a registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RegistryAuth {
     /// Nobody.
     Anonymous,

@@ -1,0 +1,312 @@
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::store::{hex, normalise_reference};
+use super::unpack::unpack_stream;
+use super::{ImageError, ImageService, ImageStore, ImageStoreConfig, resolve_user};
+use crate::api::User;
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("kutter-image-{}", uuid::Uuid::new_v4()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn store(&self) -> ImageStore {
+        let root = self.0.join("store");
+        ImageStore::open(ImageStoreConfig { root, insecure_registries: Vec::new() }).unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A tar archive, entry by entry.
+struct Tar(tar::Builder<Vec<u8>>);
+
+impl Tar {
+    fn new() -> Self {
+        Self(tar::Builder::new(Vec::new()))
+    }
+
+    fn add(mut self, path: &str, kind: tar::EntryType, mode: u32, link: &str, data: &[u8]) -> Self {
+        let mut header = tar::Header::new_ustar();
+        // Written by hand: the builder refuses the paths that an attacker would write.
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(7);
+        header.set_gid(8);
+        header.set_mtime(1_000_000_000);
+        header.set_size(data.len() as u64);
+        header.set_cksum();
+        self.0.append(&header, data).unwrap();
+        self
+    }
+
+    fn file(self, path: &str, data: &[u8]) -> Self {
+        self.add(path, tar::EntryType::Regular, 0o644, "", data)
+    }
+
+    fn folder(self, path: &str) -> Self {
+        self.add(path, tar::EntryType::Directory, 0o755, "", b"")
+    }
+
+    fn symlink(self, path: &str, target: &str) -> Self {
+        self.add(path, tar::EntryType::Symlink, 0o777, target, b"")
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        self.0.into_inner().unwrap()
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+}
+
+fn unpack(store: &ImageStore, layer: &[u8]) -> Result<PathBuf, ImageError> {
+    let id = digest(layer);
+    unpack_stream(store, layer, &id).map(|()| store.layer_path(&id))
+}
+
+fn is_root() -> bool {
+    let root = nix::unistd::Uid::effective().is_root();
+    if !root {
+        eprintln!("left out: owners and device nodes need root");
+    }
+    root
+}
+
+#[test]
+fn unpacks_files_links_modes_owners_and_times() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let layer = Tar::new()
+        .folder("bin")
+        .add("bin/tool", tar::EntryType::Regular, 0o4755, "", b"program")
+        .symlink("bin/alias", "tool")
+        .add("bin/hard", tar::EntryType::Link, 0o755, "bin/tool", b"")
+        .file("made/on/the/way", b"x")
+        .bytes();
+    let path = unpack(&folder.store(), &layer).unwrap();
+    let tool = fs::metadata(path.join("bin/tool")).unwrap();
+    assert_eq!(tool.permissions().mode() & 0o7777, 0o4755);
+    assert_eq!((tool.uid(), tool.gid(), tool.mtime()), (7, 8, 1_000_000_000));
+    assert_eq!(fs::metadata(path.join("bin/hard")).unwrap().ino(), tool.ino());
+    assert_eq!(fs::read_link(path.join("bin/alias")).unwrap(), Path::new("tool"));
+    assert_eq!(fs::metadata(path.join("bin")).unwrap().mtime(), 1_000_000_000);
+    assert_eq!(fs::read(path.join("made/on/the/way")).unwrap(), b"x");
+}
+
+#[test]
+fn turns_whiteouts_into_what_overlayfs_understands() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let layer = Tar::new().folder("d").file("d/.wh..wh..opq", b"").file("d/.wh.gone", b"").bytes();
+    let path = unpack(&folder.store(), &layer).unwrap();
+    let gone = fs::symlink_metadata(path.join("d/gone")).unwrap();
+    assert!(gone.file_type().is_char_device());
+    assert_eq!(gone.rdev(), 0);
+    let mut value = [0u8; 1];
+    rustix::fs::getxattr(path.join("d"), "trusted.overlay.opaque", &mut value[..]).unwrap();
+    assert_eq!(&value, b"y");
+}
+
+#[test]
+fn a_layer_cannot_write_outside_of_its_folder() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let outside = folder.0.join("outside");
+    fs::create_dir(&outside).unwrap();
+    let absolute = outside.to_str().unwrap();
+    let store = folder.store();
+    for layer in [
+        Tar::new().symlink("way", absolute).file("way/evil", b"x"),
+        Tar::new().symlink("way", "../../../outside").file("way/evil", b"x"),
+        Tar::new().file("../../outside/evil", b"x"),
+        Tar::new().file("a/../../../outside/evil", b"x"),
+        Tar::new().symlink("evil", &format!("{absolute}/evil")).file("evil", b"x"),
+        Tar::new().symlink("way", absolute).file("way/.wh.kept", b""),
+        Tar::new().add("evil", tar::EntryType::Link, 0o644, "../../outside/kept", b""),
+    ] {
+        fs::write(outside.join("kept"), b"kept").unwrap();
+        // Some are refused, the others land inside; what counts is what is outside.
+        let _ = unpack(&store, &layer.bytes());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        assert_eq!(fs::read(outside.join("kept")).unwrap(), b"kept");
+    }
+}
+
+#[test]
+fn a_damaged_layer_leaves_nothing() {
+    let folder = Folder::new();
+    let store = folder.store();
+    let layer = Tar::new().file("a", b"data").bytes();
+    let other = digest(b"something else");
+    let error = unpack_stream(&store, &layer[..], &other).unwrap_err();
+    assert!(error.to_string().contains("digest"), "{error}");
+    assert!(!store.layer_path(&other).exists());
+    let id = digest(&layer);
+    assert!(unpack_stream(&store, &layer[..700], &id).is_err());
+    assert!(!store.layer_path(&id).exists());
+    assert_eq!(fs::read_dir(folder.0.join("store/ingest")).unwrap().count(), 0);
+}
+
+fn config(layer: &[u8]) -> Vec<u8> {
+    serde_json::to_vec(&json!({
+        "architecture": "amd64", "os": "linux",
+        "config": {"Entrypoint": ["/bin/server"], "Cmd": ["--port", "80"], "User": "web",
+                   "Env": ["PATH=/bin", "EMPTY="], "WorkingDir": "/srv", "StopSignal": "SIGQUIT"},
+        "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
+    }))
+    .unwrap()
+}
+
+fn layer() -> Vec<u8> {
+    Tar::new()
+        .folder("etc")
+        .file("etc/passwd", b"root:x:0:0::/:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
+        .file("etc/group", b"root:x:0:\nweb:x:34:\nlogs:x:40:other,web\n")
+        .bytes()
+}
+
+fn docker_archive(folder: &Folder) -> PathBuf {
+    let manifest = json!([{"Config": "c.json", "RepoTags": ["demo:1"], "Layers": ["l/layer.tar"]}]);
+    let bytes = Tar::new()
+        .file("manifest.json", &serde_json::to_vec(&manifest).unwrap())
+        .file("c.json", &config(&layer()))
+        .file("real.tar", &layer())
+        .symlink("l/layer.tar", "../real.tar")
+        .bytes();
+    let path = folder.0.join("docker.tar");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn oci_archive(folder: &Folder) -> PathBuf {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&layer()).unwrap();
+    let packed = encoder.finish().unwrap();
+    let config = config(&layer());
+    let descriptor = |media: &str, bytes: &[u8]| {
+        json!({"mediaType": format!("application/vnd.oci.image.{media}"),
+               "digest": digest(bytes), "size": bytes.len()})
+    };
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "config": descriptor("config.v1+json", &config),
+        "layers": [descriptor("layer.v1.tar+gzip", &packed)],
+    }))
+    .unwrap();
+    let mut entry = descriptor("manifest.v1+json", &manifest);
+    entry["annotations"] =
+        json!({"org.opencontainers.image.ref.name": "localhost:5000/oci/demo:2"});
+    let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [entry]})).unwrap();
+    let mut tar = Tar::new().file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    tar = tar.file("index.json", &index);
+    for blob in [&packed, &config, &manifest] {
+        tar = tar.file(&format!("blobs/{}", digest(blob).replace(':', "/")), blob);
+    }
+    let path = folder.0.join("oci.tar");
+    fs::write(&path, tar.bytes()).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn imports_docker_and_oci_archives_of_one_image_and_shares_the_layer() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let store = folder.store();
+    let imported = store.import(&docker_archive(&folder)).unwrap();
+    assert_eq!(imported[0].tags, ["docker.io/library/demo:1"]);
+    assert_eq!(imported[0].config.entrypoint, ["/bin/server"]);
+    assert_eq!(imported[0].config.env[1], ("EMPTY".to_owned(), String::new()));
+    let second = store.import(&oci_archive(&folder)).unwrap();
+    assert_eq!(second[0].id, imported[0].id);
+    assert_eq!(second[0].layers, imported[0].layers);
+
+    // Another process sees it as well.
+    let store = folder.store();
+    let found = store.lookup("demo:1").await.unwrap().unwrap();
+    assert_eq!(found.tags, ["docker.io/library/demo:1", "localhost:5000/oci/demo:2"]);
+    assert_eq!(store.lookup("localhost:5000/oci/demo:2").await.unwrap().unwrap(), found);
+    assert_eq!(store.lookup("demo:3").await.unwrap(), None);
+    assert_eq!(store.list().unwrap(), [found]);
+}
+
+#[test]
+fn an_archive_cut_short_is_refused_and_leaves_nothing() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let store = folder.store();
+    let whole = fs::read(oci_archive(&folder)).unwrap();
+    for length in (0..whole.len()).step_by(301) {
+        let path = folder.0.join("cut.tar");
+        fs::write(&path, &whole[..length]).unwrap();
+        if let Err(error) = store.import(&path) {
+            assert!(error.to_string().contains("import"), "{error}");
+            assert_eq!(store.list().unwrap(), []);
+        }
+        assert_eq!(fs::read_dir(folder.0.join("store/ingest")).unwrap().count(), 0);
+        if !store.list().unwrap().is_empty() {
+            // Only the padding at the end was cut off.
+            assert!(length > whole.len() - 1536);
+            return;
+        }
+    }
+}
+
+#[test]
+fn resolves_users_as_container_engines_do() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let layers = [unpack(&folder.store(), &layer()).unwrap()];
+    let user = |uid, gid, additional_gids| User { uid, gid, additional_gids };
+    let resolve = |text: &str| resolve_user(&layers, text);
+    assert_eq!(resolve("").unwrap(), user(0, 0, vec![]));
+    assert_eq!(resolve("web").unwrap(), user(33, 34, vec![40]));
+    assert_eq!(resolve("33").unwrap(), user(33, 34, vec![40]));
+    assert_eq!(resolve("web:logs").unwrap(), user(33, 40, vec![]));
+    assert_eq!(resolve("1000:1001").unwrap(), user(1000, 1001, vec![]));
+    assert_eq!(resolve("1000").unwrap(), user(1000, 0, vec![]));
+    assert!(matches!(resolve("nobody"), Err(ImageError::NoSuchUser { name }) if name == "nobody"));
+    assert!(resolve("web:none").is_err());
+    assert_eq!(resolve_user(&[], "5").unwrap(), user(5, 0, vec![]));
+}
+
+#[test]
+fn references_are_normalised_and_bad_ones_named() {
+    assert_eq!(normalise_reference("busybox").unwrap(), "docker.io/library/busybox:latest");
+    assert_eq!(normalise_reference("a/b:1").unwrap(), "docker.io/a/b:1");
+    assert_eq!(normalise_reference("localhost:5000/x").unwrap(), "localhost:5000/x:latest");
+    for bad in ["", "UPPER", "a:b:c", "a b"] {
+        let error = normalise_reference(bad).unwrap_err().to_string();
+        assert!(error.contains(&format!("\"{bad}\"")), "{error}");
+    }
+}
