@@ -24,7 +24,9 @@ use crate::Result;
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(
+            Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+        )]
         pub struct $name(pub String);
 
         impl fmt::Display for $name {
@@ -45,7 +47,7 @@ id!(
 );
 
 /// What a sandbox is made from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxConfig {
     /// Chosen by the caller.
     pub id: SandboxId,
@@ -76,7 +78,7 @@ pub struct SandboxState {
 }
 
 /// What a container is made from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerConfig {
     /// Chosen by the caller; a restarted container is a new container with a new id.
     pub id: ContainerId,
