@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod network;
+pub mod proxy;
 pub mod pods;
 pub mod reporter;
 pub mod state;

@@ -1,7 +1,13 @@
 //! The pod network: an address for every pod, routes to the pods of the other nodes.
 
+mod bridge;
+mod host_ports;
+
 use std::net::IpAddr;
 use std::path::Path;
+
+pub use bridge::{BridgeNetwork, NetworkConfig, teardown};
+pub use host_ports::{HostPorts, PodHostPorts};
 
 /// A port of the node that leads to a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
