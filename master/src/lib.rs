@@ -1,10 +1,12 @@
 //! The control plane.
 //!
 //! * [`store`]: desired state, kept; [`cache`]: the newest of it in memory;
+//! * [`leader`]: which master leads;
 //! * [`api`]: the Kubernetes REST API over both;
 //! * [`nodes`]: the session streams of the kubelets.
 
 pub mod api;
 pub mod cache;
+pub mod leader;
 pub mod nodes;
 pub mod store;

@@ -2,78 +2,148 @@
 //! metadata beside them, and a bounded window of events.
 //!
 //! Lists, watches, the scheduler and every controller read from here; only writes go to the store.
+//!
+//! ```text
+//! Store ──list, then one watch over /registry/──▶ feed ──▶ ResourceCache (one per resource)
+//!                                                    │         objects, indexes, window
+//!                                                    │            └──▶ Subscription (one per reader)
+//!                                                    └──▶ KeyCache (sessions, claims, tokens …)
+//! ```
+//!
+//! The feed applies a batch to all resources it touches and only then publishes the batch's
+//! revision. A reader that loads the published revision first and then looks at a resource sees
+//! everything up to that revision.
+
+mod feed;
+mod keys;
+mod object;
+mod resource;
+mod subscription;
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering as Memory};
 
-use bytes::Bytes;
-use proto::ObjectKey;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use crate::store::Revision;
+use crate::store::{self, Revision, Store};
 
-/// An object as it was stored, with what is looked at often already parsed.
-#[derive(Debug)]
-pub struct CachedObject {
-    /// Namespace and name.
-    pub key: ObjectKey,
-    /// The revision that wrote it: its `resourceVersion`.
-    pub revision: Revision,
-    /// JSON with `metadata.resourceVersion` in place, ready to be sent.
-    pub json: Bytes,
-    /// `metadata.uid`.
-    pub uid: String,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
-    /// The uid of the owner reference with `controller: true`.
-    pub controller_uid: Option<String>,
-    /// Uids of all owner references.
-    pub owner_uids: Vec<String>,
-    /// Whether `metadata.deletionTimestamp` is set.
-    pub deleting: bool,
-    /// The kind's selectable fields (`spec.nodeName`, `status.phase` …), `metadata.*` left out.
-    pub fields: BTreeMap<&'static str, String>,
+pub use keys::{KeySubscription, KeyUpdate, Keys};
+pub use object::{CachedObject, DecodeError, ObjectEvent};
+pub use resource::{ResourceCache, ResourceSpec};
+pub use subscription::{Interest, Subscription, Update};
+
+/// The window of events does not reach back to the revision asked for: list again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too old resource version: {requested} ({oldest})")]
+pub struct Expired {
+    /// What was asked for.
+    pub requested: Revision,
+    /// What can be had.
+    pub oldest: Revision,
 }
 
-impl CachedObject {
-    /// The object as its type.
+/// A subscriber read too slowly and was cut off: list again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the subscriber was too slow and was cut off")]
+pub struct Lagged;
+
+/// The caches of all resources.
+pub struct Caches {
+    store: Arc<dyn Store>,
+    resources: BTreeMap<&'static str, Arc<ResourceCache>>,
+    keys: Arc<keys::KeyCache>,
+    /// Everything up to it is applied; read by resources without waking anybody.
+    progress: Arc<AtomicU64>,
+    /// The same, to be waited for.
+    revision: watch::Sender<Revision>,
+}
+
+impl std::fmt::Debug for Caches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caches")
+            .field("resources", &self.resources.keys())
+            .field("revision", &self.revision())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Caches {
+    /// Lists everything, then follows the store with one watch until `shutdown`.
     ///
     /// # Errors
-    /// When the stored bytes do not decode: somebody else wrote to the store.
-    pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.json)
+    /// When the store cannot be listed or watched.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        resources: Vec<ResourceSpec>,
+        shutdown: CancellationToken,
+    ) -> store::Result<Arc<Self>> {
+        feed::start(store, resources, shutdown).await
     }
-}
 
-/// A change of a resource, in the order of revisions.
-#[derive(Clone, Debug)]
-pub enum ObjectEvent {
-    /// Created.
-    Added(Arc<CachedObject>),
-    /// Changed. The old state is there so that selectors can tell who came into or went out of a selection.
-    Modified {
-        /// As it is now.
-        new: Arc<CachedObject>,
-        /// As it was.
-        old: Arc<CachedObject>,
-    },
-    /// Deleted: the last state, its json carrying the revision of the deletion.
-    Deleted(Arc<CachedObject>),
-}
+    /// The cache of a resource, by its plural.
+    pub fn resource(&self, resource: &str) -> Option<&Arc<ResourceCache>> {
+        self.resources.get(resource)
+    }
 
-impl ObjectEvent {
-    /// The revision of the change.
+    /// All caches, in the order of their plurals.
+    pub fn resources(&self) -> impl Iterator<Item = &Arc<ResourceCache>> {
+        self.resources.values()
+    }
+
+    /// The keys under an absolute prefix that are not objects: sessions, claims, tokens.
+    pub fn keys(&self, prefix: &str) -> Keys {
+        Keys { cache: self.keys.clone(), prefix: prefix.to_owned() }
+    }
+
+    /// Whether some object holds a claim, as [`store::keys::claim`] keeps it.
+    pub fn claimed(&self, claim: &str) -> bool {
+        self.keys.contains(&store::keys::claim(claim))
+    }
+
+    /// Waits until the caches have caught up with the store's current revision, and tells it.
+    ///
+    /// # Errors
+    /// When the store cannot tell its revision.
+    pub async fn fresh(&self) -> store::Result<Revision> {
+        let current = self.store.current_revision().await?;
+        if self.revision() < current {
+            // Where every change is one of ours, the watch is about to tell it; where others write
+            // too, only progress does.
+            self.store.request_progress().await?;
+            self.wait_for(current).await;
+        }
+        Ok(current)
+    }
+
+    /// Waits until the caches have caught up with a revision.
+    pub async fn wait_for(&self, revision: Revision) {
+        if self.revision() >= revision {
+            return;
+        }
+        let mut revisions = self.revision.subscribe();
+        // The sender lives as long as we do.
+        let _ = revisions.wait_for(|reached| *reached >= revision).await;
+    }
+
+    /// The revision that the caches have caught up to.
     pub fn revision(&self) -> Revision {
-        match self {
-            Self::Added(object) | Self::Deleted(object) => object.revision,
-            Self::Modified { new, .. } => new.revision,
-        }
+        self.progress.load(Memory::Acquire)
     }
 
-    /// The newest state of the object.
-    pub fn object(&self) -> &Arc<CachedObject> {
-        match self {
-            Self::Added(object) | Self::Deleted(object) => object,
-            Self::Modified { new, .. } => new,
-        }
+    /// Follows [`revision`](Self::revision).
+    pub fn watch_revision(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    fn publish(&self, revision: Revision) {
+        self.progress.fetch_max(revision, Memory::AcqRel);
+        self.revision.send_if_modified(|reached| {
+            let newer = revision > *reached;
+            *reached = revision.max(*reached);
+            newer
+        });
     }
 }

@@ -43,3 +43,11 @@ pub fn node_session(node: &str) -> String {
 
 /// Prefix of the bootstrap tokens, by token id.
 pub const BOOTSTRAP_TOKENS: &str = "/registry/kutter.tokens/";
+
+/// Prefix of the claims on what has to be unique in the cluster: [`claim`].
+pub const CLAIMS: &str = "/registry/kutter.claims/";
+
+/// Exists while some object holds `claim` (`service-ip/10.96.0.7`); its value names the holder.
+pub fn claim(claim: &str) -> String {
+    format!("{CLAIMS}{claim}")
+}
