@@ -3,10 +3,12 @@
 //! * [`store`]: desired state, kept; [`cache`]: the newest of it in memory;
 //! * [`leader`]: which master leads;
 //! * [`api`]: the Kubernetes REST API over both;
+//! * [`scheduler`]: gives every pod a node;
 //! * [`nodes`]: the session streams of the kubelets.
 
 pub mod api;
 pub mod cache;
 pub mod leader;
 pub mod nodes;
+pub mod scheduler;
 pub mod store;

@@ -1,0 +1,151 @@
+//! What a pod demands of a node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint};
+use proto::ObjectKey;
+use proto::k8s as k8s_openapi;
+
+use super::resources::{self, Resources};
+
+/// All that decides on which nodes a pod can run. Pods with equal demands fit the same nodes, so
+/// they share one value, one place in the queue and one answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Demand {
+    /// Higher goes first.
+    pub(crate) priority: i32,
+    /// What it takes from a node's allocatable.
+    pub(crate) requests: Resources,
+    /// CPU (thousandths) and memory (bytes) it counts for when nodes are compared.
+    pub(crate) nominal: (i64, i64),
+    /// Labels a node must have.
+    pub(crate) node_selector: BTreeMap<String, String>,
+    /// Which taints it can live with.
+    pub(crate) tolerations: Vec<Toleration>,
+    /// Ports of the node itself that it takes.
+    pub(crate) host_ports: Vec<HostPort>,
+}
+
+impl Demand {
+    pub(crate) fn of(spec: &PodSpec) -> Self {
+        Self {
+            priority: spec.priority.unwrap_or(0),
+            requests: resources::pod_requests(spec),
+            nominal: resources::pod_nominal(spec),
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            tolerations: spec.tolerations.iter().flatten().map(Toleration::from).collect(),
+            host_ports: host_ports(spec),
+        }
+    }
+
+    /// Whether one of the tolerations covers the taint.
+    pub(crate) fn tolerates(&self, taint: &Taint) -> bool {
+        self.tolerations.iter().any(|toleration| toleration.covers(taint))
+    }
+}
+
+/// A pod's statement that it can live with a taint. `tolerationSeconds` is not here: it says how
+/// long a running pod stays and is no matter of placement.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Toleration {
+    key: String,
+    exists: bool,
+    value: String,
+    effect: String,
+}
+
+impl From<&k8s_openapi::api::core::v1::Toleration> for Toleration {
+    fn from(toleration: &k8s_openapi::api::core::v1::Toleration) -> Self {
+        Self {
+            key: toleration.key.clone().unwrap_or_default(),
+            exists: toleration.operator.as_deref() == Some("Exists"),
+            value: toleration.value.clone().unwrap_or_default(),
+            effect: toleration.effect.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Toleration {
+    /// An empty effect covers every effect, an empty key with `Exists` every taint.
+    pub(crate) fn covers(&self, taint: &Taint) -> bool {
+        (self.effect.is_empty() || self.effect == taint.effect)
+            && (self.key == taint.key || (self.key.is_empty() && self.exists))
+            && (self.exists || self.value == taint.value.as_deref().unwrap_or_default())
+    }
+}
+
+/// A port of the node taken by a container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct HostPort {
+    pub(crate) port: i32,
+    pub(crate) protocol: String,
+    /// Empty: every address of the node.
+    pub(crate) ip: String,
+}
+
+impl HostPort {
+    /// Two cannot both be had on one node.
+    pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip.is_empty() || other.ip.is_empty() || self.ip == other.ip)
+    }
+}
+
+fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let mut ports: Vec<_> = sidecars
+        .chain(&spec.containers)
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let ip = match port.host_ip.as_deref() {
+                None | Some("0.0.0.0" | "::") => String::new(),
+                Some(ip) => ip.to_owned(),
+            };
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+            let number = port.host_port.filter(|port| *port != 0)?;
+            Some(HostPort { port: number, protocol, ip })
+        })
+        .collect();
+    ports.sort();
+    ports
+}
+
+/// A pod as the scheduler sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodInfo {
+    pub(crate) key: ObjectKey,
+    pub(crate) uid: Arc<str>,
+    pub(crate) demand: Arc<Demand>,
+    /// For the Services that select it.
+    pub(crate) labels: Arc<BTreeMap<String, String>>,
+    /// The uid of its controller: pods of one controller are spread.
+    pub(crate) controller: Option<Arc<str>>,
+}
+
+impl PodInfo {
+    pub(crate) fn of(pod: &Pod) -> Self {
+        let metadata = &pod.metadata;
+        let controller = metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|owner| owner.controller == Some(true))
+            .map(|owner| owner.uid.as_str().into());
+        Self {
+            key: ObjectKey::new(
+                metadata.namespace.clone().unwrap_or_default(),
+                metadata.name.clone().unwrap_or_default(),
+            ),
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            demand: Arc::new(pod.spec.as_ref().map(Demand::of).unwrap_or_default()),
+            labels: Arc::new(metadata.labels.clone().unwrap_or_default()),
+            controller,
+        }
+    }
+}
