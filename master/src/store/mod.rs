@@ -3,7 +3,10 @@
 //! Revisions are the store's own. Every committed transaction gets the next one; all keys it
 //! writes share it.
 
+mod embedded;
 pub mod keys;
+
+pub use embedded::EmbeddedStore;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -60,6 +63,15 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The key that is changed.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
 /// Several changes that happen together, or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
@@ -67,6 +79,27 @@ pub struct Txn {
     pub compares: Vec<Compare>,
     /// At most 128, each key once.
     pub ops: Vec<Op>,
+}
+
+/// How many operations, and how many compares, a transaction may have: etcd's own default.
+pub const MAX_TXN_OPS: usize = 128;
+
+impl Txn {
+    /// Refuses what no store can do.
+    fn check(&self) -> Result<()> {
+        let refuse = |why: &str| {
+            Err(Error::Unavailable { operation: "accept a transaction", source: why.into() })
+        };
+        if self.ops.len() > MAX_TXN_OPS || self.compares.len() > MAX_TXN_OPS {
+            return refuse("it is too large");
+        }
+        let mut keys: Vec<_> = self.ops.iter().map(Op::key).collect();
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            return refuse("it changes a key twice");
+        }
+        Ok(())
+    }
 }
 
 /// How a transaction ended.
@@ -112,6 +145,24 @@ pub enum Event {
         /// The revision of the deletion.
         revision: Revision,
     },
+}
+
+impl Event {
+    /// The key that changed.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(stored) => &stored.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision of the change.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(stored) => stored.mod_revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
 }
 
 /// All that one watch has to tell up to and including `revision`.
