@@ -1,1 +1,8 @@
-//! Under construction: nothing is public yet.
+//! A cluster of several nodes on one machine, for tests and for people, and what the tests need
+//! beside it.
+//!
+//! * [`lab`]: machines out of namespaces, with real masters and kubelets on them;
+//! * [`image`]: the image that the tests run.
+
+pub mod image;
+pub mod lab;

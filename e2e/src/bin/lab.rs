@@ -1,0 +1,154 @@
+//! `lab`: a cluster of several nodes on this machine, for people.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use e2e::lab::{Lab, LabConfig, StoreKind, init};
+
+/// A cluster of several nodes on one machine, each in namespaces of its own.
+///
+/// Examples:
+///   lab up --nodes 3 --store etcd
+///   lab exec hub -- kubecfg get nodes
+///   lab exec node1 -- ip address
+///   lab kill node2 kubelet        # SIGKILL; `lab start node2` starts it again
+///   lab partition node3           # pulls the cable; `lab heal node3` puts it back
+///   lab down
+#[derive(Parser)]
+#[command(version, verbatim_doc_comment)]
+struct Arguments {
+    /// Where the lab keeps its state.
+    #[arg(long, global = true, default_value = "/var/tmp/kutter-lab")]
+    folder: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes a lab and starts a cluster on it.
+    Up {
+        /// How many nodes.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=200))]
+        nodes: u8,
+        /// Where the master keeps its state.
+        #[arg(long, value_enum, default_value = "embedded")]
+        store: StoreKind,
+    },
+    /// Runs a command on a machine: hub, master, node1 …
+    Exec {
+        /// Where.
+        machine: String,
+        /// What, after `--`.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Ends a program of a machine with SIGKILL, or a whole node when none is named.
+    Kill {
+        /// Where.
+        machine: String,
+        /// `master`, `kubelet` or `etcd`.
+        program: Option<String>,
+    },
+    /// Starts the master or a node's kubelet again.
+    Start {
+        /// Where.
+        machine: String,
+    },
+    /// Pulls a machine's network cable.
+    Partition {
+        /// Whose.
+        machine: String,
+    },
+    /// Puts a machine's network cable back.
+    Heal {
+        /// Whose.
+        machine: String,
+    },
+    /// Ends everything and removes what is left.
+    Down,
+    /// The first process of a machine; the lab starts it.
+    #[command(hide = true)]
+    Init {
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        socket: PathBuf,
+        #[arg(long)]
+        stay: bool,
+        #[arg(long)]
+        inner: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    let Arguments { folder, command } = Arguments::parse();
+    match command {
+        Command::Init { name, socket, stay, inner: false } => init::launch(&name, &socket, stay),
+        Command::Init { name, socket, stay, inner: true } => init::serve(&name, &socket, stay),
+        Command::Up { nodes, store } => up(folder, nodes, store),
+        Command::Exec { machine, command } => {
+            let lab = Lab::load(&folder)?;
+            let mut run = lab.machine(&machine)?.command(&command[0]);
+            Err(run.args(&command[1..]).env("KUBECONFIG", lab.kubeconfig()).exec().into())
+        }
+        Command::Kill { machine, program: Some(program) } => {
+            let lab = Lab::load(&folder)?;
+            lab.kill(lab.machine(&machine)?, &program)
+        }
+        Command::Kill { machine, program: None } => {
+            let mut lab = Lab::load(&folder)?;
+            match lab.nodes.iter_mut().find(|node| node.name == machine) {
+                Some(node) => node.kill(),
+                None => bail!("only nodes can be killed as a whole; \"{machine}\" is none"),
+            }
+            Ok(())
+        }
+        Command::Start { machine } => {
+            let lab = Lab::load(&folder)?;
+            match machine.as_str() {
+                "master" => lab.start_master(),
+                node => lab.start_kubelet(lab.node(node)?, None),
+            }
+        }
+        Command::Partition { machine } => {
+            let lab = Lab::load(&folder)?;
+            lab.partition(lab.machine(&machine)?)
+        }
+        Command::Heal { machine } => {
+            let lab = Lab::load(&folder)?;
+            lab.heal(lab.machine(&machine)?)
+        }
+        Command::Down => {
+            Lab::load(&folder)?.down();
+            Ok(())
+        }
+    }
+}
+
+fn up(folder: PathBuf, nodes: u8, store: StoreKind) -> Result<()> {
+    if Lab::load(&folder).is_ok() {
+        bail!("there is a lab in {}: end it with `lab down`", folder.display());
+    }
+    let started = Instant::now();
+    eprintln!("making {nodes} nodes ...");
+    let mut lab = Lab::prepare(LabConfig {
+        folder,
+        nodes,
+        store,
+        master_args: Vec::new(),
+        kubelet_args: Vec::new(),
+        stay: true,
+    })?;
+    eprintln!("starting the cluster ...");
+    if let Err(error) = lab.start() {
+        lab.down();
+        return Err(error);
+    }
+    eprintln!("ready after {:.1} s", started.elapsed().as_secs_f64());
+    println!("lab exec hub -- kubecfg get nodes");
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! What runs in the pods of the tests and of the example: a static program with few parts, so that
+//! an image of it needs nothing else.
+//!
+//! ```text
+//! testserver [serve]          HTTP and UDP echo on $PORT (8080)
+//! testserver get URL          fetches over HTTP, prints the body, fails unless the status is 200
+//! testserver udp HOST:PORT    sends a datagram, prints the answer
+//! testserver cat PATH         prints a file
+//! testserver lines N          prints N numbered lines
+//! testserver sleep [SECONDS]  does nothing, until it is told to end
+//! testserver exit CODE        ends at once
+//! testserver allocate MIB     touches so much memory, then sleeps
+//! testserver fork N           starts N processes that sleep, prints how many it got
+//! testserver echo WORDS       prints its arguments
+//! testserver tty              prints whether it has a terminal, and what it reads until end of input
+//! ```
+
+mod http;
+
+use std::io::{IsTerminal, Read, Write};
+use std::net::{ToSocketAddrs, UdpSocket};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+
+fn main() -> ExitCode {
+    // The first process of a container gets no signal that it does not ask for.
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGTERM);
+    ends.add(Signal::SIGINT);
+    if let Err(error) = ends.thread_block() {
+        eprintln!("cannot block signals: {error}");
+        return ExitCode::FAILURE;
+    }
+    thread::spawn(move || {
+        if let Ok(signal) = ends.wait() {
+            println!("got {signal}, ending");
+            std::process::exit(0);
+        }
+    });
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("testserver: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    match args {
+        [] | ["serve"] => http::serve(port()?)?,
+        ["get", url] => {
+            let (status, body) = http::get(url)?;
+            std::io::stdout().write_all(&body)?;
+            if status != 200 {
+                return Err(format!("{url} answered {status}").into());
+            }
+        }
+        ["udp", address] => println!("{}", ask_udp(address)?),
+        ["cat", path] => std::io::stdout().write_all(&std::fs::read(path)?)?,
+        ["lines", count] => {
+            let mut out = std::io::stdout().lock();
+            for line in 1..=count.parse::<u64>()? {
+                writeln!(out, "line {line}")?;
+            }
+        }
+        ["sleep"] => sleep(None),
+        ["sleep", seconds] => sleep(Some(seconds.parse()?)),
+        ["exit", code] => return Ok(ExitCode::from(code.parse::<u8>()?)),
+        ["allocate", mebibytes] => {
+            println!("allocated {} MiB", allocate(mebibytes.parse()?));
+            sleep(None);
+        }
+        ["fork", count] => println!("forked {}", fork(count.parse()?)),
+        ["echo", words @ ..] => println!("{}", words.join(" ")),
+        ["tty"] => {
+            println!("terminal: {}", std::io::stdin().is_terminal());
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text)?;
+            print!("{text}");
+        }
+        _ => return Err(format!("\"{}\" is no command of it", args.join(" ")).into()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn port() -> Result<u16, Box<dyn std::error::Error>> {
+    Ok(std::env::var("PORT").map_or(Ok(8080), |port| port.parse())?)
+}
+
+fn sleep(seconds: Option<u64>) {
+    match seconds {
+        Some(seconds) => thread::sleep(Duration::from_secs(seconds)),
+        None => loop {
+            thread::park();
+        },
+    }
+}
+
+fn ask_udp(address: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let address = address.to_socket_addrs()?.next().ok_or("no such address")?;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.connect(address)?;
+    socket.send(b"hello")?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+/// Touches memory page by page and keeps it for the life of the process; returns the MiB it got.
+pub(crate) fn allocate(mebibytes: usize) -> usize {
+    let mut memory = vec![0_u8; mebibytes << 20];
+    for page in memory.chunks_mut(4096) {
+        page[0] = 1;
+    }
+    std::mem::forget(memory);
+    mebibytes
+}
+
+/// Starts sleeping processes until one is refused; returns how many run.
+pub(crate) fn fork(count: usize) -> usize {
+    let program = std::env::current_exe().unwrap_or_else(|_| "/testserver".into());
+    (0..count)
+        .take_while(|_| Command::new(&program).args(["sleep", "3600"]).spawn().is_ok())
+        .count()
+}
