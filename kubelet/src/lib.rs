@@ -1,16 +1,30 @@
 //! The node agent: makes one node match what the master says.
 //!
-//! * [`config`]: the command line;
-//! * [`state`]: what the master told this node; [`reporter`]: what this node has to tell;
+//! * [`config`]: the command line; [`enrollment`], [`join`], [`credentials`]: how a machine becomes
+//!   a node; [`tls`]: connections to a master;
+//! * [`agent`]: all of a node put together;
+//! * [`session`]: the stream to a master; [`state`]: what the master told this node; [`reporter`]:
+//!   what this node has to tell; [`snapshot`]: what is known when no master can be reached;
+//! * [`node_status`]: what the machine has; [`streams`]: programs and logs of pods, for tunnels;
 //! * [`pods`]: pod workers, probes, statuses; [`volumes`]: the files that pods see;
-//! * [`network`]: pod addresses and routes;
-//! * [`streams`]: programs and logs of pods, for tunnels.
+//! * [`network`]: pod addresses and routes; [`proxy`]: Services.
 
+pub mod agent;
+pub mod backoff;
 pub mod config;
+pub mod credentials;
+pub mod enrollment;
+mod files;
+pub mod join;
 pub mod network;
-pub mod proxy;
+pub mod node_status;
 pub mod pods;
+pub mod proxy;
 pub mod reporter;
+pub mod session;
+pub mod snapshot;
 pub mod state;
 pub mod streams;
+pub mod tls;
+mod tunnels;
 pub mod volumes;

@@ -1,7 +1,7 @@
 //! What this node has to tell the master.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{Event, NodeStatus, PodStatus};
@@ -16,7 +16,7 @@ pub struct Outbox {
     /// Newest node status, when it changed.
     pub node: Option<NodeStatus>,
     /// Oldest first; beyond [`MAX_EVENTS`] the oldest are dropped.
-    pub events: std::collections::VecDeque<Event>,
+    pub events: VecDeque<Event>,
 }
 
 /// The newest word on one pod.
@@ -28,6 +28,17 @@ pub struct PodReport {
     pub status: Option<PodStatus>,
     /// Whether the present session has sent it.
     pub sent: bool,
+}
+
+/// What a session has to send now.
+#[derive(Debug, Default)]
+pub struct Unsent {
+    /// By uid.
+    pub pods: Vec<(String, PodReport)>,
+    /// The node's own status.
+    pub node: Option<NodeStatus>,
+    /// Oldest first.
+    pub events: VecDeque<Event>,
 }
 
 /// Events kept while no master can be reached. A node makes a handful per pod start; a thousand
@@ -73,12 +84,56 @@ impl Reporter {
         });
     }
 
+    /// All that was not sent yet, marked as sent. `wanted` tells whether the master, as far as this
+    /// node knows, still has a pod: the removal of one that it does not have is told once and
+    /// forgotten.
+    pub fn take_unsent(&self, wanted: impl Fn(&ObjectKey, &str) -> bool) -> Unsent {
+        let mut outbox = self.lock();
+        let mut pods = Vec::new();
+        outbox.pods.retain(|uid, report| {
+            if !report.sent {
+                report.sent = true;
+                pods.push((uid.clone(), report.clone()));
+            }
+            report.status.is_some() || wanted(&report.key, uid)
+        });
+        Unsent { pods, node: outbox.node.take(), events: std::mem::take(&mut outbox.events) }
+    }
+
+    /// A new session knows nothing of what an older one said.
+    pub fn resend_all(&self) {
+        self.with(|outbox| outbox.pods.values_mut().for_each(|report| report.sent = false));
+    }
+
+    /// Events that the session could not send, the oldest first: they go back to the front.
+    pub fn give_back(&self, events: VecDeque<Event>) {
+        self.with(|outbox| {
+            for event in events.into_iter().rev() {
+                if outbox.events.len() < MAX_EVENTS {
+                    outbox.events.push_front(event);
+                }
+            }
+        });
+    }
+
+    /// The master has deleted the object of this pod: there is nothing to be told again of a pod
+    /// that is also gone from the node.
+    pub fn pod_deleted(&self, uid: &str) {
+        let mut outbox = self.lock();
+        if outbox.pods.get(uid).is_some_and(|report| report.status.is_none() && report.sent) {
+            outbox.pods.remove(uid);
+        }
+    }
+
     /// Edits the outbox and wakes the session.
     pub fn with<R>(&self, edit: impl FnOnce(&mut Outbox) -> R) -> R {
-        let result =
-            edit(&mut self.outbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let result = edit(&mut self.lock());
         self.news.notify_one();
         result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for news.

@@ -18,6 +18,10 @@ pub struct ClusterState {
     /// Whether a snapshot was ever put in, from disk or from a master. Until then the absence of
     /// an object means nothing, and nothing may be removed because of it.
     pub loaded: bool,
+    /// Whether a master's snapshot was put in since the kubelet started. What was loaded from disk
+    /// may lack a pod that was started just before the kubelet ended, so whatever runs without
+    /// being wanted is taken away only once this is set.
+    pub confirmed: bool,
     /// Pods bound to this node.
     pub pods: HashMap<ObjectKey, Arc<Pod>>,
     /// ConfigMaps that these pods name.

@@ -1,0 +1,91 @@
+//! All that a node does, put together: snapshot, session, certificate, status and pods.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::MasterUrl;
+use crate::credentials::{Credentials, CredentialsFolder};
+use crate::join::{self, Chain};
+use crate::node_status::{NodeStatusKeeper, Observe};
+use crate::reporter::Reporter;
+use crate::session::Session;
+use crate::snapshot::SnapshotFolder;
+use crate::state::StateHandle;
+use crate::streams::PodStreams;
+
+/// What makes one node, apart from its pods.
+pub struct Agent {
+    /// The masters of the cluster.
+    pub masters: Vec<MasterUrl>,
+    /// Who the node is.
+    pub credentials: Arc<Credentials>,
+    /// Where renewed credentials are kept; nothing for a node that ends with its process.
+    pub credentials_folder: Option<CredentialsFolder>,
+    /// Where the last snapshot is kept; nothing for a node that ends with its process.
+    pub snapshot_folder: Option<SnapshotFolder>,
+    /// Labels that the operator gives the node.
+    pub labels: BTreeMap<String, String>,
+    /// What the machine has.
+    pub observe: Arc<dyn Observe>,
+    /// What the master says.
+    pub state: StateHandle,
+    /// What the node says.
+    pub reporter: Reporter,
+    /// What tunnels lead to.
+    pub streams: Arc<dyn PodStreams>,
+}
+
+impl Agent {
+    /// Loads what the last session left on disk. Until a master can be reached, that is what the
+    /// node goes by.
+    pub fn load_snapshot(&self) {
+        let Some(folder) = &self.snapshot_folder else { return };
+        match folder.load(&self.state) {
+            Ok(true) => info!(
+                pods = self.state.read(|state| state.pods.len()),
+                "took the last snapshot from disk"
+            ),
+            Ok(false) => info!("there is no snapshot on disk"),
+            // Nothing is lost: what runs goes on, and the next session tells everything again.
+            Err(error) => warn!(error = %Chain(&error), "cannot use the last snapshot"),
+        }
+    }
+
+    /// Speaks to the masters until shutdown.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let current = Arc::new(ArcSwap::new(self.credentials.clone()));
+        let name = self.credentials.node_name().to_owned();
+        let status = NodeStatusKeeper::new(self.observe, name, self.labels);
+        let mut tasks = JoinSet::new();
+        if let Some(folder) = self.snapshot_folder {
+            tasks.spawn(folder.keep(self.state.clone(), shutdown.clone()));
+        }
+        tasks.spawn(join::keep_renewed(
+            self.masters.clone(),
+            self.credentials_folder,
+            current.clone(),
+            shutdown.clone(),
+        ));
+        tasks.spawn(status.clone().run(self.reporter.clone(), shutdown.clone()));
+        let session = Session {
+            masters: self.masters,
+            credentials: current,
+            describe: Arc::new(move || status.node()),
+            state: self.state,
+            reporter: self.reporter,
+            streams: self.streams,
+        };
+        tasks.spawn(session.run(shutdown));
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                // A panic; the others go on, and the message is already in the log.
+                warn!(%error, "a task of the agent failed");
+            }
+        }
+    }
+}
