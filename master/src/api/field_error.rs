@@ -1,5 +1,7 @@
 //! Errors about fields, as validation finds them; they become `details.causes` of a `Status`.
 
+use proto::k8s::apimachinery::pkg::apis::meta::v1::StatusCause;
+
 /// What is wrong with a field. The words are Kubernetes' (`field.ErrorType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldErrorKind {
@@ -69,5 +71,75 @@ impl FieldError {
             value: None,
             detail: detail.into(),
         }
+    }
+}
+
+impl FieldErrorKind {
+    /// The reason of the cause, as `FieldValueInvalid`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Required => "FieldValueRequired",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+            Self::NotFound => "FieldValueNotFound",
+        }
+    }
+
+    /// How the message starts.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Required => "Required value",
+            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::NotSupported => "Unsupported value",
+            Self::Duplicate => "Duplicate value",
+            Self::Forbidden => "Forbidden",
+            Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
+            Self::NotFound => "Not found",
+        }
+    }
+}
+
+impl FieldError {
+    /// The message without the path: `Invalid value: "a_b": must be …`.
+    pub fn message(&self) -> String {
+        let mut message = self.kind.words().to_owned();
+        // Kubernetes leaves out values that are long by nature.
+        let shown = self.value.as_ref().filter(|_| {
+            !matches!(
+                self.kind,
+                FieldErrorKind::Required | FieldErrorKind::Forbidden | FieldErrorKind::TooLong
+            )
+        });
+        if let Some(value) = shown {
+            message.push_str(": ");
+            message.push_str(&value.to_string());
+        }
+        if !self.detail.is_empty() {
+            message.push_str(": ");
+            message.push_str(&self.detail);
+        }
+        message
+    }
+
+    /// As an entry of `details.causes`.
+    pub fn to_cause(&self) -> StatusCause {
+        StatusCause {
+            reason: Some(self.kind.reason().to_owned()),
+            message: Some(self.message()),
+            field: Some(self.path.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for FieldError {
+    /// `spec.replicas: Invalid value: -1: must be …`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path, self.message())
     }
 }

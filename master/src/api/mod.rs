@@ -1,4 +1,15 @@
 //! The REST API: generic machinery, and a file per kind.
 
+pub mod authn;
+pub mod codec;
+pub mod error;
 pub mod field_error;
 pub mod kinds;
+pub mod objects;
+pub mod registry;
+pub mod rest;
+pub mod streams;
+
+mod write;
+
+pub use rest::{Api, router};

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::{self, Revision, Store};
 
 pub use keys::{KeySubscription, KeyUpdate, Keys};
+pub(crate) use object::with_resource_version;
 pub use object::{CachedObject, DecodeError, ObjectEvent};
 pub use resource::{ResourceCache, ResourceSpec};
 pub use subscription::{Interest, Subscription, Update};

@@ -76,10 +76,38 @@ pub enum Deletion {
     },
 }
 
+/// What becomes of the dependents of an object that is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// The object goes, the garbage collector deletes its dependents afterwards.
+    Background,
+    /// The dependents go first; the finalizer `foregroundDeletion` holds the object.
+    Foreground,
+    /// The dependents stay, without owner; the finalizer `orphan` holds the object until then.
+    Orphan,
+}
+
+/// What `/scale` shows of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scaling {
+    /// `spec.replicas`
+    pub desired: i32,
+    /// `status.replicas`
+    pub observed: i32,
+    /// The selector in the form of a query string, `app=web,tier in (a,b)`.
+    pub selector: String,
+}
+
 /// All that is special about a kind. Functions are pure; the machinery performs.
 pub trait Kind: Send + Sync + 'static {
     /// The type on the wire.
-    type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync;
+    type Object: Metadata<Ty = ObjectMeta>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + PartialEq
+        + Send
+        + Sync;
 
     /// Its names.
     const RESOURCE: ResourceInfo;
@@ -99,6 +127,11 @@ pub trait Kind: Send + Sync + 'static {
     /// Whether anything that counts as `spec` differs: then `metadata.generation` is raised.
     fn spec_changed(_new: &Self::Object, _old: &Self::Object) -> bool {
         false
+    }
+
+    /// All that is wrong with a name, in Kubernetes' words. Most names are DNS subdomains.
+    fn validate_name(name: &str) -> Vec<String> {
+        proto::names::dns_subdomain(name)
     }
 
     /// All that is wrong with an object, not the first only. `metadata` is checked by the machinery.
@@ -130,6 +163,26 @@ pub trait Kind: Send + Sync + 'static {
     fn deletion(_object: &Self::Object, _requested: Option<i64>) -> Deletion {
         Deletion::Immediate
     }
+
+    /// Marks an object that is now being deleted (`status.phase: Terminating`). The machinery has set
+    /// `deletionTimestamp` already.
+    fn prepare_deletion(_object: &mut Self::Object) {}
+
+    /// Why an object may not be deleted at all, if so.
+    fn undeletable(_object: &Self::Object) -> Option<String> {
+        None
+    }
+
+    /// What becomes of dependents when the client does not say.
+    const DEFAULT_PROPAGATION: Propagation = Propagation::Background;
+
+    /// What `/scale` shows; nothing for kinds without it (`ResourceInfo::scale`).
+    fn scaling(_object: &Self::Object) -> Option<Scaling> {
+        None
+    }
+
+    /// Sets `spec.replicas`, as a write to `/scale` asks.
+    fn set_replicas(_object: &mut Self::Object, _replicas: i32) {}
 
     /// Values of the fields that field selectors may name beside `metadata.name` and
     /// `metadata.namespace`. Every selectable field is present, if need be as an empty string.

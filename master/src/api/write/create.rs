@@ -1,0 +1,145 @@
+//! Creating objects.
+
+use std::collections::BTreeSet;
+
+use proto::ObjectKey;
+
+use super::{
+    ClaimChanges, CreateOptions, MAX_ATTEMPTS, Writer, Written, encode, metadata, written,
+};
+use crate::api::error::ApiError;
+use crate::api::registry::{AnyKind, AnyObject};
+use crate::store::{Compare, Op, Txn, TxnOutcome, keys};
+
+/// How many generated names may be taken already. At a billion names per prefix even two are rare.
+const MAX_NAMES: usize = 8;
+
+impl Writer {
+    /// Creates an object in the namespace of its metadata; gives it a name if it asks for one.
+    pub(crate) async fn create(
+        &self,
+        kind: &'static dyn AnyKind,
+        mut object: Box<dyn AnyObject>,
+        options: CreateOptions<'_>,
+    ) -> Result<Written, ApiError> {
+        let resource = kind.resource();
+        kind.default(&mut *object);
+        metadata::prepare_create(resource, object.meta_mut())?;
+        kind.prepare_create(&mut *object);
+        let generated = metadata::wants_name(object.meta());
+        for _ in 0..MAX_NAMES {
+            let mut named = object.boxed_clone();
+            if generated {
+                metadata::generate_name(named.meta_mut());
+            }
+            match self.create_named(kind, named, options).await {
+                Err(error) if generated && error.is_already_exists() => {}
+                result => return result,
+            }
+        }
+        let name = object.meta().generate_name.clone().unwrap_or_default();
+        Err(ApiError::already_exists(resource, &name))
+    }
+
+    async fn create_named(
+        &self,
+        kind: &'static dyn AnyKind,
+        object: Box<dyn AnyObject>,
+        options: CreateOptions<'_>,
+    ) -> Result<Written, ApiError> {
+        let resource = kind.resource();
+        let key = metadata::key(object.meta());
+        let mut errors = metadata::validate(kind, object.meta());
+        errors.extend(kind.validate(&*object));
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(resource, &key.name, &errors));
+        }
+        let object_key = keys::object(resource.plural, &key);
+        // Claims that were lost in a race, should the cache not know of them yet.
+        let mut lost = BTreeSet::new();
+        for _ in 0..MAX_ATTEMPTS {
+            let mut object = object.boxed_clone();
+            let claimed =
+                |claim: &str| lost.contains(&keys::claim(claim)) || self.caches.claimed(claim);
+            kind.allocate(&mut *object, None, &self.cluster, &claimed)
+                .map_err(|errors| ApiError::invalid(resource, &key.name, &errors))?;
+            let claims =
+                ClaimChanges::between(resource, &*object, Vec::new(), kind.claims(&*object));
+            let taken = claims.taken.clone();
+            let json = encode(resource, &mut *object)?;
+            let mut compares = options.fence.to_vec();
+            if resource.namespaced {
+                compares.push(self.namespace_compare(kind, &key).await?);
+            }
+            let object_index = compares.len();
+            compares.push(Compare::Absent(object_key.clone()));
+            if options.dry_run {
+                let exists = self.store.get(&object_key).await?.is_some();
+                if exists {
+                    return Err(ApiError::already_exists(resource, &key.name));
+                }
+                return Ok(Written { object, json });
+            }
+            let mut ops =
+                vec![Op::Put { key: object_key.clone(), value: json.clone(), lease: None }];
+            claims.apply(&mut compares, &mut ops);
+            match self.store.txn(Txn { compares, ops }).await? {
+                TxnOutcome::Committed(revision) => return written(object, &json, revision),
+                TxnOutcome::Conflict(index) if index < options.fence.len() => {
+                    return Err(ApiError::fenced_off());
+                }
+                TxnOutcome::Conflict(index) if index == object_index => {
+                    return Err(ApiError::already_exists(resource, &key.name));
+                }
+                TxnOutcome::Conflict(index) => {
+                    if let Some(claim) = index.checked_sub(object_index + 1) {
+                        lost.extend(taken.into_iter().nth(claim));
+                    }
+                    // The namespace changed, or a claim was lost: look again.
+                    self.caches.fresh().await?;
+                }
+            }
+        }
+        Err(ApiError::unavailable(format!(
+            "{} {key} could not be created: others took the same claims all the time",
+            resource.kind
+        )))
+    }
+
+    /// That the namespace is there and takes new objects, as a compare on its revision: a deletion
+    /// of the namespace that comes between makes the create decide anew.
+    async fn namespace_compare(
+        &self,
+        kind: &'static dyn AnyKind,
+        key: &ObjectKey,
+    ) -> Result<Compare, ApiError> {
+        let namespaces = self
+            .registry
+            .stored_as("namespaces")
+            .ok_or_else(|| ApiError::internal("namespaces are not served"))?;
+        let cache = self
+            .caches
+            .resource("namespaces")
+            .ok_or_else(|| ApiError::internal("namespaces are not cached"))?;
+        let namespace = ObjectKey::new("", &key.namespace);
+        let mut found = cache.get(&namespace);
+        if found.is_none() {
+            self.caches.fresh().await?;
+            found = cache.get(&namespace);
+        }
+        let found =
+            found.ok_or_else(|| ApiError::not_found(namespaces.resource(), &namespace.name))?;
+        if found.deleting {
+            let name = &namespace.name;
+            let why = format!(
+                "unable to create new content in namespace {name} because it is being terminated"
+            );
+            return Err(ApiError::forbidden(kind.resource(), &key.name, why).with_cause(
+                "NamespaceTerminating",
+                format!("namespace {name} is being terminated"),
+                "metadata.namespace",
+            ));
+        }
+        Ok(Compare::ModRevision(keys::object("namespaces", &namespace), found.revision))
+    }
+}
