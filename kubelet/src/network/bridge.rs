@@ -1,11 +1,23 @@
-//! The network of one node: a bridge, and a veth pair per pod.
+//! The network of one node: a bridge, a veth pair per pod, a route per peer.
 
-use std::net::IpAddr;
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use proto::k8s::api::core::v1::Node;
+use rtnetlink::packet_route::link::LinkMessage;
+use sha2::{Digest, Sha256};
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
-use super::{HostPort, HostPorts, NetworkError, PodNetwork};
+use super::cidr::Cidr4;
+use super::ipam::{Ipam, IpamError, Lease, boot_id};
+use super::links::{self, Links, VETH_PREFIX, Veth};
+use super::{HostPort, HostPorts, NetworkError, PodHostPorts, PodNetwork, netns, routes};
 use crate::state::StateHandle;
 
 /// How a node's pod network is called and where it is remembered.
@@ -22,13 +34,28 @@ pub struct NetworkConfig {
 pub struct BridgeNetwork {
     config: NetworkConfig,
     state: StateHandle,
+    ipam: Arc<Mutex<Ipam>>,
     host_ports: HostPorts,
 }
+
+/// What an interface carries where nothing says otherwise.
+const ETHERNET_MTU: u32 = 1500;
 
 impl BridgeNetwork {
     /// The network of this node. Reads which addresses are in use; touches no interface yet.
     pub fn new(config: NetworkConfig, state: StateHandle) -> Result<Self, NetworkError> {
-        Ok(Self { config, state, host_ports: HostPorts::default() })
+        let failed = |reason: String| NetworkError {
+            operation: "read the addresses in use".to_owned(),
+            reason,
+        };
+        let boot = boot_id().map_err(|error| failed(error.to_string()))?;
+        let ipam =
+            Ipam::open(&config.state_dir, &boot).map_err(|error| failed(error.to_string()))?;
+        let host_ports = HostPorts::default();
+        for (pod_uid, lease) in ipam.pods() {
+            host_ports.set(pod_uid, ports_of(lease));
+        }
+        Ok(Self { config, state, ipam: Arc::new(Mutex::new(ipam)), host_ports })
     }
 
     /// The host ports of the pods attached here, for the proxy.
@@ -38,8 +65,82 @@ impl BridgeNetwork {
 
     /// Keeps the bridge and the routes to the other nodes' pods as the state says, until shutdown.
     pub async fn run(&self, shutdown: CancellationToken) {
-        let _ = (&self.config, &self.state);
-        shutdown.cancelled().await;
+        routes::run(&self.config, &self.state, shutdown).await;
+    }
+
+    /// This node's pod range; waits until a master has given it one.
+    async fn own_range(&self) -> Cidr4 {
+        let mut changes = self.state.changes();
+        loop {
+            let range = self.state.read(|state| state.node.as_deref().and_then(own_range));
+            if let Some(range) = range {
+                return range;
+            }
+            if changes.recv().await == Err(RecvError::Closed) {
+                // The sender lives as long as the handle we hold.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Works on the leases, away from the threads that must not wait for a disk.
+    async fn leases<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Ipam) -> Result<T, IpamError> + Send + 'static,
+    ) -> Result<T, String> {
+        let ipam = Arc::clone(&self.ipam);
+        let done = tokio::task::spawn_blocking(move || {
+            work(&mut ipam.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        done.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    /// Makes the pod's interface, or what is missing of it.
+    async fn connect(
+        &self,
+        pod_uid: &str,
+        netns: &Path,
+        address: Ipv4Addr,
+        range: Cidr4,
+    ) -> Result<(), Problem> {
+        let netns = File::open(netns).map_err(|error| {
+            Problem::Reason(format!("no network namespace at {}: {error}", netns.display()))
+        })?;
+        let (connection, handle) = netns::within(&netns, || {
+            ignore_redirects()?;
+            let (connection, handle, _) = rtnetlink::new_connection()?;
+            Ok((connection, handle))
+        })
+        .await?;
+        tokio::spawn(connection);
+        let pod = Links { handle };
+        let node = Links::open()?;
+        let bridge = node.ensure_bridge(&self.config.bridge, range).await?;
+        let name = veth_name(pod_uid);
+        if !is_connected(&node, &pod, &name, bridge).await? {
+            // The other end may be in a namespace that this pod no longer has.
+            node.remove(&name).await?;
+            let mtu = self.uplink_mtu(&node).await?;
+            let netns = netns.as_raw_fd();
+            node.add_veth(&Veth { name: &name, bridge, netns, address, mtu }).await?;
+        }
+        pod.set_up_pod(address, range.gateway())
+            .await?
+            .ok_or_else(|| Problem::Reason("its interface vanished".into()))
+    }
+
+    /// What the interface with this node's address carries: more would be cut up or lost there.
+    async fn uplink_mtu(&self, node: &Links) -> Result<u32, rtnetlink::Error> {
+        let own: Vec<IpAddr> = self
+            .state
+            .read(|state| state.node.as_deref().map(internal_addresses))
+            .unwrap_or_default();
+        let interfaces = node.addresses().await?;
+        let uplink = interfaces.iter().find(|with| own.contains(&IpAddr::V4(with.address)));
+        let Some(uplink) = uplink.map(|with| with.interface) else { return Ok(ETHERNET_MTU) };
+        let all = node.all().await?;
+        let uplink = all.iter().find(|link| link.header.index == uplink);
+        Ok(uplink.and_then(links::mtu_of).unwrap_or(ETHERNET_MTU))
     }
 }
 
@@ -48,22 +149,154 @@ impl PodNetwork for BridgeNetwork {
     async fn attach(
         &self,
         pod_uid: &str,
-        _netns: &Path,
-        _ports: &[HostPort],
+        netns: &Path,
+        ports: &[HostPort],
     ) -> Result<Vec<IpAddr>, NetworkError> {
-        Err(NetworkError { operation: format!("attach {pod_uid}"), reason: "unwritten".into() })
+        let failed = |reason| NetworkError { operation: format!("attach pod {pod_uid}"), reason };
+        let range = self.own_range().await;
+        let (uid, wanted) = (pod_uid.to_owned(), ports.to_vec());
+        let lease =
+            self.leases(move |ipam| ipam.take(&uid, range, &wanted)).await.map_err(failed)?;
+        for address in &lease.addresses {
+            // IPv6 comes with dual stack; no lease has such an address yet.
+            let IpAddr::V4(address) = address else { continue };
+            self.connect(pod_uid, netns, *address, range)
+                .await
+                .map_err(|error| failed(error.to_string()))?;
+        }
+        self.host_ports.set(pod_uid, ports_of(&lease));
+        debug!(pod_uid, addresses = ?lease.addresses, "attached a pod");
+        Ok(lease.addresses)
     }
 
-    async fn detach(&self, _pod_uid: &str) -> Result<(), NetworkError> {
+    async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
+        let failed = |reason| NetworkError { operation: format!("detach pod {pod_uid}"), reason };
+        self.host_ports.remove(pod_uid);
+        let links = Links::open().map_err(|error| failed(error.to_string()))?;
+        links.remove(&veth_name(pod_uid)).await.map_err(|error| failed(error.to_string()))?;
+        let uid = pod_uid.to_owned();
+        self.leases(move |ipam| ipam.release(&uid)).await.map_err(failed)?;
+        debug!(pod_uid, "detached a pod");
         Ok(())
     }
 
-    async fn retain(&self, _alive: &[String]) -> Result<(), NetworkError> {
-        Ok(())
+    async fn retain(&self, alive: &[String]) -> Result<(), NetworkError> {
+        let held: Vec<String> =
+            self.leases(|ipam| Ok(ipam.pods().keys().cloned().collect())).await.map_err(
+                |reason| NetworkError { operation: "list the addresses in use".into(), reason },
+            )?;
+        for pod_uid in held.iter().filter(|uid| !alive.contains(uid)) {
+            self.detach(pod_uid).await?;
+        }
+        // An interface without a lease: the lease was taken back, then the kubelet was killed, or
+        // the folder with the leases was removed.
+        let known: Vec<String> = held.iter().map(|uid| veth_name(uid)).collect();
+        remove_ports(&self.config.bridge, |name| !known.iter().any(|known| known == name))
+            .await
+            .map_err(|error| NetworkError {
+                operation: "remove interfaces of pods that are gone".into(),
+                reason: error.to_string(),
+            })
     }
 }
 
-/// Removes all that a [`BridgeNetwork`] of this configuration has made in the kernel.
-pub async fn teardown(_config: &NetworkConfig) -> Result<(), NetworkError> {
+/// Removes all that a [`BridgeNetwork`] of this configuration has made in the kernel: routes,
+/// interfaces, the bridge. The folder with the addresses is the caller's.
+pub async fn teardown(config: &NetworkConfig) -> Result<(), NetworkError> {
+    let failed = |error: Problem| NetworkError {
+        operation: format!("take down the pod network on {}", config.bridge),
+        reason: error.to_string(),
+    };
+    let links = Links::open().map_err(|error| failed(error.into()))?;
+    routes::remove_all(&links).await.map_err(|error| failed(error.into()))?;
+    remove_ports(&config.bridge, |_| true).await.map_err(failed)?;
+    links.remove(&config.bridge).await.map_err(|error| failed(error.into()))
+}
+
+/// Removes the pods' interfaces on the bridge that are `unwanted`.
+async fn remove_ports(bridge: &str, unwanted: impl Fn(&str) -> bool) -> Result<(), Problem> {
+    let links = Links::open()?;
+    let Some(bridge) = links.find(bridge).await? else { return Ok(()) };
+    for link in links.all().await? {
+        if links::controller_of(&link) != Some(bridge.header.index) {
+            continue;
+        }
+        if let Some(name) = links::name_of(&link)
+            && name.starts_with(VETH_PREFIX)
+            && unwanted(name)
+        {
+            links.remove(name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether both ends of the pod's interface are where they should be.
+async fn is_connected(
+    node: &Links,
+    pod: &Links,
+    name: &str,
+    bridge: u32,
+) -> Result<bool, rtnetlink::Error> {
+    let on_bridge = |link: LinkMessage| links::controller_of(&link) == Some(bridge);
+    Ok(node.find(name).await?.is_some_and(on_bridge)
+        && pod.find(links::POD_INTERFACE).await?.is_some())
+}
+
+/// Why a pod could not be connected, before it is told whose network this was.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("{0}")]
+    Netlink(#[from] rtnetlink::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Reason(String),
+}
+
+fn ports_of(lease: &Lease) -> PodHostPorts {
+    PodHostPorts { addresses: lease.addresses.clone(), ports: lease.host_ports.clone() }
+}
+
+/// The IPv4 range a node's pods get their addresses from.
+pub(crate) fn own_range(node: &Node) -> Option<Cidr4> {
+    let spec = node.spec.as_ref()?;
+    let several = spec.pod_cidrs.iter().flatten();
+    spec.pod_cidr.iter().chain(several).find_map(|text| text.parse().ok())
+}
+
+fn internal_addresses(node: &Node) -> Vec<IpAddr> {
+    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    addresses
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| address.address.parse().ok())
+        .collect()
+}
+
+/// The name of a pod's interface on the node. Interface names are short: so much of the hash of
+/// the uid as fits.
+fn veth_name(pod_uid: &str) -> String {
+    let hash = Sha256::digest(pod_uid.as_bytes());
+    let hex: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{VETH_PREFIX}{hex}")
+}
+
+/// Lets the node pass packets on. The file is of the caller's network namespace.
+pub(crate) fn allow_forwarding() -> io::Result<()> {
+    set_once("/proc/sys/net/ipv4/ip_forward", "1")
+}
+
+/// Inside a pod: the node is the only way out, whatever it may say of shorter ones. It says so
+/// because packets between two pods leave it over the bridge they came from.
+fn ignore_redirects() -> io::Result<()> {
+    set_once("/proc/sys/net/ipv4/conf/all/accept_redirects", "0")?;
+    set_once("/proc/sys/net/ipv4/conf/default/accept_redirects", "0")
+}
+
+/// Writes only what differs: the folder may be read-only where all is well already.
+pub(crate) fn set_once(path: &str, value: &str) -> io::Result<()> {
+    if fs::read_to_string(path)?.trim() != value {
+        fs::write(path, value)?;
+    }
     Ok(())
 }

@@ -1,16 +1,23 @@
 //! The pod network: an address for every pod, routes to the pods of the other nodes.
 
 mod bridge;
+pub(crate) mod cidr;
 mod host_ports;
+mod ipam;
+mod links;
+mod netns;
+mod routes;
 
 use std::net::IpAddr;
 use std::path::Path;
 
 pub use bridge::{BridgeNetwork, NetworkConfig, teardown};
 pub use host_ports::{HostPorts, PodHostPorts};
+use serde::{Deserialize, Serialize};
 
 /// A port of the node that leads to a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct HostPort {
     /// `TCP`, `UDP`.
     pub protocol: String,
