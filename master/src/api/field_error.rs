@@ -72,6 +72,66 @@ impl FieldError {
             detail: detail.into(),
         }
     }
+
+    /// A value is none of those that are known.
+    pub fn not_supported(
+        path: impl Into<String>,
+        value: impl Into<serde_json::Value>,
+        supported: &[&str],
+    ) -> Self {
+        let listed: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
+        let detail = if listed.is_empty() {
+            String::new()
+        } else {
+            format!("supported values: {}", listed.join(", "))
+        };
+        Self {
+            kind: FieldErrorKind::NotSupported,
+            path: path.into(),
+            value: Some(value.into()),
+            detail,
+        }
+    }
+
+    /// A value that must be unique is there twice.
+    pub fn duplicate(path: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
+        Self {
+            kind: FieldErrorKind::Duplicate,
+            path: path.into(),
+            value: Some(value.into()),
+            detail: String::new(),
+        }
+    }
+
+    /// A value names something that is not there.
+    pub fn not_found(path: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
+        Self {
+            kind: FieldErrorKind::NotFound,
+            path: path.into(),
+            value: Some(value.into()),
+            detail: String::new(),
+        }
+    }
+
+    /// A text is longer than `limit` bytes. The text itself is not repeated.
+    pub fn too_long(path: impl Into<String>, limit: usize) -> Self {
+        Self {
+            kind: FieldErrorKind::TooLong,
+            path: path.into(),
+            value: None,
+            detail: format!("may not be more than {limit} bytes"),
+        }
+    }
+
+    /// A list has more than `limit` items.
+    pub fn too_many(path: impl Into<String>, count: usize, limit: usize) -> Self {
+        Self {
+            kind: FieldErrorKind::TooMany,
+            path: path.into(),
+            value: Some(count.into()),
+            detail: format!("must have at most {limit} items"),
+        }
+    }
 }
 
 impl FieldErrorKind {

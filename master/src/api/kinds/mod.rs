@@ -10,6 +10,52 @@ use serde::de::DeserializeOwned;
 
 use crate::api::field_error::FieldError;
 
+pub mod cidr;
+mod columns;
+pub mod config_map;
+pub mod endpoint_slice;
+pub mod endpoints;
+pub mod event;
+mod metadata;
+pub mod namespace;
+pub mod node;
+pub mod path;
+pub mod pod;
+pub mod replication_controller;
+pub mod secret;
+pub mod service;
+pub mod service_account;
+
+pub use config_map::ConfigMaps;
+pub use endpoint_slice::EndpointSlices;
+pub use endpoints::EndpointsKind;
+pub use event::Events;
+pub use namespace::Namespaces;
+pub use node::Nodes;
+pub use pod::Pods;
+pub use replication_controller::ReplicationControllers;
+pub use secret::Secrets;
+pub use service::Services;
+pub use service_account::ServiceAccounts;
+
+use crate::api::registry::Registry;
+
+/// Every kind that is served.
+pub fn registry() -> Registry {
+    Registry::new()
+        .with::<Pods>()
+        .with::<ReplicationControllers>()
+        .with::<Services>()
+        .with::<EndpointsKind>()
+        .with::<Nodes>()
+        .with::<Namespaces>()
+        .with::<Events>()
+        .with::<ConfigMaps>()
+        .with::<Secrets>()
+        .with::<ServiceAccounts>()
+        .with::<EndpointSlices>()
+}
+
 /// The names of a resource, as discovery tells them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResourceInfo {

@@ -1,0 +1,185 @@
+//! `endpointslices`: where a Service's traffic goes, in pieces that stay small.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use jiff::Timestamp;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use proto::{k8s as k8s_openapi, names};
+use serde_json::{Value, json};
+
+use super::columns::{AGE, NAME, age, column, name, shortened};
+use super::endpoints::{app_protocol, endpoint_ip, protocol};
+use super::path::Path;
+use super::{Column, Kind, ResourceInfo};
+use crate::api::field_error::FieldError;
+
+const ADDRESS_TYPES: &[&str] = &["FQDN", "IPv4", "IPv6"];
+const MAX_ENDPOINTS: usize = 1000;
+const MAX_PORTS: usize = 100;
+const MAX_ADDRESSES: usize = 100;
+const UNSET: &str = "<unset>";
+
+/// `endpointslices`
+#[derive(Debug)]
+pub enum EndpointSlices {}
+
+impl Kind for EndpointSlices {
+    type Object = EndpointSlice;
+
+    const RESOURCE: ResourceInfo = ResourceInfo {
+        group: "discovery.k8s.io",
+        version: "v1",
+        kind: "EndpointSlice",
+        plural: "endpointslices",
+        singular: "endpointslice",
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        status: false,
+        scale: false,
+    };
+
+    fn default(object: &mut EndpointSlice) {
+        for port in object.ports.iter_mut().flatten() {
+            port.name.get_or_insert_default();
+            port.protocol.get_or_insert_with(|| "TCP".to_owned());
+        }
+    }
+
+    fn prepare_create(object: &mut EndpointSlice) {
+        object.metadata.generation = Some(1);
+    }
+
+    fn spec_changed(new: &EndpointSlice, old: &EndpointSlice) -> bool {
+        new.endpoints != old.endpoints || new.ports != old.ports
+    }
+
+    fn validate(object: &EndpointSlice) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        match object.address_type.as_str() {
+            "" => errors.push(FieldError::required("addressType", "")),
+            known if ADDRESS_TYPES.contains(&known) => {}
+            other => errors.push(FieldError::not_supported("addressType", other, ADDRESS_TYPES)),
+        }
+        let endpoints = object.endpoints.as_deref().unwrap_or_default();
+        if endpoints.len() > MAX_ENDPOINTS {
+            errors.push(FieldError::too_many("endpoints", endpoints.len(), MAX_ENDPOINTS));
+        }
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            let path = Path::new("endpoints").index(index);
+            validate_endpoint(endpoint, &object.address_type, &path, &mut errors);
+        }
+        validate_ports(object, &mut errors);
+        errors
+    }
+
+    fn validate_update(new: &EndpointSlice, old: &EndpointSlice) -> Vec<FieldError> {
+        if new.address_type == old.address_type {
+            return Vec::new();
+        }
+        vec![FieldError::invalid("addressType", new.address_type.as_str(), "field is immutable")]
+    }
+
+    fn columns() -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            NAME,
+            column("AddressType", "string", "The type of addresses in this slice."),
+            column("Ports", "string", "The ports of every endpoint in this slice."),
+            column("Endpoints", "string", "The endpoints in this slice."),
+            AGE,
+        ];
+        COLUMNS
+    }
+
+    fn row(object: &EndpointSlice, now: Timestamp) -> Vec<Value> {
+        let ports = object.ports.iter().flatten().map(|port| match (port.port, &port.name) {
+            (Some(port), _) => port.to_string(),
+            (None, Some(name)) if !name.is_empty() => name.clone(),
+            (None, _) => "*".to_owned(),
+        });
+        let addresses = object.endpoints.iter().flatten().flat_map(|e| e.addresses.iter().cloned());
+        vec![
+            json!(name(&object.metadata)),
+            json!(object.address_type),
+            json!(shortened(ports).unwrap_or_else(|| UNSET.to_owned())),
+            json!(shortened(addresses).unwrap_or_else(|| UNSET.to_owned())),
+            json!(age(&object.metadata, now)),
+        ]
+    }
+}
+
+fn validate_endpoint(
+    endpoint: &Endpoint,
+    address_type: &str,
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) {
+    let addresses = path.child("addresses");
+    match endpoint.addresses.len() {
+        0 => {
+            errors.push(FieldError::required(&addresses, "must contain at least 1 address"));
+        }
+        count if count > MAX_ADDRESSES => {
+            errors.push(FieldError::too_many(&addresses, count, MAX_ADDRESSES));
+        }
+        _ => {}
+    }
+    for (index, address) in endpoint.addresses.iter().enumerate() {
+        let path = addresses.index(index);
+        match address_type {
+            "IPv4" if address.parse::<Ipv4Addr>().is_err() => {
+                let detail = "must be a valid IPv4 address";
+                errors.push(FieldError::invalid(path, address.as_str(), detail));
+            }
+            "IPv6" if address.parse::<Ipv6Addr>().is_err() => {
+                let detail = "must be a valid IPv6 address";
+                errors.push(FieldError::invalid(path, address.as_str(), detail));
+            }
+            "IPv4" | "IPv6" => endpoint_ip(address, &path, errors),
+            "FQDN" => {
+                for reason in names::dns_subdomain(address) {
+                    errors.push(FieldError::invalid(&path, address.as_str(), reason));
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some(node) = &endpoint.node_name {
+        for reason in names::dns_subdomain(node) {
+            errors.push(FieldError::invalid(path.child("nodeName"), node.as_str(), reason));
+        }
+    }
+    if let Some(hostname) = endpoint.hostname.as_deref().filter(|name| !name.is_empty()) {
+        for reason in names::dns_label(hostname) {
+            errors.push(FieldError::invalid(path.child("hostname"), hostname, reason));
+        }
+    }
+}
+
+fn validate_ports(object: &EndpointSlice, errors: &mut Vec<FieldError>) {
+    let ports = object.ports.as_deref().unwrap_or_default();
+    if ports.len() > MAX_PORTS {
+        errors.push(FieldError::too_many("ports", ports.len(), MAX_PORTS));
+    }
+    let mut seen = BTreeSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let path = Path::new("ports").index(index);
+        let name = port.name.as_deref().unwrap_or_default();
+        if !seen.insert(name) {
+            errors.push(FieldError::duplicate(path.child("name"), name));
+        }
+        if !name.is_empty() {
+            for reason in names::dns_label(name) {
+                errors.push(FieldError::invalid(path.child("name"), name, reason));
+            }
+        }
+        if let Some(number) = port.port {
+            for reason in names::port_number(number) {
+                errors.push(FieldError::invalid(path.child("port"), number, reason));
+            }
+        }
+        protocol(port.protocol.as_deref(), &path.child("protocol"), errors);
+        app_protocol(port.app_protocol.as_deref(), &path.child("appProtocol"), errors);
+    }
+}

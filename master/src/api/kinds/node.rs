@@ -1,0 +1,315 @@
+//! `nodes`: the machines. A node's pod range is allocated out of the cluster's when it joins.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, NodeSpec, Taint};
+use proto::quantity::Quantity;
+use proto::{k8s as k8s_openapi, names};
+use serde_json::{Value, json};
+
+use super::cidr::Ipv4Range;
+use super::columns::{AGE, NAME, NONE, UNKNOWN, age, column, name, wide};
+use super::path::Path;
+use super::{ClusterConfig, Column, Kind, ResourceInfo};
+use crate::api::field_error::FieldError;
+
+const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
+const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
+const ROLE_LABEL: &str = "kubernetes.io/role";
+
+/// `nodes`
+#[derive(Debug)]
+pub enum Nodes {}
+
+impl Kind for Nodes {
+    type Object = Node;
+
+    const RESOURCE: ResourceInfo = ResourceInfo {
+        group: "",
+        version: "v1",
+        kind: "Node",
+        plural: "nodes",
+        singular: "node",
+        short_names: &["no"],
+        categories: &[],
+        namespaced: false,
+        status: true,
+        scale: false,
+    };
+
+    fn default(object: &mut Node) {
+        // The older field and the first of the newer ones always say the same.
+        let Some(spec) = object.spec.as_mut() else { return };
+        match (&spec.pod_cidr, spec.pod_cidrs.as_deref().unwrap_or_default()) {
+            (Some(cidr), []) if !cidr.is_empty() => spec.pod_cidrs = Some(vec![cidr.clone()]),
+            (None, [first, ..]) => spec.pod_cidr = Some(first.clone()),
+            _ => {}
+        }
+    }
+
+    fn prepare_update(new: &mut Node, old: &Node) {
+        new.status.clone_from(&old.status);
+        // A client that does not know of the range leaves it out; it stays.
+        let ranges = |spec: &Option<NodeSpec>| spec.as_ref().and_then(|s| s.pod_cidrs.clone());
+        if ranges(&new.spec).is_none_or(|ranges| ranges.is_empty())
+            && let Some(old) = old.spec.as_ref().filter(|spec| spec.pod_cidrs.is_some())
+        {
+            let spec = new.spec.get_or_insert_default();
+            spec.pod_cidr.clone_from(&old.pod_cidr);
+            spec.pod_cidrs.clone_from(&old.pod_cidrs);
+        }
+    }
+
+    fn prepare_status_update(new: &mut Node, old: &Node) {
+        let status = new.status.take();
+        *new = Node { status, ..old.clone() };
+    }
+
+    fn validate(object: &Node) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if let Some(spec) = &object.spec {
+            validate_spec(spec, &mut errors);
+        }
+        validate_status(object, &mut errors);
+        errors
+    }
+
+    fn validate_update(new: &Node, old: &Node) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let (new, old) =
+            (new.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
+        if old.pod_cidrs.is_some() && new.pod_cidrs != old.pod_cidrs {
+            let detail = "node updates may not change podCIDR except from \"\" to valid";
+            errors.push(FieldError::forbidden("spec.podCIDRs", detail));
+        }
+        if old.provider_id.is_some() && new.provider_id != old.provider_id {
+            let detail = "node updates may not change providerID except from \"\" to valid";
+            errors.push(FieldError::forbidden("spec.providerID", detail));
+        }
+        errors
+    }
+
+    fn allocate(
+        object: &mut Node,
+        _old: Option<&Node>,
+        cluster: &ClusterConfig,
+        claimed: &dyn Fn(&str) -> bool,
+    ) -> Result<(), Vec<FieldError>> {
+        let path = Path::new("spec.podCIDRs");
+        let internal = |text: &str| {
+            FieldError::invalid(
+                "spec.podCIDRs",
+                text,
+                "the cluster's pod range is not an IPv4 range",
+            )
+        };
+        let pods: Ipv4Range =
+            cluster.pod_cidr.parse().map_err(|_| vec![internal(&cluster.pod_cidr)])?;
+        let spec = object.spec.get_or_insert_default();
+        if let Some(ranges) = spec.pod_cidrs.as_ref().filter(|ranges| !ranges.is_empty()) {
+            return check_ranges(ranges, &pods, cluster.node_cidr_prefix, claimed, &path);
+        }
+        let free = pods.subnets(cluster.node_cidr_prefix).find(|range| !claimed(&claim(range)));
+        let Some(range) = free else {
+            let detail = format!(
+                "no range is left: all /{} ranges of {pods} are held by nodes",
+                cluster.node_cidr_prefix
+            );
+            return Err(vec![FieldError::forbidden(path, detail)]);
+        };
+        spec.pod_cidr = Some(range.to_string());
+        spec.pod_cidrs = Some(vec![range.to_string()]);
+        Ok(())
+    }
+
+    fn claims(object: &Node) -> Vec<String> {
+        let ranges = object.spec.as_ref().and_then(|spec| spec.pod_cidrs.as_deref());
+        ranges.into_iter().flatten().map(claim).collect()
+    }
+
+    fn fields(object: &Node) -> Vec<(&'static str, String)> {
+        vec![("spec.unschedulable", unschedulable(object).to_string())]
+    }
+
+    fn columns() -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            NAME,
+            column("Status", "string", "The status of the node"),
+            column("Roles", "string", "The roles of the node"),
+            AGE,
+            column("Version", "string", "Kubelet Version reported by the node."),
+            wide("Internal-IP", "string", "The address other nodes reach it by."),
+            wide("External-IP", "string", "The address the world reaches it by."),
+            wide("OS-Image", "string", "The operating system, as it calls itself."),
+            wide("Kernel-Version", "string", "The version of the kernel."),
+            wide("Container-Runtime", "string", "What runs the containers."),
+        ];
+        COLUMNS
+    }
+
+    fn row(object: &Node, now: Timestamp) -> Vec<Value> {
+        let status = object.status.clone().unwrap_or_default();
+        let address = |kind: &str| {
+            let mut addresses = status.addresses.iter().flatten();
+            addresses.find(|a| a.type_ == kind).map_or(NONE.to_owned(), |a| a.address.clone())
+        };
+        let info = status.node_info.clone().unwrap_or_default();
+        let known = |text: &str| if text.is_empty() { UNKNOWN } else { text }.to_owned();
+        vec![
+            json!(name(&object.metadata)),
+            json!(condition(object)),
+            json!(roles(object)),
+            json!(age(&object.metadata, now)),
+            json!(info.kubelet_version),
+            json!(address("InternalIP")),
+            json!(address("ExternalIP")),
+            json!(known(&info.os_image)),
+            json!(known(&info.kernel_version)),
+            json!(known(&info.container_runtime_version)),
+        ]
+    }
+}
+
+fn claim(range: impl std::fmt::Display) -> String {
+    // A slash would read as a level of the key.
+    format!("pod-cidr/{}", range.to_string().replace('/', "-"))
+}
+
+fn unschedulable(object: &Node) -> bool {
+    object.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true))
+}
+
+fn condition(object: &Node) -> String {
+    let conditions = object.status.iter().filter_map(|status| status.conditions.as_ref());
+    let ready = conditions.flatten().find(|condition| condition.type_ == "Ready");
+    let mut text = match ready.map(|condition| condition.status.as_str()) {
+        Some("True") => "Ready".to_owned(),
+        Some(_) => "NotReady".to_owned(),
+        None => "Unknown".to_owned(),
+    };
+    if unschedulable(object) {
+        text.push_str(",SchedulingDisabled");
+    }
+    text
+}
+
+fn roles(object: &Node) -> String {
+    let labels = object.metadata.labels.iter().flatten();
+    let roles: BTreeSet<&str> = labels
+        .filter_map(|(key, value)| match key.strip_prefix(ROLE_PREFIX) {
+            Some(role) if !role.is_empty() => Some(role),
+            None if key == ROLE_LABEL && !value.is_empty() => Some(value),
+            _ => None,
+        })
+        .collect();
+    if roles.is_empty() { NONE.to_owned() } else { Vec::from_iter(roles).join(",") }
+}
+
+fn check_ranges(
+    ranges: &[String],
+    pods: &Ipv4Range,
+    prefix: u8,
+    claimed: &dyn Fn(&str) -> bool,
+    path: &Path,
+) -> Result<(), Vec<FieldError>> {
+    let mut errors = Vec::new();
+    for (index, text) in ranges.iter().enumerate() {
+        // That it reads as a range was seen in validation.
+        let Ok(range) = text.parse::<Ipv4Range>() else { continue };
+        let path = path.index(index);
+        // Ranges of one length never overlap in part, so claims of whole ranges suffice.
+        if !pods.contains_range(&range) || range.prefix() != prefix {
+            let detail = format!("must be a /{prefix} range out of {pods}");
+            errors.push(FieldError::invalid(path, text.as_str(), detail));
+        } else if claimed(&claim(range)) {
+            errors.push(FieldError::invalid(path, text.as_str(), "held by another node"));
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+fn validate_spec(spec: &NodeSpec, errors: &mut Vec<FieldError>) {
+    let path = Path::new("spec");
+    let ranges = spec.pod_cidrs.as_deref().unwrap_or_default();
+    for (index, range) in ranges.iter().enumerate() {
+        if range.parse::<Ipv4Range>().is_err() {
+            let path = path.child("podCIDRs").index(index);
+            let detail = "must be a valid IPv4 CIDR value, (e.g. 10.9.8.0/24)";
+            errors.push(FieldError::invalid(path, range.as_str(), detail));
+        }
+    }
+    if ranges.len() > 1 {
+        let detail =
+            "one range per node is supported by this version of Kutter: it has one address family";
+        errors.push(FieldError::forbidden(path.child("podCIDRs"), detail));
+    }
+    if let Some(cidr) = spec.pod_cidr.as_ref().filter(|cidr| !cidr.is_empty())
+        && ranges.first() != Some(cidr)
+    {
+        let detail = "must be the same as podCIDRs[0]";
+        errors.push(FieldError::invalid(path.child("podCIDR"), cidr.as_str(), detail));
+    }
+    if spec.config_source.is_some() {
+        let detail = "configSource is no longer supported by Kubernetes, nor by Kutter";
+        errors.push(FieldError::forbidden(path.child("configSource"), detail));
+    }
+    if spec.pod_preemption_policy.is_some() {
+        let detail = "is not supported by this version of Kutter: nothing is preempted";
+        errors.push(FieldError::forbidden(path.child("podPreemptionPolicy"), detail));
+    }
+    validate_taints(spec.taints.as_deref().unwrap_or_default(), &path.child("taints"), errors);
+}
+
+fn validate_taints(taints: &[Taint], path: &Path, errors: &mut Vec<FieldError>) {
+    let mut seen = BTreeSet::new();
+    for (index, taint) in taints.iter().enumerate() {
+        let path = path.index(index);
+        for reason in names::qualified_name(&taint.key) {
+            errors.push(FieldError::invalid(path.child("key"), taint.key.as_str(), reason));
+        }
+        let value = taint.value.as_deref().unwrap_or_default();
+        for reason in names::label_value(value) {
+            errors.push(FieldError::invalid(path.child("value"), value, reason));
+        }
+        match taint.effect.as_str() {
+            "" => errors.push(FieldError::required(path.child("effect"), "")),
+            known if EFFECTS.contains(&known) => {}
+            other => errors.push(FieldError::not_supported(path.child("effect"), other, EFFECTS)),
+        }
+        if !seen.insert((&taint.key, &taint.effect)) {
+            let mut error = FieldError::duplicate(&path, format!("{}:{}", taint.key, taint.effect));
+            error.detail = "taints must be unique by key and effect pair".to_owned();
+            errors.push(error);
+        }
+    }
+}
+
+fn validate_status(object: &Node, errors: &mut Vec<FieldError>) {
+    let Some(status) = &object.status else { return };
+    let path = Path::new("status");
+    for (field, resources) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)]
+    {
+        for (name, quantity) in resources.iter().flatten() {
+            let path = path.child(field).key(name);
+            match Quantity::try_from(quantity) {
+                Err(error) => {
+                    errors.push(FieldError::invalid(path, error.text, super::pod::QUANTITY_RULE));
+                }
+                Ok(amount) if amount.is_negative() => {
+                    let detail = "must be greater than or equal to 0";
+                    errors.push(FieldError::invalid(path, quantity.0.as_str(), detail));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+    for (index, address) in status.addresses.iter().flatten().enumerate() {
+        let path = path.child("addresses").index(index).child("address");
+        if address.type_.ends_with("IP") && address.address.parse::<IpAddr>().is_err() {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(FieldError::invalid(path, address.address.as_str(), detail));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What a pod says when its user does not.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, ResourceRequirements, Volume};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use proto::k8s as k8s_openapi;
+use proto::quantity::Quantity;
+
+/// Readable by everybody, writable by the owner: 0644.
+const FILE_MODE: i32 = 0o644;
+
+fn set(field: &mut Option<String>, value: &str) {
+    if field.as_deref().is_none_or(str::is_empty) {
+        *field = Some(value.to_owned());
+    }
+}
+
+/// Defaults of pods proper, which templates leave to the pods made of them.
+pub(super) fn pod(pod: &mut PodSpec) {
+    spec(pod);
+    pod.enable_service_links.get_or_insert(true);
+    // An identity; see the kind `serviceaccounts`. The two fields always say the same.
+    let account = pod.service_account_name.clone().filter(|name| !name.is_empty());
+    let account = account.or_else(|| pod.service_account.clone());
+    pod.service_account_name = account;
+    set(&mut pod.service_account_name, "default");
+    pod.service_account.clone_from(&pod.service_account_name);
+    for container in pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten()) {
+        requests_from_limits(container.resources.get_or_insert_default());
+    }
+}
+
+/// Defaults of pods and of templates.
+pub(in crate::api::kinds) fn spec(spec: &mut PodSpec) {
+    set(&mut spec.restart_policy, "Always");
+    set(&mut spec.dns_policy, "ClusterFirst");
+    set(&mut spec.scheduler_name, "default-scheduler");
+    spec.termination_grace_period_seconds.get_or_insert(30);
+    spec.security_context.get_or_insert_default();
+    for volume in spec.volumes.iter_mut().flatten() {
+        default_volume(volume);
+    }
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        default_container(container);
+    }
+}
+
+fn default_container(container: &mut Container) {
+    let image = container.image.as_deref().unwrap_or_default();
+    if container.image_pull_policy.as_deref().is_none_or(str::is_empty) {
+        let policy = if moves(image) { "Always" } else { "IfNotPresent" };
+        container.image_pull_policy = Some(policy.to_owned());
+    }
+    set(&mut container.termination_message_path, "/dev/termination-log");
+    set(&mut container.termination_message_policy, "File");
+    for port in container.ports.iter_mut().flatten() {
+        set(&mut port.protocol, "TCP");
+    }
+    for env in container.env.iter_mut().flatten() {
+        let Some(source) = env.value_from.as_mut() else { continue };
+        if let Some(field) = source.field_ref.as_mut() {
+            set(&mut field.api_version, "v1");
+        }
+        if let Some(resource) = source.resource_field_ref.as_mut() {
+            resource.divisor.get_or_insert_with(|| Quantity::ZERO.to_wire());
+        }
+    }
+    for probe in [
+        &mut container.liveness_probe,
+        &mut container.readiness_probe,
+        &mut container.startup_probe,
+    ] {
+        if let Some(probe) = probe.as_mut() {
+            default_probe(probe);
+        }
+    }
+    let resources = container.resources.get_or_insert_default();
+    for list in [&mut resources.limits, &mut resources.requests] {
+        list.iter_mut().for_each(round_to_milli);
+    }
+}
+
+/// Whether the tag may mean another image tomorrow: `latest`, said or unsaid. A digest never moves.
+fn moves(image: &str) -> bool {
+    if image.contains('@') {
+        return false;
+    }
+    // A colon before the last slash belongs to the registry's port.
+    let name = image.rsplit('/').next().unwrap_or_default();
+    name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+fn default_probe(probe: &mut Probe) {
+    let set_number = |field: &mut Option<i32>, value: i32| {
+        if field.unwrap_or(0) == 0 {
+            *field = Some(value);
+        }
+    };
+    set_number(&mut probe.timeout_seconds, 1);
+    set_number(&mut probe.period_seconds, 10);
+    set_number(&mut probe.success_threshold, 1);
+    set_number(&mut probe.failure_threshold, 3);
+    if let Some(http) = probe.http_get.as_mut() {
+        set(&mut http.path, "/");
+        set(&mut http.scheme, "HTTP");
+    }
+}
+
+fn default_volume(volume: &mut Volume) {
+    if let Some(map) = volume.config_map.as_mut() {
+        map.default_mode.get_or_insert(FILE_MODE);
+    }
+    if let Some(secret) = volume.secret.as_mut() {
+        secret.default_mode.get_or_insert(FILE_MODE);
+    }
+    if let Some(path) = volume.host_path.as_mut() {
+        path.type_.get_or_insert_default();
+    }
+    // A volume that says nothing is an empty one.
+    let bare = Volume { name: volume.name.clone(), ..Default::default() };
+    if *volume == bare {
+        volume.empty_dir = Some(Default::default());
+    }
+}
+
+/// Nothing finer than a thousandth is counted.
+fn round_to_milli(list: &mut BTreeMap<String, WireQuantity>) {
+    for wire in list.values_mut() {
+        let Ok(quantity) = Quantity::try_from(&*wire) else { continue };
+        if quantity.nano_value() % 1_000_000 != 0 {
+            let rounded = Quantity::from_milli(quantity.milli_value());
+            *wire = rounded.with_format(quantity.format()).to_wire();
+        }
+    }
+}
+
+fn requests_from_limits(resources: &mut ResourceRequirements) {
+    for (name, limit) in resources.limits.clone().into_iter().flatten() {
+        resources.requests.get_or_insert_default().entry(name).or_insert(limit);
+    }
+}

@@ -1,0 +1,133 @@
+//! `pods`: containers that live and die together on one node.
+//!
+//! [`defaults`] fills in, [`validate`] checks, [`unsupported`] names what this version does not do,
+//! [`columns`] prints.
+
+mod columns;
+pub(super) mod defaults;
+mod qos;
+#[cfg(test)]
+mod tests;
+mod unsupported;
+mod update;
+pub(super) mod validate;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+use proto::k8s as k8s_openapi;
+use serde_json::Value;
+
+use super::path::Path;
+use super::{Column, Deletion, Kind, ResourceInfo};
+use crate::api::field_error::FieldError;
+
+pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+pub(super) const QUANTITY_RULE: &str = proto::quantity::ParseQuantityError::RULE;
+
+/// `pods`
+#[derive(Debug)]
+pub enum Pods {}
+
+impl Kind for Pods {
+    type Object = Pod;
+
+    const RESOURCE: ResourceInfo = ResourceInfo {
+        group: "",
+        version: "v1",
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short_names: &["po"],
+        categories: &["all"],
+        namespaced: true,
+        status: true,
+        scale: false,
+    };
+
+    fn default(object: &mut Pod) {
+        defaults::pod(object.spec.get_or_insert_default());
+    }
+
+    fn prepare_create(object: &mut Pod) {
+        object.metadata.generation = Some(1);
+        let class = qos::class(object.spec.as_ref().unwrap_or(&PodSpec::default()));
+        object.status = Some(PodStatus {
+            phase: Some("Pending".to_owned()),
+            qos_class: Some(class.to_owned()),
+            ..Default::default()
+        });
+    }
+
+    fn prepare_update(new: &mut Pod, old: &Pod) {
+        new.status.clone_from(&old.status);
+    }
+
+    fn prepare_status_update(new: &mut Pod, old: &Pod) {
+        let mut status = new.status.take();
+        if let Some(status) = status.as_mut() {
+            // Follows from the spec, which a status update cannot change.
+            status.qos_class = old.status.as_ref().and_then(|status| status.qos_class.clone());
+        }
+        *new = Pod { status, ..old.clone() };
+    }
+
+    fn spec_changed(new: &Pod, old: &Pod) -> bool {
+        new.spec != old.spec
+    }
+
+    fn validate(object: &Pod) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let default = PodSpec::default();
+        let spec = object.spec.as_ref().unwrap_or(&default);
+        validate::spec(spec, &Path::new("spec"), &mut errors);
+        validate::names(object, &mut errors);
+        errors
+    }
+
+    fn validate_update(new: &Pod, old: &Pod) -> Vec<FieldError> {
+        update::validate(new, old)
+    }
+
+    fn deletion(object: &Pod, requested: Option<i64>) -> Deletion {
+        let default = PodSpec::default();
+        let spec = object.spec.as_ref().unwrap_or(&default);
+        let period = requested.or(spec.termination_grace_period_seconds).unwrap_or(30);
+        let bound = spec.node_name.as_ref().is_some_and(|node| !node.is_empty());
+        if period == 0 || !bound || finished(object) {
+            return Deletion::Immediate;
+        }
+        // As in Kubernetes, a negative period is the shortest.
+        Deletion::Graceful { grace_period_seconds: if period < 0 { 1 } else { period } }
+    }
+
+    fn fields(object: &Pod) -> Vec<(&'static str, String)> {
+        let spec = object.spec.clone().unwrap_or_default();
+        let status = object.status.clone().unwrap_or_default();
+        let ips = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone());
+        vec![
+            ("spec.nodeName", spec.node_name.unwrap_or_default()),
+            ("spec.restartPolicy", spec.restart_policy.unwrap_or_default()),
+            ("spec.schedulerName", spec.scheduler_name.unwrap_or_default()),
+            ("spec.serviceAccountName", spec.service_account_name.unwrap_or_default()),
+            ("spec.hostNetwork", spec.host_network.unwrap_or_default().to_string()),
+            ("status.phase", status.phase.unwrap_or_default()),
+            ("status.podIP", status.pod_ip.unwrap_or_default()),
+            ("status.podIPs", ips.collect::<Vec<_>>().join(",")),
+            ("status.nominatedNodeName", status.nominated_node_name.unwrap_or_default()),
+        ]
+    }
+
+    fn columns() -> &'static [Column] {
+        columns::COLUMNS
+    }
+
+    fn row(object: &Pod, now: Timestamp) -> Vec<Value> {
+        columns::row(object, now)
+    }
+}
+
+/// Whether all containers have ended for good.
+fn finished(object: &Pod) -> bool {
+    let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}

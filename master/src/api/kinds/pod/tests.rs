@@ -1,0 +1,1 @@
+//! Pods, from what users write to what is stored and shown.

@@ -1,0 +1,1 @@
+//! What this version does not do: refused, never ignored.

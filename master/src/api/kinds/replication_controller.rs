@@ -1,0 +1,189 @@
+//! `replicationcontrollers`: so many pods of a template, always.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    PodSpec, ReplicationController, ReplicationControllerSpec, ReplicationControllerStatus,
+};
+use proto::k8s as k8s_openapi;
+use proto::selector::Selector;
+use serde_json::{Value, json};
+
+use super::columns::{AGE, NAME, age, column, labels, name, wide};
+use super::path::Path;
+use super::pod;
+use super::{Column, Kind, ResourceInfo, Scaling, metadata};
+use crate::api::field_error::FieldError;
+
+/// `replicationcontrollers`
+#[derive(Debug)]
+pub enum ReplicationControllers {}
+
+impl Kind for ReplicationControllers {
+    type Object = ReplicationController;
+
+    const RESOURCE: ResourceInfo = ResourceInfo {
+        group: "",
+        version: "v1",
+        kind: "ReplicationController",
+        plural: "replicationcontrollers",
+        singular: "replicationcontroller",
+        short_names: &["rc"],
+        categories: &["all"],
+        namespaced: true,
+        status: true,
+        scale: true,
+    };
+
+    fn default(object: &mut ReplicationController) {
+        let spec = object.spec.get_or_insert_default();
+        spec.replicas.get_or_insert(1);
+        let Some(template) = spec.template.as_mut() else { return };
+        if let Some(spec) = template.spec.as_mut() {
+            pod::defaults::spec(spec);
+        }
+        let from_template = template.metadata.as_ref().and_then(|meta| meta.labels.clone());
+        let Some(from_template) = from_template.filter(|labels| !labels.is_empty()) else { return };
+        if spec.selector.as_ref().is_none_or(|selector| selector.is_empty()) {
+            spec.selector = Some(from_template.clone());
+        }
+        if object.metadata.labels.as_ref().is_none_or(|labels| labels.is_empty()) {
+            object.metadata.labels = Some(from_template);
+        }
+    }
+
+    fn prepare_create(object: &mut ReplicationController) {
+        object.metadata.generation = Some(1);
+        object.status = Some(ReplicationControllerStatus::default());
+    }
+
+    fn prepare_update(new: &mut ReplicationController, old: &ReplicationController) {
+        new.status.clone_from(&old.status);
+    }
+
+    fn prepare_status_update(new: &mut ReplicationController, old: &ReplicationController) {
+        let status = new.status.take();
+        *new = ReplicationController { status, ..old.clone() };
+    }
+
+    fn spec_changed(new: &ReplicationController, old: &ReplicationController) -> bool {
+        new.spec != old.spec
+    }
+
+    fn validate(object: &ReplicationController) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let default = ReplicationControllerSpec::default();
+        validate_spec(object.spec.as_ref().unwrap_or(&default), &mut errors);
+        let status = object.status.clone().unwrap_or_default();
+        for (field, value) in [
+            ("replicas", Some(status.replicas)),
+            ("fullyLabeledReplicas", status.fully_labeled_replicas),
+            ("readyReplicas", status.ready_replicas),
+            ("availableReplicas", status.available_replicas),
+        ] {
+            let path = Path::new("status").child(field);
+            let value = value.unwrap_or_default();
+            if value < 0 {
+                errors.push(FieldError::invalid(path, value, pod::NOT_NEGATIVE));
+            } else if value > status.replicas && status.replicas >= 0 {
+                let detail = "cannot be greater than status.replicas";
+                errors.push(FieldError::invalid(path, value, detail));
+            }
+        }
+        errors
+    }
+
+    fn scaling(object: &ReplicationController) -> Option<Scaling> {
+        let spec = object.spec.clone().unwrap_or_default();
+        Some(Scaling {
+            desired: spec.replicas.unwrap_or(1),
+            observed: object.status.as_ref().map_or(0, |status| status.replicas),
+            selector: Selector::from_map(&spec.selector.unwrap_or_default()).to_string(),
+        })
+    }
+
+    fn set_replicas(object: &mut ReplicationController, replicas: i32) {
+        object.spec.get_or_insert_default().replicas = Some(replicas);
+    }
+
+    fn fields(object: &ReplicationController) -> Vec<(&'static str, String)> {
+        let replicas = object.status.as_ref().map_or(0, |status| status.replicas);
+        vec![("status.replicas", replicas.to_string())]
+    }
+
+    fn columns() -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            NAME,
+            column("Desired", "integer", "The number of replicas wanted."),
+            column("Current", "integer", "The number of replicas that exist."),
+            column("Ready", "integer", "The number of replicas that are ready."),
+            AGE,
+            wide("Containers", "string", "Names of each container in the template."),
+            wide("Images", "string", "Images referenced by each container in the template."),
+            wide("Selector", "string", "Labels of the pods that are counted."),
+        ];
+        COLUMNS
+    }
+
+    fn row(object: &ReplicationController, now: Timestamp) -> Vec<Value> {
+        let default = ReplicationControllerSpec::default();
+        let spec = object.spec.as_ref().unwrap_or(&default);
+        let status = object.status.clone().unwrap_or_default();
+        let template = spec.template.as_ref().and_then(|template| template.spec.as_ref());
+        let containers = || template.into_iter().flat_map(|spec| &spec.containers);
+        let names: Vec<&str> = containers().map(|container| container.name.as_str()).collect();
+        let images: Vec<&str> = containers().filter_map(|c| c.image.as_deref()).collect();
+        vec![
+            json!(name(&object.metadata)),
+            json!(spec.replicas.unwrap_or(1)),
+            json!(status.replicas),
+            json!(status.ready_replicas.unwrap_or_default()),
+            json!(age(&object.metadata, now)),
+            json!(names.join(",")),
+            json!(images.join(",")),
+            json!(labels(spec.selector.as_ref())),
+        ]
+    }
+}
+
+fn validate_spec(spec: &ReplicationControllerSpec, errors: &mut Vec<FieldError>) {
+    let path = Path::new("spec");
+    for (field, value) in [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)]
+    {
+        if let Some(value) = value.filter(|value| *value < 0) {
+            errors.push(FieldError::invalid(path.child(field), value, pod::NOT_NEGATIVE));
+        }
+    }
+    let selector = spec.selector.clone().unwrap_or_default();
+    if selector.is_empty() {
+        errors.push(FieldError::required(path.child("selector"), ""));
+    }
+    metadata::labels(Some(&selector), &path.child("selector"), errors);
+    let path = path.child("template");
+    let Some(template) = &spec.template else {
+        errors.push(FieldError::required(path, ""));
+        return;
+    };
+    let meta = template.metadata.clone().unwrap_or_default();
+    let labels = meta.labels.clone().unwrap_or_default();
+    if !selector.is_empty() && !Selector::from_map(&selector).matches(&labels) {
+        errors.push(FieldError::invalid(
+            path.child("metadata.labels"),
+            json!(labels),
+            "`selector` does not match template `labels`",
+        ));
+    }
+    metadata::labels(Some(&labels), &path.child("metadata.labels"), errors);
+    let annotations = path.child("metadata.annotations");
+    metadata::annotations(meta.annotations.as_ref(), &annotations, errors);
+    let default = PodSpec::default();
+    let (spec, path) = (template.spec.as_ref().unwrap_or(&default), path.child("spec"));
+    pod::validate::spec(spec, &path, errors);
+    if let Some(policy) = spec.restart_policy.as_deref().filter(|policy| *policy != "Always") {
+        let supported = &["Always"];
+        errors.push(FieldError::not_supported(path.child("restartPolicy"), policy, supported));
+    }
+    if spec.active_deadline_seconds.is_some() {
+        let detail = "activeDeadlineSeconds in ReplicationController is not Supported";
+        errors.push(FieldError::forbidden(path.child("activeDeadlineSeconds"), detail));
+    }
+}

@@ -1,0 +1,140 @@
+//! `services`: an address that reaches pods.
+//!
+//! [`defaults`] fills in, [`validate`](mod@validate) checks, [`allocate`](mod@allocate) picks
+//! addresses and ports and names what is claimed, [`columns`] prints.
+
+mod allocate;
+mod columns;
+mod defaults;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Service, ServiceSpec, ServiceStatus};
+use proto::{k8s as k8s_openapi, names};
+use serde_json::Value;
+
+use super::{ClusterConfig, Column, Kind, ResourceInfo};
+use crate::api::field_error::FieldError;
+
+const CLUSTER_IP: &str = "ClusterIP";
+const NODE_PORT: &str = "NodePort";
+const LOAD_BALANCER: &str = "LoadBalancer";
+const EXTERNAL_NAME: &str = "ExternalName";
+/// What `clusterIP` says of a service that has none on purpose.
+const HEADLESS: &str = "None";
+
+/// `services`
+#[derive(Debug)]
+pub enum Services {}
+
+impl Kind for Services {
+    type Object = Service;
+
+    const RESOURCE: ResourceInfo = ResourceInfo {
+        group: "",
+        version: "v1",
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: &["svc"],
+        categories: &["all"],
+        namespaced: true,
+        status: true,
+        scale: false,
+    };
+
+    fn validate_name(name: &str) -> Vec<String> {
+        names::dns_1035_label(name)
+    }
+
+    fn default(object: &mut Service) {
+        defaults::spec(object.spec.get_or_insert_default());
+    }
+
+    fn prepare_create(object: &mut Service) {
+        object.status =
+            Some(ServiceStatus { load_balancer: Some(Default::default()), ..Default::default() });
+    }
+
+    fn prepare_update(new: &mut Service, old: &Service) {
+        new.status.clone_from(&old.status);
+        if let (Some(new), Some(old)) = (new.spec.as_mut(), old.spec.as_ref()) {
+            defaults::carry_over(new, old);
+        }
+    }
+
+    fn prepare_status_update(new: &mut Service, old: &Service) {
+        let status = new.status.take();
+        *new = Service { status, ..old.clone() };
+    }
+
+    fn validate(object: &Service) -> Vec<FieldError> {
+        let default = ServiceSpec::default();
+        validate::spec(object.spec.as_ref().unwrap_or(&default))
+    }
+
+    fn validate_update(new: &Service, old: &Service) -> Vec<FieldError> {
+        match (&new.spec, &old.spec) {
+            (Some(new), Some(old)) => validate::update(new, old),
+            _ => Vec::new(),
+        }
+    }
+
+    fn allocate(
+        object: &mut Service,
+        old: Option<&Service>,
+        cluster: &ClusterConfig,
+        claimed: &dyn Fn(&str) -> bool,
+    ) -> Result<(), Vec<FieldError>> {
+        let held = old.map(Self::claims).unwrap_or_default();
+        let taken = |claim: &str| !held.iter().any(|own| own == claim) && claimed(claim);
+        allocate::allocate(object.spec.get_or_insert_default(), cluster, &taken)
+    }
+
+    fn claims(object: &Service) -> Vec<String> {
+        object.spec.as_ref().map(allocate::claims).unwrap_or_default()
+    }
+
+    fn fields(object: &Service) -> Vec<(&'static str, String)> {
+        let spec = object.spec.clone().unwrap_or_default();
+        vec![
+            ("spec.clusterIP", spec.cluster_ip.unwrap_or_default()),
+            ("spec.type", spec.type_.unwrap_or_default()),
+        ]
+    }
+
+    fn columns() -> &'static [Column] {
+        columns::COLUMNS
+    }
+
+    fn row(object: &Service, now: Timestamp) -> Vec<Value> {
+        columns::row(object, now)
+    }
+}
+
+/// The type, as if the default were filled in.
+fn type_of(spec: &ServiceSpec) -> &str {
+    spec.type_.as_deref().filter(|kind| !kind.is_empty()).unwrap_or(CLUSTER_IP)
+}
+
+/// Whether nodes listen for it.
+fn has_node_ports(spec: &ServiceSpec) -> bool {
+    match type_of(spec) {
+        NODE_PORT => true,
+        LOAD_BALANCER => spec.allocate_load_balancer_node_ports != Some(false),
+        _ => false,
+    }
+}
+
+/// The address asked for or given: `None`, an address, or empty when it is still to be picked.
+fn cluster_ip(spec: &ServiceSpec) -> &str {
+    let first = spec.cluster_ips.iter().flatten().next();
+    first.or(spec.cluster_ip.as_ref()).map_or("", String::as_str)
+}
+
+/// Protocol of a port, as if the default were filled in.
+fn protocol(protocol: Option<&str>) -> &str {
+    protocol.filter(|text| !text.is_empty()).unwrap_or("TCP")
+}

@@ -1,0 +1,1 @@
+//! Services, from what users write to what is stored.

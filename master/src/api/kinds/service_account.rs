@@ -1,0 +1,56 @@
+//! `serviceaccounts`: identities of pods.
+//!
+//! In this version an identity is a name only: no token is issued, and none is mounted.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use proto::k8s as k8s_openapi;
+use serde_json::{Value, json};
+
+use super::columns::{AGE, NAME, age, column, name};
+use super::{Column, Kind, ResourceInfo};
+use crate::api::field_error::FieldError;
+
+/// `serviceaccounts`
+#[derive(Debug)]
+pub enum ServiceAccounts {}
+
+impl Kind for ServiceAccounts {
+    type Object = ServiceAccount;
+
+    const RESOURCE: ResourceInfo = ResourceInfo {
+        group: "",
+        version: "v1",
+        kind: "ServiceAccount",
+        plural: "serviceaccounts",
+        singular: "serviceaccount",
+        short_names: &["sa"],
+        categories: &[],
+        namespaced: true,
+        status: false,
+        scale: false,
+    };
+
+    fn default(_object: &mut ServiceAccount) {}
+
+    fn validate(_object: &ServiceAccount) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    fn columns() -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            NAME,
+            column("Secrets", "string", "How many secrets pods of this account may use."),
+            AGE,
+        ];
+        COLUMNS
+    }
+
+    fn row(object: &ServiceAccount, now: Timestamp) -> Vec<Value> {
+        vec![
+            json!(name(&object.metadata)),
+            json!(object.secrets.as_ref().map_or(0, Vec::len)),
+            json!(age(&object.metadata, now)),
+        ]
+    }
+}
