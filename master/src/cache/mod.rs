@@ -24,6 +24,7 @@ mod window;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering as Memory};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,10 @@ pub(crate) use object::with_resource_version;
 pub use object::{CachedObject, DecodeError, ObjectEvent};
 pub use resource::{ResourceCache, ResourceSpec};
 pub use subscription::{Interest, Subscription, Update};
+
+/// How long changes that were committed already usually take to come through the watch, generously.
+/// Asking the store for its progress before that may cost it a write.
+const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// The window of events does not reach back to the revision asked for: list again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -110,9 +115,7 @@ impl Caches {
     /// When the store cannot tell its revision.
     pub async fn fresh(&self) -> store::Result<Revision> {
         let current = self.store.current_revision().await?;
-        if self.revision() < current {
-            // Where every change is one of ours, the watch is about to tell it; where others write
-            // too, only progress does.
+        if tokio::time::timeout(CATCH_UP, self.wait_for(current)).await.is_err() {
             self.store.request_progress().await?;
             self.wait_for(current).await;
         }

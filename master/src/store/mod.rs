@@ -4,9 +4,11 @@
 //! writes share it.
 
 mod embedded;
+mod etcd;
 pub mod keys;
 
 pub use embedded::EmbeddedStore;
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -70,6 +72,14 @@ impl Op {
             Self::Put { key, .. } | Self::Delete { key } => key,
         }
     }
+
+    /// What it weighs.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len(),
+            Self::Delete { key } => key.len(),
+        }
+    }
 }
 
 /// Several changes that happen together, or not at all.
@@ -80,6 +90,10 @@ pub struct Txn {
     /// At most 128, each key once.
     pub ops: Vec<Op>,
 }
+
+/// What the keys and values of a transaction may come to, in bytes: what etcd takes by default, with room
+/// for its compares.
+pub const MAX_TXN_BYTES: usize = 1_500_000;
 
 /// How many operations, and how many compares, a transaction may have: etcd's own default.
 pub const MAX_TXN_OPS: usize = 128;
@@ -97,6 +111,10 @@ impl Txn {
         keys.sort_unstable();
         if keys.windows(2).any(|pair| pair[0] == pair[1]) {
             return refuse("it changes a key twice");
+        }
+        let bytes = self.ops.iter().map(Op::bytes).sum();
+        if bytes > MAX_TXN_BYTES {
+            return Err(Error::TooLarge { bytes });
         }
         Ok(())
     }
@@ -188,6 +206,12 @@ pub enum Error {
         requested: Revision,
         /// What can be had.
         oldest: Revision,
+    },
+    /// The transaction is larger than [`MAX_TXN_BYTES`].
+    #[error("{bytes} bytes are more than the store takes at once ({MAX_TXN_BYTES})")]
+    TooLarge {
+        /// What it came to.
+        bytes: usize,
     },
     /// There is no such lease, or it ended.
     #[error("lease {0:?} does not exist")]

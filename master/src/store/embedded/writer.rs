@@ -104,11 +104,7 @@ fn answer_all(replies: &mut Vec<Reply<()>>, answer: impl Fn() -> Result<()>) {
 impl Command {
     fn bytes(&self) -> usize {
         let Self::Write(Write::Txn(txn, _)) = self else { return 0 };
-        let size = |op: &Op| match op {
-            Op::Put { value, .. } => value.len(),
-            Op::Delete { .. } => 0,
-        };
-        txn.ops.iter().map(size).sum()
+        txn.ops.iter().map(Op::bytes).sum()
     }
 }
 
