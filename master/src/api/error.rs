@@ -251,6 +251,7 @@ impl From<store::Error> for ApiError {
             store::Error::Expired { .. } => Self::expired(
                 "The provided continue parameter is too old to display a consistent list result.",
             ),
+            store::Error::TooLarge { .. } => Self::too_large(error.to_string()),
             store::Error::NoSuchLease(_) => Self::internal(&error),
             store::Error::Unavailable { source, .. } => {
                 Self::unavailable(format!("{error}: {source}"))
