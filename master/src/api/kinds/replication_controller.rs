@@ -175,6 +175,7 @@ fn validate_spec(spec: &ReplicationControllerSpec, errors: &mut Vec<FieldError>)
     metadata::labels(Some(&labels), &path.child("metadata.labels"), errors);
     let annotations = path.child("metadata.annotations");
     metadata::annotations(meta.annotations.as_ref(), &annotations, errors);
+    pod::unsupported::annotations(meta.annotations.as_ref(), &annotations, errors);
     let default = PodSpec::default();
     let (spec, path) = (template.spec.as_ref().unwrap_or(&default), path.child("spec"));
     pod::validate::spec(spec, &path, errors);

@@ -1,16 +1,25 @@
 //! `pods`: containers that live and die together on one node.
 //!
-//! [`defaults`] fills in, [`validate`] checks, [`unsupported`] names what this version does not do,
-//! [`columns`] prints.
+//! [`defaults`] fills in, [`validate`] checks with the help of a file for each part of the spec,
+//! [`unsupported`] names what this version does not do, [`update`] what may change, [`columns`] prints.
+//!
+//! The number of processes has no field in Kubernetes: every container gets the kubelet's
+//! `--pod-max-pids`.
 
 mod columns;
+mod containers;
 pub(super) mod defaults;
+mod env;
+mod probes;
 mod qos;
+mod resources;
+mod security;
 #[cfg(test)]
 mod tests;
-mod unsupported;
+pub(super) mod unsupported;
 mod update;
 pub(super) mod validate;
+mod volumes;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
@@ -80,7 +89,8 @@ impl Kind for Pods {
         let default = PodSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&default);
         validate::spec(spec, &Path::new("spec"), &mut errors);
-        validate::names(object, &mut errors);
+        let annotations = object.metadata.annotations.as_ref();
+        unsupported::annotations(annotations, &Path::new("metadata.annotations"), &mut errors);
         errors
     }
 

@@ -1,38 +1,186 @@
-//! What a pod has to keep to.
+//! What a pod has to keep to. The parts have files of their own; here is what is left of the spec.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{PodSpec, Toleration};
 use proto::{k8s as k8s_openapi, names};
 
+use super::super::metadata;
 use super::super::path::Path;
+use super::{NOT_NEGATIVE, containers, security, unsupported, volumes};
 use crate::api::field_error::FieldError;
+
+const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
+const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
+/// What the C library's resolver reads.
+const MAX_NAME_SERVERS: usize = 3;
 
 /// All that is wrong with the spec of a pod or template whose defaults are filled in.
 pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
-    let containers = path.child("containers");
-    if spec.containers.is_empty() {
-        errors.push(FieldError::required(&containers, ""));
+    let volumes = volumes::validate(spec, &path.child("volumes"), errors);
+    containers::validate(spec, &volumes, &path.child("containers"), errors);
+    one_of(spec.restart_policy.as_deref(), RESTART_POLICIES, &path.child("restartPolicy"), errors);
+    one_of(spec.dns_policy.as_deref(), DNS_POLICIES, &path.child("dnsPolicy"), errors);
+    validate_dns(spec, path, errors);
+    if let Some(seconds) = spec.termination_grace_period_seconds.filter(|seconds| *seconds < 0) {
+        let path = path.child("terminationGracePeriodSeconds");
+        errors.push(FieldError::invalid(path, seconds, NOT_NEGATIVE));
     }
-    let mut seen = BTreeSet::new();
-    for (index, container) in spec.containers.iter().enumerate() {
-        let path = containers.index(index);
-        if container.name.is_empty() {
-            errors.push(FieldError::required(path.child("name"), ""));
-        } else {
-            for reason in names::dns_label(&container.name) {
-                let value = container.name.as_str();
-                errors.push(FieldError::invalid(path.child("name"), value, reason));
-            }
-            if !seen.insert(&container.name) {
-                errors.push(FieldError::duplicate(path.child("name"), container.name.as_str()));
-            }
+    metadata::labels(spec.node_selector.as_ref(), &path.child("nodeSelector"), errors);
+    for (field, value, rule) in [
+        ("nodeName", &spec.node_name, names::dns_subdomain as fn(&str) -> Vec<String>),
+        ("schedulerName", &spec.scheduler_name, names::dns_subdomain),
+        ("serviceAccountName", &spec.service_account_name, names::dns_subdomain),
+        ("hostname", &spec.hostname, names::dns_label),
+    ] {
+        if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+            invalid_each(&path.child(field), value, rule(value), errors);
         }
-        if container.image.as_deref().unwrap_or_default().is_empty() {
-            errors.push(FieldError::required(path.child("image"), ""));
+    }
+    for (index, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
+        if secret.name.is_empty() {
+            let path = path.child("imagePullSecrets").index(index).child("name");
+            errors.push(FieldError::required(path, ""));
+        }
+    }
+    for (index, toleration) in spec.tolerations.iter().flatten().enumerate() {
+        validate_toleration(toleration, &path.child("tolerations").index(index), errors);
+    }
+    validate_host_aliases(spec, &path.child("hostAliases"), errors);
+    if let Some(context) = &spec.security_context {
+        security::validate_pod(context, &path.child("securityContext"), errors);
+    }
+    unsupported::spec(spec, path, errors);
+}
+
+/// A reason for each rule that a text breaks.
+pub(super) fn invalid_each(
+    path: &Path,
+    value: &str,
+    reasons: Vec<String>,
+    errors: &mut Vec<FieldError>,
+) {
+    errors.extend(reasons.into_iter().map(|reason| FieldError::invalid(path, value, reason)));
+}
+
+/// A word out of a list; that it is there is seen to by the defaults.
+pub(super) fn one_of(
+    value: Option<&str>,
+    supported: &[&str],
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) {
+    match value.unwrap_or_default() {
+        "" => errors.push(FieldError::required(path, "")),
+        known if supported.contains(&known) => {}
+        other => errors.push(FieldError::not_supported(path, other, supported)),
+    }
+}
+
+/// `value` where it is one, and otherwise an error under its path.
+pub(super) fn unique<'a>(
+    seen: &mut BTreeSet<&'a str>,
+    value: &'a str,
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) {
+    if !value.is_empty() && !seen.insert(value) {
+        errors.push(FieldError::duplicate(path, value));
+    }
+}
+
+/// Folders above may not be reached by `..`.
+pub(super) fn climbs(path: &str) -> bool {
+    path.split('/').any(|part| part == "..")
+}
+
+fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+    let config = spec.dns_config.clone().unwrap_or_default();
+    let path = path.child("dnsConfig");
+    let servers = config.nameservers.unwrap_or_default();
+    if spec.dns_policy.as_deref() == Some("None") && servers.is_empty() {
+        let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+        errors.push(FieldError::required(path.child("nameservers"), detail));
+    }
+    if servers.len() > MAX_NAME_SERVERS {
+        let path = path.child("nameservers");
+        errors.push(FieldError::too_many(path, servers.len(), MAX_NAME_SERVERS));
+    }
+    for (index, server) in servers.iter().enumerate() {
+        if server.parse::<IpAddr>().is_err() {
+            let path = path.child("nameservers").index(index);
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(FieldError::invalid(path, server.as_str(), detail));
+        }
+    }
+    for (index, search) in config.searches.iter().flatten().enumerate() {
+        if search == "." {
+            continue;
+        }
+        let name = search.strip_suffix('.').unwrap_or(search);
+        let path = path.child("searches").index(index);
+        invalid_each(&path, search, names::dns_subdomain(name), errors);
+    }
+    for (index, option) in config.options.iter().flatten().enumerate() {
+        let path = path.child("options").index(index);
+        let breaks = |text: &Option<String>| {
+            text.as_ref().is_some_and(|text| text.contains(|c: char| c.is_whitespace()))
+        };
+        if option.name.as_deref().unwrap_or_default().is_empty() {
+            errors.push(FieldError::required(path.child("name"), ""));
+        } else if breaks(&option.name) || breaks(&option.value) {
+            let value = option.name.clone();
+            errors.push(FieldError::invalid(path, value, "must not contain white space"));
         }
     }
 }
 
-/// What the pod's own name brings with it.
-pub(super) fn names(_object: &Pod, _errors: &mut Vec<FieldError>) {}
+fn validate_host_aliases(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+    for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
+        let path = path.index(index);
+        if alias.ip.parse::<IpAddr>().is_err() {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(FieldError::invalid(path.child("ip"), alias.ip.as_str(), detail));
+        }
+        for (index, name) in alias.hostnames.iter().flatten().enumerate() {
+            let path = path.child("hostnames").index(index);
+            invalid_each(&path, name, names::dns_subdomain(name), errors);
+        }
+    }
+}
+
+fn validate_toleration(toleration: &Toleration, path: &Path, errors: &mut Vec<FieldError>) {
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let value = toleration.value.as_deref().unwrap_or_default();
+    let operator = toleration.operator.as_deref().unwrap_or_default();
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    if !key.is_empty() {
+        invalid_each(&path.child("key"), key, names::qualified_name(key), errors);
+    } else if operator != "Exists" {
+        let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+        errors.push(FieldError::invalid(path.child("operator"), operator, detail));
+    }
+    match operator {
+        "" | "Equal" => {
+            invalid_each(&path.child("value"), value, names::label_value(value), errors);
+        }
+        "Exists" if !value.is_empty() => {
+            let detail = "value must be empty when `operator` is 'Exists'";
+            errors.push(FieldError::invalid(path.child("value"), value, detail));
+        }
+        "Exists" => {}
+        other => {
+            let supported = &["Equal", "Exists"];
+            errors.push(FieldError::not_supported(path.child("operator"), other, supported));
+        }
+    }
+    if !effect.is_empty() && !EFFECTS.contains(&effect) {
+        errors.push(FieldError::not_supported(path.child("effect"), effect, EFFECTS));
+    }
+    if toleration.toleration_seconds.is_some() && effect != "NoExecute" {
+        let detail = "effect must be 'NoExecute' when `tolerationSeconds` is set";
+        errors.push(FieldError::invalid(path.child("effect"), effect, detail));
+    }
+}

@@ -1,0 +1,128 @@
+//! The containers of a pod.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use proto::{k8s as k8s_openapi, names};
+
+use super::super::endpoints;
+use super::super::path::Path;
+use super::validate::{climbs, invalid_each, one_of, unique};
+use super::{env, probes, resources, security, unsupported, volumes};
+use crate::api::field_error::FieldError;
+
+const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
+const MESSAGE_POLICIES: &[&str] = &["FallbackToLogsOnError", "File"];
+
+/// All that is wrong with the containers. `volume_names` are the volumes that exist.
+pub(super) fn validate(
+    spec: &PodSpec,
+    volume_names: &BTreeSet<&str>,
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) {
+    if spec.containers.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    }
+    let mut seen = BTreeSet::new();
+    for (index, container) in spec.containers.iter().enumerate() {
+        let path = path.index(index);
+        let name = container.name.as_str();
+        if name.is_empty() {
+            errors.push(FieldError::required(path.child("name"), ""));
+        } else {
+            invalid_each(&path.child("name"), name, names::dns_label(name), errors);
+        }
+        unique(&mut seen, name, &path.child("name"), errors);
+        validate_image(container, &path, errors);
+        validate_ports(container, &path.child("ports"), errors);
+        env::validate(container, spec, &path, errors);
+        volumes::validate_mounts(container, volume_names, &path.child("volumeMounts"), errors);
+        probes::validate(container, &path, errors);
+        resources::validate(container, &path.child("resources"), errors);
+        if let Some(context) = &container.security_context {
+            security::validate_container(context, &path.child("securityContext"), errors);
+        }
+        unsupported::container(container, &path, errors);
+    }
+    validate_host_ports(spec, path, errors);
+}
+
+fn validate_image(container: &Container, path: &Path, errors: &mut Vec<FieldError>) {
+    match container.image.as_deref().unwrap_or_default() {
+        "" => errors.push(FieldError::required(path.child("image"), "")),
+        image if image != image.trim() => {
+            let detail = "must not have leading or trailing whitespace";
+            errors.push(FieldError::invalid(path.child("image"), image, detail));
+        }
+        _ => {}
+    }
+    let policy = container.image_pull_policy.as_deref();
+    one_of(policy, PULL_POLICIES, &path.child("imagePullPolicy"), errors);
+    let policy = container.termination_message_policy.as_deref();
+    one_of(policy, MESSAGE_POLICIES, &path.child("terminationMessagePolicy"), errors);
+    for (field, value) in [
+        ("terminationMessagePath", &container.termination_message_path),
+        ("workingDir", &container.working_dir),
+    ] {
+        let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else { continue };
+        let path = path.child(field);
+        if !value.starts_with('/') {
+            errors.push(FieldError::invalid(path, value, "must be an absolute path"));
+        } else if climbs(value) {
+            errors.push(FieldError::invalid(path, value, "must not contain '..'"));
+        }
+    }
+}
+
+fn validate_ports(container: &Container, path: &Path, errors: &mut Vec<FieldError>) {
+    let mut seen = BTreeSet::new();
+    for (index, port) in container.ports.iter().flatten().enumerate() {
+        let path = path.index(index);
+        if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
+            invalid_each(&path.child("name"), name, names::port_name(name), errors);
+            unique(&mut seen, name, &path.child("name"), errors);
+        }
+        if port.container_port == 0 {
+            errors.push(FieldError::required(path.child("containerPort"), ""));
+        } else {
+            for reason in names::port_number(port.container_port) {
+                let number = port.container_port;
+                errors.push(FieldError::invalid(path.child("containerPort"), number, reason));
+            }
+        }
+        if let Some(number) = port.host_port.filter(|number| *number != 0) {
+            for reason in names::port_number(number) {
+                errors.push(FieldError::invalid(path.child("hostPort"), number, reason));
+            }
+            if port.protocol.as_deref() == Some("SCTP") {
+                let detail = "SCTP is not supported by this version of Kutter: use TCP or UDP";
+                errors.push(FieldError::forbidden(path.child("hostPort"), detail));
+            }
+        }
+        endpoints::protocol(port.protocol.as_deref(), &path.child("protocol"), errors);
+        if let Some(ip) = port.host_ip.as_deref().filter(|ip| !ip.is_empty())
+            && ip.parse::<std::net::IpAddr>().is_err()
+        {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(FieldError::invalid(path.child("hostIP"), ip, detail));
+        }
+    }
+}
+
+/// One port of the host cannot lead to two containers.
+fn validate_host_ports(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+    let mut seen = BTreeSet::new();
+    for (container_index, container) in spec.containers.iter().enumerate() {
+        for (index, port) in container.ports.iter().flatten().enumerate() {
+            let Some(number) = port.host_port.filter(|number| *number != 0) else { continue };
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            let ip = port.host_ip.as_deref().unwrap_or_default();
+            if !seen.insert((protocol, ip, number)) {
+                let path =
+                    path.index(container_index).child("ports").index(index).child("hostPort");
+                errors.push(FieldError::duplicate(path, format!("{protocol}/{ip}/{number}")));
+            }
+        }
+    }
+}

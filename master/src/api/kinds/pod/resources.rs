@@ -1,0 +1,74 @@
+//! What a container asks for and may use.
+
+use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use proto::quantity::Quantity;
+use proto::{k8s as k8s_openapi, names};
+
+use super::super::path::Path;
+use super::validate::invalid_each;
+use super::{NOT_NEGATIVE, QUANTITY_RULE, unsupported};
+use crate::api::field_error::FieldError;
+
+/// All that is wrong with requests and limits.
+pub(super) fn validate(container: &Container, path: &Path, errors: &mut Vec<FieldError>) {
+    let default = ResourceRequirements::default();
+    let ResourceRequirements { claims, limits, requests } =
+        container.resources.as_ref().unwrap_or(&default);
+    if claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        let instead = "nodes offer cpu and memory only";
+        unsupported::refuse(&path.child("claims"), instead, errors);
+    }
+    for (field, list) in [("limits", limits), ("requests", requests)] {
+        let path = path.child(field);
+        for (name, amount) in list.iter().flatten() {
+            validate_name(name, &path, errors);
+            quantity(amount, &path.key(name), errors);
+        }
+    }
+    for (name, request) in requests.iter().flatten() {
+        let Some(limit) = limits.as_ref().and_then(|limits| limits.get(name)) else { continue };
+        let amounts = (Quantity::try_from(request), Quantity::try_from(limit));
+        if let (Ok(request), Ok(limit)) = amounts
+            && request > limit
+        {
+            let detail = format!("must be less than or equal to {name} limit of {limit}");
+            let value = request.to_string();
+            errors.push(FieldError::invalid(path.child("requests"), value, detail));
+        }
+    }
+}
+
+fn validate_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) {
+    let path_to_name = path.key(name);
+    match name {
+        "cpu" | "memory" => {}
+        "ephemeral-storage" => {
+            let instead = "the disk that a container fills is not counted";
+            unsupported::refuse(&path_to_name, instead, errors);
+        }
+        _ if name.starts_with("hugepages-") || name.contains('/') => {
+            let reasons = names::qualified_name(name);
+            if reasons.is_empty() {
+                let instead = "nodes offer cpu and memory only";
+                unsupported::refuse(&path_to_name, instead, errors);
+            }
+            invalid_each(path, name, reasons, errors);
+        }
+        _ => {
+            let detail = "must be a standard resource for containers";
+            errors.push(FieldError::invalid(path, name, detail));
+        }
+    }
+}
+
+/// An amount that can be read and is not below zero.
+pub(super) fn quantity(amount: &WireQuantity, path: &Path, errors: &mut Vec<FieldError>) {
+    match Quantity::try_from(amount) {
+        Err(error) => errors.push(FieldError::invalid(path, error.text, QUANTITY_RULE)),
+        Ok(value) if value.is_negative() => {
+            errors.push(FieldError::invalid(path, amount.0.as_str(), NOT_NEGATIVE));
+        }
+        Ok(_) => {}
+    }
+}

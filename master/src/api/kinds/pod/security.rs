@@ -1,0 +1,203 @@
+//! How a pod and its containers are confined. What cannot be enforced is refused.
+
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, PodSecurityContext, SeccompProfile, SecurityContext,
+};
+use proto::k8s as k8s_openapi;
+
+use super::super::path::Path;
+use super::unsupported::refuse;
+use crate::api::field_error::FieldError;
+
+const MAX_ID: i64 = 2_147_483_647;
+const ID_RULE: &str = "must be between 0 and 2147483647, inclusive";
+
+/// Linux's, without `CAP_`; `ALL` stands for all of them.
+const CAPABILITIES: &[&str] = &[
+    "ALL",
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
+/// All that is wrong with, or not supported of, a pod's context.
+pub(super) fn validate_pod(
+    context: &PodSecurityContext,
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) {
+    let PodSecurityContext {
+        app_armor_profile,
+        fs_group,
+        fs_group_change_policy,
+        run_as_group,
+        run_as_non_root: _,
+        run_as_user,
+        se_linux_change_policy,
+        se_linux_options,
+        seccomp_profile,
+        supplemental_groups,
+        supplemental_groups_policy,
+        sysctls,
+        windows_options,
+    } = context;
+    validate_id(*run_as_user, &path.child("runAsUser"), errors);
+    validate_id(*run_as_group, &path.child("runAsGroup"), errors);
+    for (index, group) in supplemental_groups.iter().flatten().enumerate() {
+        validate_id(Some(*group), &path.child("supplementalGroups").index(index), errors);
+    }
+    validate_seccomp(seccomp_profile.as_ref(), &path.child("seccompProfile"), errors);
+    validate_app_armor(app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
+    // `Merge` is what happens: groups of the image are kept.
+    match supplemental_groups_policy.as_deref() {
+        None | Some("" | "Merge") => {}
+        Some(_) => refuse(
+            &path.child("supplementalGroupsPolicy"),
+            "the groups of the image are merged",
+            errors,
+        ),
+    }
+    let no_volumes = "the owners of volumes are not changed; use runAsUser or an image that fits";
+    let sysctls_set = sysctls.as_ref().is_some_and(|list| !list.is_empty());
+    for (set, field, instead) in [
+        (fs_group.is_some(), "fsGroup", no_volumes),
+        (fs_group_change_policy.is_some(), "fsGroupChangePolicy", no_volumes),
+        (se_linux_options.is_some(), "seLinuxOptions", "no SELinux labels are set"),
+        (se_linux_change_policy.is_some(), "seLinuxChangePolicy", "no SELinux labels are set"),
+        (sysctls_set, "sysctls", "kernel parameters stay as the node has them"),
+        (windows_options.is_some(), "windowsOptions", "nodes run Linux"),
+    ] {
+        if set {
+            refuse(&path.child(field), instead, errors);
+        }
+    }
+}
+
+/// All that is wrong with, or not supported of, a container's context.
+pub(super) fn validate_container(
+    context: &SecurityContext,
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) {
+    let SecurityContext {
+        allow_privilege_escalation,
+        app_armor_profile,
+        capabilities,
+        privileged,
+        proc_mount,
+        read_only_root_filesystem: _,
+        run_as_group,
+        run_as_non_root: _,
+        run_as_user,
+        se_linux_options,
+        seccomp_profile,
+        windows_options,
+    } = context;
+    validate_id(*run_as_user, &path.child("runAsUser"), errors);
+    validate_id(*run_as_group, &path.child("runAsGroup"), errors);
+    validate_seccomp(seccomp_profile.as_ref(), &path.child("seccompProfile"), errors);
+    validate_app_armor(app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
+    let changes = capabilities.clone().unwrap_or_default();
+    for (field, list) in [("add", &changes.add), ("drop", &changes.drop)] {
+        for (index, name) in list.iter().flatten().enumerate() {
+            if !CAPABILITIES.contains(&name.strip_prefix("CAP_").unwrap_or(name)) {
+                let path = path.child("capabilities").child(field).index(index);
+                let detail = "is not a capability of Linux, such as NET_BIND_SERVICE, nor ALL";
+                errors.push(FieldError::invalid(path, name.as_str(), detail));
+            }
+        }
+    }
+    let adds_admin =
+        changes.add.iter().flatten().any(|name| name.trim_start_matches("CAP_") == "SYS_ADMIN");
+    if *allow_privilege_escalation == Some(false) && adds_admin {
+        let detail =
+            "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+        errors.push(FieldError::invalid(path, "", detail));
+    }
+    let masks = proc_mount.as_deref().is_some_and(|kind| !matches!(kind, "" | "Default"));
+    for (set, field, instead) in [
+        (*privileged == Some(true), "privileged", "add the capabilities that are needed"),
+        (masks, "procMount", "parts of /proc are always masked"),
+        (se_linux_options.is_some(), "seLinuxOptions", "no SELinux labels are set"),
+        (windows_options.is_some(), "windowsOptions", "nodes run Linux"),
+    ] {
+        if set {
+            refuse(&path.child(field), instead, errors);
+        }
+    }
+}
+
+fn validate_id(id: Option<i64>, path: &Path, errors: &mut Vec<FieldError>) {
+    if let Some(id) = id.filter(|id| !(0..=MAX_ID).contains(id)) {
+        errors.push(FieldError::invalid(path, id, ID_RULE));
+    }
+}
+
+fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut Vec<FieldError>) {
+    let Some(SeccompProfile { localhost_profile, type_ }) = profile else { return };
+    match type_.as_str() {
+        "RuntimeDefault" | "Unconfined" => {
+            if localhost_profile.is_some() {
+                let path = path.child("localhostProfile");
+                let detail = "can only be set when seccomp type is Localhost";
+                errors.push(FieldError::invalid(path, localhost_profile.clone(), detail));
+            }
+        }
+        "Localhost" => refuse(&path.child("type"), "use RuntimeDefault or Unconfined", errors),
+        "" => errors.push(FieldError::required(path.child("type"), "")),
+        other => {
+            let supported = &["Localhost", "RuntimeDefault", "Unconfined"];
+            errors.push(FieldError::not_supported(path.child("type"), other, supported));
+        }
+    }
+}
+
+/// None is set on any container, so only `Unconfined` can be kept.
+fn validate_app_armor(
+    profile: Option<&AppArmorProfile>,
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) {
+    let Some(AppArmorProfile { localhost_profile: _, type_ }) = profile else { return };
+    if type_ != "Unconfined" {
+        refuse(path, "no AppArmor profiles are set; leave it out", errors);
+    }
+}
