@@ -252,15 +252,16 @@ impl ResourceCache {
         let changes: Vec<_> =
             changes.into_iter().filter_map(|change| self.decode(change)).collect();
         let mut inner = self.write();
+        let mut events = Vec::with_capacity(changes.len());
         for change in changes {
-            let event = match change {
-                Decoded::Put(object) => inner.put(object),
+            events.extend(match change {
+                Decoded::Put(object) => Some(inner.put(object)),
                 Decoded::Delete(key, revision) => inner.delete(&key, revision),
-            };
-            if let Some(event) = event {
-                inner.tell(&event);
-                inner.window.push(event, now);
-            }
+            });
+        }
+        inner.tell(&events);
+        for event in events {
+            inner.window.push(event, now);
         }
         inner.revision = inner.revision.max(revision);
     }
@@ -355,7 +356,7 @@ impl Inner {
         }
     }
 
-    fn put(&mut self, new: Arc<CachedObject>) -> Option<ObjectEvent> {
+    fn put(&mut self, new: Arc<CachedObject>) -> ObjectEvent {
         let old = self.objects.replace(Entry(new.clone()));
         if let Some(Entry(old)) = &old {
             self.unindex(old);
@@ -369,10 +370,10 @@ impl Inner {
                 index.insert(Entry(new.clone()));
             }
         }
-        Some(match old {
+        match old {
             None => ObjectEvent::Added(new),
             Some(Entry(old)) => ObjectEvent::Modified { new, old },
-        })
+        }
     }
 
     fn delete(&mut self, key: &ObjectKey, revision: Revision) -> Option<ObjectEvent> {
@@ -402,15 +403,27 @@ impl Inner {
         }
     }
 
-    /// Hands an event to those who are interested, and to nobody else.
-    fn tell(&self, event: &ObjectEvent) {
+    /// Hands events to those who are interested, and to nobody else. Each subscriber gets its part
+    /// at once: who has taken all that waits has seen no transaction in half.
+    fn tell(&self, events: &[ObjectEvent]) {
         if self.subscribers.is_empty() {
             return;
         }
-        for interest in interests(event) {
-            for subscriber in self.subscribers.get(&interest).into_iter().flatten() {
-                subscriber.push(event);
+        let mut parts: Vec<(&Arc<Subscriber>, Vec<&ObjectEvent>)> = Vec::new();
+        let mut places: HashMap<*const Subscriber, usize> = HashMap::new();
+        for event in events {
+            for interest in interests(event) {
+                for subscriber in self.subscribers.get(&interest).into_iter().flatten() {
+                    let place = *places.entry(Arc::as_ptr(subscriber)).or_insert(parts.len());
+                    match parts.get_mut(place) {
+                        Some((_, part)) => part.push(event),
+                        None => parts.push((subscriber, vec![event])),
+                    }
+                }
             }
+        }
+        for (subscriber, part) in parts {
+            subscriber.push(&part);
         }
     }
 }

@@ -67,19 +67,16 @@ impl Subscriber {
         }
     }
 
-    /// Queues an event, or cuts the subscriber off when it is too far behind.
-    pub(crate) fn push(&self, event: &ObjectEvent) {
-        if event.revision() <= self.after {
-            return;
-        }
+    /// Queues events, or cuts the subscriber off when it is too far behind.
+    pub(crate) fn push(&self, events: &[&ObjectEvent]) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.lagged {
             return;
         }
-        if queue.events.len() >= self.bound {
+        let news = events.iter().filter(|event| event.revision() > self.after);
+        queue.events.extend(news.map(|event| (*event).clone()));
+        if queue.events.len() > self.bound {
             *queue = Queue { events: VecDeque::new(), lagged: true };
-        } else {
-            queue.events.push_back(event.clone());
         }
         drop(queue);
         self.wake.notify_one();
