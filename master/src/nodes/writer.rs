@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use http::StatusCode;
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{Event, EventSource, NodeStatus, PodStatus};
 use proto::k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -58,7 +59,8 @@ impl Writer {
 
     /// The error, when it is about more than this one report.
     fn judge(&self, error: ApiError) -> Option<ApiError> {
-        if error.is_fenced_off() || error.code().is_server_error() {
+        let unreachable = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
+        if error.is_fenced_off() || unreachable.contains(&error.code()) {
             return Some(error);
         }
         // The object has gone or is another one now, which the node is about to hear; or the
