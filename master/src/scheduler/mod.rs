@@ -8,24 +8,23 @@
 //!
 //! * [`demand`]: what a pod asks of a node; [`resources`]: amounts;
 //! * [`filter`], [`score`]: pure functions of a pod, a node and what runs there;
-//! * [`model`]: the nodes and what runs on them, with indexes; [`spread`], [`services`]: which pods
-//!   are better not on one node;
+//! * [`model`]: the nodes and what runs on them, with indexes; [`spread`]: which pods are better
+//!   not on one node;
 //! * [`queue`]: the pods without a node; [`diagnosis`]: why one fits nowhere.
 //!
 //! Nothing polls: a pod that fits nowhere is tried again when a change could help it.
 
-// Until the driver that uses all of it is here.
-#![allow(dead_code)]
-
 mod demand;
 mod diagnosis;
+mod driver;
 mod filter;
 mod model;
 mod queue;
 mod resources;
 mod score;
-mod services;
 mod spread;
+
+pub use driver::run;
 
 #[cfg(test)]
 mod tests;

@@ -14,8 +14,8 @@ use super::demand::{Demand, PodInfo};
 use super::diagnosis::Diagnosis;
 use super::filter::{self, NodeInfo, Usage};
 use super::score::{self, Score};
-use super::services::Services;
 use super::spread::{Counts, Group, Spread};
+use crate::selection::Selection;
 
 /// How many fitting nodes are compared before the best of them is taken. Nodes are met in the order
 /// of their load, so more would only refine the choice by Service and by the pod's own size.
@@ -61,7 +61,7 @@ pub(crate) struct Model {
     special: BTreeSet<(i64, NodeId)>,
     labels: HashMap<String, HashMap<String, BTreeSet<NodeId>>>,
     pods: HashMap<Arc<str>, Placed>,
-    services: Services,
+    services: Selection<Arc<str>>,
     spread: Spread,
     /// Every demand once, however many pods share it.
     demands: HashSet<Arc<Demand>>,
@@ -100,6 +100,14 @@ impl Model {
         // Removing the pod may have released the entry.
         let id = self.entry(node);
         self.insert(pod, id, false);
+    }
+
+    /// The store says that a pod is on this node. Tells whether that is where it is counted.
+    pub(crate) fn confirm(&mut self, uid: &str, node: &str) -> bool {
+        let Some(placed) = self.pods.get_mut(uid) else { return false };
+        let here = self.ids.get(node) == Some(&placed.node);
+        placed.assumed &= !here;
+        here
     }
 
     /// A pod is gone or finished. Gives the node that has more room now.
@@ -297,7 +305,7 @@ impl Model {
                 self.demands.insert(Arc::clone(&pod.demand));
             }
         }
-        self.services.add_pod(&pod.key.namespace, &pod.labels, &pod.uid);
+        self.services.add_pod(&pod.key.namespace, &pod.labels, Arc::clone(&pod.uid));
         let plain = self.node(node).plain();
         for group in self.groups_of(&pod) {
             self.spread.add(&group, node, plain);

@@ -1,0 +1,117 @@
+//! What makes the cluster as it should be, again and again.
+//!
+//! Each controller decides in a pure function (what is desired, what is there, what time it is →
+//! what to do) and acts in a thin driver. [`driver`] is what they share.
+
+mod driver;
+mod pods;
+mod queue;
+mod replication;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::pods::PodViews;
+
+use crate::api::objects::Objects;
+use crate::events::EventRecorder;
+use crate::store::Compare;
+
+/// Between attempts to reach a store that is gone.
+const CATCH_UP_RETRY: Duration = Duration::from_secs(1);
+
+/// What an operator may choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long a node may be without a session before it counts as lost.
+    pub node_monitor_grace_period: Duration,
+    /// How long after that its pods are replaced.
+    pub pod_eviction_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_monitor_grace_period: Duration::from_secs(20),
+            pod_eviction_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What every controller has at hand during a term as the leader.
+#[derive(Clone)]
+struct Context {
+    objects: Objects,
+    pods: Arc<PodViews>,
+    /// Carried by every write.
+    fence: Arc<[Compare]>,
+    recorder: EventRecorder,
+}
+
+/// Runs all controllers while this master leads, until `shutdown`.
+pub async fn run(
+    objects: Objects,
+    config: Config,
+    mut fence: watch::Receiver<Option<Compare>>,
+    shutdown: CancellationToken,
+) {
+    let recorder = EventRecorder::start(objects.clone(), Some(fence.clone()), shutdown.clone());
+    loop {
+        let term = fence.borrow_and_update().clone();
+        let stop = shutdown.child_token();
+        let lead = async {
+            match term {
+                Some(compare) => {
+                    let fence = Arc::from([compare]);
+                    lead(objects.clone(), fence, recorder.clone(), &config, stop.clone()).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            changed = fence.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = lead => {}
+        }
+        if shutdown.is_cancelled() {
+            return;
+        }
+    }
+}
+
+/// One term as the leader.
+async fn lead(
+    objects: Objects,
+    fence: Arc<[Compare]>,
+    recorder: EventRecorder,
+    _config: &Config,
+    stop: CancellationToken,
+) {
+    let caches = Arc::clone(objects.caches());
+    let Some(pods) = caches.resource("pods") else {
+        error!("pods are not served, so there is nothing to control");
+        return std::future::pending().await;
+    };
+    let pods = Arc::new(PodViews::new(Arc::clone(pods)));
+    let context = Context { objects, pods, fence, recorder };
+    // What the last leader has written has to be known before anything is decided.
+    while let Err(error) = caches.fresh().await {
+        warn!(%error, "cannot catch up with the store");
+        tokio::time::sleep(CATCH_UP_RETRY).await;
+    }
+    let mut running = JoinSet::new();
+    let replication = replication::Replication::new(context.clone());
+    running.spawn(driver::run(Arc::new(replication), Arc::clone(&caches), stop.clone()));
+    info!("controllers are running");
+    // Each ends only when stopped. Dropping the set, when the lead is lost, aborts them all.
+    running.join_all().await;
+}
