@@ -2,7 +2,9 @@
 //! beside it.
 //!
 //! * [`lab`]: machines out of namespaces, with real masters and kubelets on them;
-//! * [`image`]: the image that the tests run.
+//! * [`image`]: the image that the tests run;
+//! * [`check`]: waiting for objects to be as they should be, and traffic.
 
+pub mod check;
 pub mod image;
 pub mod lab;

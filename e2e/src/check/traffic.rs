@@ -1,0 +1,107 @@
+//! Traffic that goes on while something is broken.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::{DEADLINE, get};
+
+/// A client that asks for the host name, again and again.
+pub struct Traffic {
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    answered: AtomicUsize,
+    failures: Mutex<Vec<String>>,
+    news: Notify,
+    stop: AtomicBool,
+}
+
+impl Traffic {
+    /// Starts asking the addresses in turn, one request at a time.
+    #[must_use]
+    pub fn start(addresses: Vec<String>) -> Self {
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            for address in addresses.iter().cycle() {
+                match get(address, "/hostname").await {
+                    Ok(_) => {
+                        shared.answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error) => {
+                        let mut failures =
+                            shared.failures.lock().unwrap_or_else(|error| error.into_inner());
+                        failures.push(format!("{error:#}"));
+                    }
+                }
+                shared.news.notify_waiters();
+                if shared.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        Self { state, task }
+    }
+
+    /// Waits until so many more requests have been made, answered or not.
+    ///
+    /// # Errors
+    /// When that takes unreasonably long.
+    pub async fn more(&self, count: usize) -> Result<()> {
+        let made = || self.state.answered.load(Ordering::Relaxed) + self.failures().len();
+        let goal = made() + count;
+        let wait = async {
+            loop {
+                let news = self.state.news.notified();
+                if made() >= goal {
+                    return;
+                }
+                news.await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, wait).await.context("the traffic has stalled")
+    }
+
+    /// The requests that failed so far.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        self.state.failures.lock().unwrap_or_else(|error| error.into_inner()).clone()
+    }
+
+    /// Ends it; how many requests were answered, and those that were not.
+    ///
+    /// # Errors
+    /// When the client panicked.
+    pub async fn stop(self) -> Result<(usize, Vec<String>)> {
+        self.state.stop.store(true, Ordering::Relaxed);
+        self.task.await?;
+        let failures =
+            self.state.failures.lock().unwrap_or_else(|error| error.into_inner()).clone();
+        Ok((self.state.answered.load(Ordering::Relaxed), failures))
+    }
+}
+
+/// Asks an address for its host name until `count` different ones answered.
+///
+/// # Errors
+/// When a request fails, or the same few go on answering.
+pub async fn hostnames(address: &str, count: usize) -> Result<BTreeSet<String>> {
+    let mut seen = BTreeSet::new();
+    // With random choice among six, all have been seen after 200 but for one run in 10^15.
+    for _ in 0..200 {
+        seen.insert(get(address, "/hostname").await?.trim().to_owned());
+        if seen.len() == count {
+            return Ok(seen);
+        }
+    }
+    bail!("only {seen:?} answer at {address}")
+}
