@@ -6,6 +6,7 @@ pub mod error;
 pub mod field_error;
 pub mod kinds;
 pub mod objects;
+mod patch;
 pub mod registry;
 pub mod rest;
 pub mod streams;

@@ -1,4 +1,29 @@
 //! The REST API over HTTP: paths and verbs of Kubernetes, for every kind alike.
+//!
+//! ```text
+//! authn ─▶ dispatch ─▶ target (what the path means)
+//!             ├─▶ discovery, openapi           which kinds there are
+//!             ├─▶ list, watch ◀── caches       selection, then rendered as negotiated
+//!             ├─▶ change, scale ──▶ writer     decoded, patched
+//!             └─▶ log, exec ──▶ streams        to the pod's node
+//! ```
+
+mod accept;
+pub(crate) mod body;
+mod change;
+mod discovery;
+mod dispatch;
+mod list;
+mod query;
+mod render;
+mod scale;
+mod selection;
+mod table;
+mod target;
+mod watch;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -31,7 +56,8 @@ pub fn router(api: Api) -> Router {
         .route("/healthz", get(alive))
         .route("/livez", get(alive))
         .route("/readyz", get(ready))
-        .fallback(async || ApiError::no_such_path())
+        .route("/version", get(discovery::version))
+        .fallback(dispatch::dispatch)
         .layer(axum::middleware::from_fn(authn::require_identity))
         .with_state(Arc::new(api))
 }

@@ -1,0 +1,258 @@
+//! The verbs that write: create, update, patch, delete.
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as DeleteBody;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
+use proto::ObjectKey;
+use proto::k8s as k8s_openapi;
+
+use crate::api::codec::Decoder;
+use crate::api::error::ApiError;
+use crate::api::kinds::{Propagation, ResourceInfo};
+use crate::api::objects::Part;
+use crate::api::patch::Patch;
+use crate::api::registry::{AnyKind, AnyObject};
+use crate::api::rest::accept::{self, Answer};
+use crate::api::rest::query::{ListOptions, Options, propagation};
+use crate::api::rest::render::{self, ListMeta};
+use crate::api::rest::{Api, body, list};
+use crate::api::write::{
+    CreateOptions, DeleteOptions, Deleted, Preconditions, UpdateOptions, Written,
+};
+
+/// How many objects a `deletecollection` deletes at a time.
+const DELETES_AT_ONCE: usize = 16;
+
+/// A request that writes, its body read.
+pub(crate) struct Change<'a> {
+    pub(crate) api: &'a Api,
+    pub(crate) kind: &'static dyn AnyKind,
+    pub(crate) options: Options,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Change<'_> {
+    /// `POST` on a collection.
+    pub(crate) async fn create(&self, namespace: Option<&str>) -> Result<Response, ApiError> {
+        let answer = self.answer()?;
+        let dry_run = self.options.dry_run()?;
+        let validation = self.options.field_validation()?;
+        let mut warnings = Vec::new();
+        let tree = body::parse(&self.headers, &self.body)?;
+        let mut object = body::decode(self.kind, &tree, validation, &mut warnings)?;
+        if let Some(namespace) = namespace {
+            let stated = &mut object.meta_mut().namespace;
+            match stated {
+                Some(stated) if !stated.is_empty() && stated != namespace => {
+                    return Err(ApiError::bad_request(
+                        "the namespace of the provided object does not match the namespace sent \
+                         on the request",
+                    ));
+                }
+                _ => *stated = Some(namespace.to_owned()),
+            }
+        } else if self.kind.resource().namespaced {
+            // Without a namespace in the path there is none, whatever the object says.
+            return Err(ApiError::method_not_allowed());
+        }
+        let options = CreateOptions { fence: &[], dry_run };
+        let written = self.api.objects.writer().create(self.kind, object, options).await?;
+        self.respond(StatusCode::CREATED, written, answer, &warnings)
+    }
+
+    /// `PUT` on an object or its status.
+    pub(crate) async fn update(&self, key: &ObjectKey, part: Part) -> Result<Response, ApiError> {
+        let answer = self.answer()?;
+        let dry_run = self.options.dry_run()?;
+        let validation = self.options.field_validation()?;
+        let mut warnings = Vec::new();
+        let tree = body::parse(&self.headers, &self.body)?;
+        let wanted = body::decode(self.kind, &tree, validation, &mut warnings)?;
+        if wanted.meta().name.as_ref().is_none_or(String::is_empty) {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({:?} based on URL) was undeterminable: name must be \
+                 provided",
+                key.name
+            )));
+        }
+        let options = UpdateOptions { part, fence: &[], dry_run };
+        let change = |_: &dyn AnyObject| Ok(Some(wanted.boxed_clone()));
+        let written = self.api.objects.writer().update(self.kind, key, options, change).await?;
+        let written = written.ok_or_else(|| ApiError::internal("an update declined itself"))?;
+        self.respond(StatusCode::OK, written, answer, &warnings)
+    }
+
+    /// `PATCH` on an object or its status.
+    pub(crate) async fn patch(&self, key: &ObjectKey, part: Part) -> Result<Response, ApiError> {
+        let answer = self.answer()?;
+        let dry_run = self.options.dry_run()?;
+        let validation = self.options.field_validation()?;
+        let patch = Patch::parse(body::media_type(&self.headers), &self.body)?;
+        let mut warnings = Vec::new();
+        let options = UpdateOptions { part, fence: &[], dry_run };
+        let change = |current: &dyn AnyObject| {
+            let tree = current.to_value().map_err(ApiError::internal)?;
+            let patched = patch.apply(self.kind.resource(), tree)?;
+            warnings.clear();
+            body::decode(self.kind, &patched, validation, &mut warnings).map(Some)
+        };
+        let written = self.api.objects.writer().update(self.kind, key, options, change).await?;
+        let written = written.ok_or_else(|| ApiError::internal("a patch declined itself"))?;
+        self.respond(StatusCode::OK, written, answer, &warnings)
+    }
+
+    /// `DELETE` on an object.
+    pub(crate) async fn delete(&self, key: &ObjectKey) -> Result<Response, ApiError> {
+        let answer = self.answer()?;
+        let body = self.delete_body()?;
+        let options = delete_options(&body, &self.options)?;
+        let deleted = self.api.objects.writer().delete(self.kind, key, options).await?;
+        let resource = self.kind.resource();
+        match deleted {
+            Deleted::Gone(last) if !RETURN_DELETED.contains(&resource.plural) => {
+                let status = gone(resource, key, &last);
+                render::value(StatusCode::OK, &status, answer)
+            }
+            Deleted::Gone(last) => self.respond(StatusCode::OK, last, answer, &[]),
+            Deleted::Pending(pending) => {
+                // Older clients tell by it that dependents are still to be deleted.
+                let accepted = body.orphan_dependents == Some(false);
+                let status = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+                self.respond(status, pending, answer, &[])
+            }
+        }
+    }
+
+    /// `DELETE` on a collection: each of its objects as if by itself.
+    pub(crate) async fn delete_collection(
+        &self,
+        namespace: Option<&str>,
+    ) -> Result<Response, ApiError> {
+        use futures::{StreamExt as _, TryStreamExt as _};
+        let answer = self.answer()?;
+        let body = self.delete_body()?;
+        let list_options = ListOptions::parse(&self.options, self.kind)?;
+        let (meta, objects) = list::select(self.api, self.kind, namespace, &list_options).await?;
+        let options = delete_options(&body, &self.options)?;
+        let deletions = objects.clone().into_iter().map(|object| {
+            let mut options = options.clone();
+            // The one that was selected, not one that took its name since.
+            options.preconditions.uid.get_or_insert_with(|| object.uid.clone());
+            async move {
+                match self.api.objects.writer().delete(self.kind, &object.key, options).await {
+                    Err(error) if !error.is_not_found() => Err(error),
+                    _ => Ok(()),
+                }
+            }
+        });
+        futures::stream::iter(deletions)
+            .buffer_unordered(DELETES_AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        let meta = ListMeta { resource_version: meta.resource_version, ..ListMeta::default() };
+        render::list(self.kind, &meta, objects, answer)
+    }
+
+    pub(crate) fn answer(&self) -> Result<Answer, ApiError> {
+        let include = self.options.get("includeObject");
+        accept::negotiate(&self.headers, include, self.options.flag("pretty"))
+    }
+
+    fn respond(
+        &self,
+        status: StatusCode,
+        written: Written,
+        answer: Answer,
+        warnings: &[String],
+    ) -> Result<Response, ApiError> {
+        let mut response = render::object(status, self.kind, written.json, answer)?;
+        body::warn(response.headers_mut(), warnings);
+        Ok(response)
+    }
+
+    /// The body of a deletion; there may be none.
+    fn delete_body(&self) -> Result<DeleteBody, ApiError> {
+        if self.body.is_empty() {
+            return Ok(DeleteBody::default());
+        }
+        let tree = body::parse(&self.headers, &self.body)?;
+        match tree.value.get("kind").and_then(serde_json::Value::as_str) {
+            None | Some("" | "DeleteOptions") => {}
+            Some(other) => {
+                return Err(ApiError::bad_request(format!(
+                    "the body of a deletion is a DeleteOptions, not a {other}"
+                )));
+            }
+        }
+        Decoder::new()
+            .decode(&tree.value)
+            .map_err(|error| ApiError::bad_request(format!("DeleteOptions: {error}")))
+    }
+}
+
+/// The resources whose deletion answers with the object instead of a `Status`, as in Kubernetes.
+const RETURN_DELETED: [&str; 5] =
+    ["pods", "services", "serviceaccounts", "podtemplates", "resourcequotas"];
+
+fn gone(resource: &ResourceInfo, key: &ObjectKey, last: &Written) -> Status {
+    Status {
+        status: Some("Success".to_owned()),
+        details: Some(StatusDetails {
+            name: Some(key.name.clone()),
+            group: Some(resource.group.to_owned()).filter(|group| !group.is_empty()),
+            kind: Some(resource.plural.to_owned()),
+            uid: last.object.meta().uid.clone(),
+            ..StatusDetails::default()
+        }),
+        ..Status::default()
+    }
+}
+
+/// How to delete, out of the body and the query; the body wins.
+fn delete_options<'a>(body: &DeleteBody, options: &Options) -> Result<DeleteOptions<'a>, ApiError> {
+    let grace_period_seconds = match body.grace_period_seconds {
+        Some(seconds) => Some(seconds),
+        None => options.integer("gracePeriodSeconds")?,
+    };
+    if grace_period_seconds.is_some_and(|seconds| seconds < 0) {
+        return Err(ApiError::bad_request(
+            "gracePeriodSeconds: Invalid value: must be greater than or equal to 0",
+        ));
+    }
+    let policy = body.propagation_policy.as_deref().or(options.get("propagationPolicy"));
+    let orphan = body.orphan_dependents.or(options.optional_flag("orphanDependents"));
+    let propagation = match (policy, orphan) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::bad_request(
+                "orphanDependents and propagationPolicy cannot be both set",
+            ));
+        }
+        (Some(policy), None) => Some(propagation(policy)?),
+        (None, Some(true)) => Some(Propagation::Orphan),
+        (None, Some(false)) => Some(Propagation::Background),
+        (None, None) => None,
+    };
+    let mut dry_run = options.dry_run()?;
+    for value in body.dry_run.iter().flatten() {
+        if value != "All" {
+            return Err(ApiError::bad_request(format!(
+                "dryRun: Unsupported value: {value:?}: supported values: \"All\""
+            )));
+        }
+        dry_run = true;
+    }
+    let preconditions = body.preconditions.clone().unwrap_or_default();
+    Ok(DeleteOptions {
+        preconditions: Preconditions {
+            uid: preconditions.uid,
+            resource_version: preconditions.resource_version,
+        },
+        grace_period_seconds,
+        propagation,
+        dry_run,
+        fence: &[],
+    })
+}

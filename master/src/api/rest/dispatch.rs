@@ -1,0 +1,176 @@
+//! From a request to what answers it.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{Method, StatusCode};
+use k8s_openapi::api::core::v1::Binding as BindingObject;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use proto::ObjectKey;
+use proto::k8s as k8s_openapi;
+
+use crate::api::codec::Decoder;
+use crate::api::error::ApiError;
+use crate::api::objects::{Binding, Part};
+use crate::api::registry::AnyKind;
+use crate::api::rest::change::Change;
+use crate::api::rest::query::Options;
+use crate::api::rest::target::{ResourceTarget, Target};
+use crate::api::rest::{Api, body, discovery, list, render, scale, watch};
+
+/// Answers every request that has no route of its own.
+pub(crate) async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
+    match serve(&api, request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn serve(api: &Api, request: Request) -> Result<Response, ApiError> {
+    let target = Target::parse(request.uri().path()).ok_or_else(ApiError::no_such_path)?;
+    match target {
+        Target::Resource(target) => resource(api, target, request).await,
+        document => {
+            if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                return Err(ApiError::method_not_allowed());
+            }
+            discovery::document(api.objects.registry(), &document, request.headers())
+        }
+    }
+}
+
+async fn resource(
+    api: &Api,
+    target: ResourceTarget,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let kind = api
+        .objects
+        .registry()
+        .find(&target.group, &target.version, &target.plural)
+        .ok_or_else(ApiError::no_such_path)?;
+    let namespaced = kind.resource().namespaced;
+    if target.namespace.is_some() && !namespaced {
+        return Err(ApiError::no_such_path());
+    }
+    let namespace = target.namespace.as_deref();
+    let Some(name) = &target.name else {
+        return collection(api, kind, namespace, request).await;
+    };
+    if namespaced && namespace.is_none() {
+        return Err(ApiError::no_such_path());
+    }
+    let key = ObjectKey::new(namespace.unwrap_or_default(), name);
+    let resource = kind.resource();
+    match target.subresource.as_deref() {
+        None => object(api, kind, &key, Part::Spec, request).await,
+        Some("status") if resource.status => object(api, kind, &key, Part::Status, request).await,
+        Some("scale") if resource.scale => match *request.method() {
+            Method::GET | Method::HEAD => {
+                let options = Options::parse(request.uri())?;
+                scale::get(api, kind, &key, &options, request.headers()).await
+            }
+            Method::PUT => scale::update(&change(api, kind, request).await?, &key).await,
+            Method::PATCH => scale::patch(&change(api, kind, request).await?, &key).await,
+            _ => Err(ApiError::method_not_allowed()),
+        },
+        Some("binding") if resource.plural == "pods" => match *request.method() {
+            Method::POST => bind(&change(api, kind, request).await?, &key).await,
+            _ => Err(ApiError::method_not_allowed()),
+        },
+        Some(_) => Err(ApiError::no_such_path()),
+    }
+}
+
+async fn collection(
+    api: &Api,
+    kind: &'static dyn AnyKind,
+    namespace: Option<&str>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    match *request.method() {
+        Method::GET | Method::HEAD => {
+            let options = Options::parse(request.uri())?;
+            if options.flag("watch") {
+                watch::watch(api, kind, namespace, &options, request.headers()).await
+            } else {
+                list::list(api, kind, namespace, &options, request.headers()).await
+            }
+        }
+        Method::POST => change(api, kind, request).await?.create(namespace).await,
+        Method::DELETE if kind.resource().plural != "namespaces" => {
+            change(api, kind, request).await?.delete_collection(namespace).await
+        }
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+/// An object or its status.
+async fn object(
+    api: &Api,
+    kind: &'static dyn AnyKind,
+    key: &ObjectKey,
+    part: Part,
+    request: Request,
+) -> Result<Response, ApiError> {
+    match *request.method() {
+        Method::GET | Method::HEAD => {
+            let options = Options::parse(request.uri())?;
+            if part == Part::Spec && options.flag("watch") {
+                let options = options.selecting_name(&key.name);
+                let namespace = Some(key.namespace.as_str()).filter(|name| !name.is_empty());
+                watch::watch(api, kind, namespace, &options, request.headers()).await
+            } else {
+                list::get(api, kind, key, &options, request.headers()).await
+            }
+        }
+        Method::PUT => change(api, kind, request).await?.update(key, part).await,
+        Method::PATCH => change(api, kind, request).await?.patch(key, part).await,
+        Method::DELETE if part == Part::Spec => change(api, kind, request).await?.delete(key).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+/// A writing request with its body read.
+async fn change<'a>(
+    api: &'a Api,
+    kind: &'static dyn AnyKind,
+    request: Request,
+) -> Result<Change<'a>, ApiError> {
+    let options = Options::parse(request.uri())?;
+    let (parts, body) = request.into_parts();
+    let body = body::read(&parts.headers, body).await?;
+    Ok(Change { api, kind, options, headers: parts.headers, body })
+}
+
+/// `POST` on `pods/binding`.
+async fn bind(change: &Change<'_>, key: &ObjectKey) -> Result<Response, ApiError> {
+    let answer = change.answer()?;
+    let tree = body::parse(&change.headers, &change.body)?;
+    let binding: BindingObject = Decoder::new()
+        .decode(&tree.value)
+        .map_err(|error| ApiError::bad_request(format!("Binding: {error}")))?;
+    if binding.metadata.name.as_ref().is_some_and(|name| *name != key.name) {
+        return Err(ApiError::bad_request(
+            "the name of the binding does not match the name on the URL",
+        ));
+    }
+    let target = binding.target;
+    if !matches!(target.kind.as_deref(), None | Some("" | "Node")) {
+        return Err(ApiError::bad_request("target.kind: Unsupported value: must be \"Node\""));
+    }
+    let Some(node) = target.name.filter(|name| !name.is_empty()) else {
+        return Err(ApiError::bad_request("target.name: Required value"));
+    };
+    if change.options.dry_run()? {
+        return Err(ApiError::bad_request("dryRun is not supported for bindings"));
+    }
+    let uid = binding.metadata.uid.unwrap_or_default();
+    let binding = Binding { pod: key.clone(), uid, node };
+    for result in change.api.objects.bind(vec![binding], &[]).await {
+        result?;
+    }
+    let status = Status { status: Some("Success".to_owned()), ..Status::default() };
+    render::value(StatusCode::CREATED, &status, answer)
+}

@@ -1,0 +1,248 @@
+//! Reading: one object, or many.
+//!
+//! The first page of a list comes out of the cache and fixes a revision; further pages come out of
+//! the store as of that revision, so that all pages together are one consistent snapshot.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, StatusCode};
+use proto::ObjectKey;
+use serde::{Deserialize, Serialize};
+
+use crate::api::error::ApiError;
+use crate::api::registry::AnyKind;
+use crate::api::rest::query::{ListOptions, Options, Version, parse_version};
+use crate::api::rest::render::{self, ListMeta};
+use crate::api::rest::selection::Selection;
+use crate::api::rest::{Api, accept};
+use crate::cache::{CachedObject, Caches, Interest, ResourceCache};
+use crate::store::{RangeOptions, Revision, keys};
+
+/// How long a request waits for a revision that this master has not seen yet.
+const MAX_WAIT: Duration = Duration::from_secs(3);
+
+/// Objects read from the store at a time for a further page.
+const PAGE: usize = 500;
+
+/// Where a list goes on. Opaque to clients.
+#[derive(Debug, Serialize, Deserialize)]
+struct Continue {
+    revision: Revision,
+    /// The last key told.
+    after: String,
+}
+
+impl Continue {
+    fn encode(&self) -> Result<String, ApiError> {
+        let json = serde_json::to_vec(self).map_err(ApiError::internal)?;
+        Ok(URL_SAFE_NO_PAD.encode(json))
+    }
+
+    fn decode(text: &str) -> Result<Self, ApiError> {
+        let decoded = URL_SAFE_NO_PAD.decode(text).ok();
+        decoded
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+    }
+}
+
+/// The cache of a kind; there is one for every kind that is registered.
+pub(crate) fn cache_of<'a>(
+    caches: &'a Caches,
+    kind: &dyn AnyKind,
+) -> Result<&'a Arc<ResourceCache>, ApiError> {
+    let plural = kind.resource().plural;
+    caches
+        .resource(plural)
+        .ok_or_else(|| ApiError::internal(format!("there is no cache of {plural}")))
+}
+
+/// One object.
+pub(crate) async fn get(
+    api: &Api,
+    kind: &'static dyn AnyKind,
+    key: &ObjectKey,
+    options: &Options,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let answer = accept::negotiate(headers, options.get("includeObject"), options.flag("pretty"))?;
+    let object = find(api, kind, key, options).await?;
+    render::object(StatusCode::OK, kind, object.json.clone(), answer)
+}
+
+/// One object as the cache has it, as fresh as the request wants it.
+pub(crate) async fn find(
+    api: &Api,
+    kind: &'static dyn AnyKind,
+    key: &ObjectKey,
+    options: &Options,
+) -> Result<Arc<CachedObject>, ApiError> {
+    let version = match options.get("resourceVersion").map(parse_version).transpose()? {
+        None => Version::Newest,
+        Some(0) => Version::Any,
+        Some(revision) => Version::From(revision),
+    };
+    let caches = api.objects.caches();
+    catch_up(caches, version).await?;
+    cache_of(caches, kind)?.get(key).ok_or_else(|| ApiError::not_found(kind.resource(), &key.name))
+}
+
+/// Waits until the caches are as fresh as wanted.
+pub(crate) async fn catch_up(caches: &Caches, version: Version) -> Result<(), ApiError> {
+    match version {
+        Version::Any => Ok(()),
+        Version::Newest => Ok(caches.fresh().await.map(drop)?),
+        Version::From(revision) | Version::Exactly(revision) => {
+            let waited = tokio::time::timeout(MAX_WAIT, caches.wait_for(revision)).await;
+            waited.map_err(|_| {
+                let current = caches.revision();
+                let message = format!("Too large resource version: {revision}, current: {current}");
+                ApiError::timeout(message, 1).with_cause(
+                    "ResourceVersionTooLarge",
+                    "Too large resource version",
+                    "",
+                )
+            })
+        }
+    }
+}
+
+/// A list.
+pub(crate) async fn list(
+    api: &Api,
+    kind: &'static dyn AnyKind,
+    namespace: Option<&str>,
+    options: &Options,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let answer = accept::negotiate(headers, options.get("includeObject"), options.flag("pretty"))?;
+    let options = ListOptions::parse(options, kind)?;
+    let (meta, objects) = select(api, kind, namespace, &options).await?;
+    render::list(kind, &meta, objects, answer)
+}
+
+/// The objects that a list's options select, one page of them.
+pub(crate) async fn select(
+    api: &Api,
+    kind: &'static dyn AnyKind,
+    namespace: Option<&str>,
+    options: &ListOptions,
+) -> Result<(ListMeta, Vec<Arc<CachedObject>>), ApiError> {
+    let selection = Selection {
+        namespace: namespace.map(str::to_owned),
+        labels: options.labels.clone(),
+        fields: options.fields.clone(),
+    };
+    if let Some(token) = &options.continue_token {
+        if matches!(options.version, Version::From(_) | Version::Exactly(_)) {
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        let token = Continue::decode(token)?;
+        return further_page(api, kind, &selection, token, options.limit).await;
+    }
+    let caches = api.objects.caches();
+    catch_up(caches, options.version).await?;
+    if let Version::Exactly(revision) = options.version {
+        let start = Continue { revision, after: String::new() };
+        return further_page(api, kind, &selection, start, options.limit).await;
+    }
+    let cache = cache_of(caches, kind)?;
+    let interest = selection.interest(&kind.selectable(), kind.resource().namespaced);
+    let (revision, mut objects) = match &interest {
+        Interest::Object(key) => {
+            // The revision is read first: what the object looks like then or later is no lie.
+            let revision = caches.revision();
+            (revision, cache.get(key).into_iter().collect())
+        }
+        Interest::Field(field, value) => match cache.list_by_field(field, value) {
+            Some(listed) => listed,
+            None => cache.list(namespace),
+        },
+        Interest::All | Interest::Namespace(_) => cache.list(namespace),
+    };
+    if !matches!(interest, Interest::All) || !selection.is_everything() {
+        objects.retain(|object| selection.matches(object));
+    }
+    let mut meta = ListMeta { resource_version: revision.to_string(), ..ListMeta::default() };
+    if options.limit > 0 && objects.len() > options.limit {
+        // In the order in which the store has them, so that the next page can go on there.
+        objects.sort_by(|a, b| store_order(&a.key, &b.key));
+        let remaining = objects.len() - options.limit;
+        objects.truncate(options.limit);
+        let after = objects.last().map(|last| keys::object(kind.resource().plural, &last.key));
+        let after = after.unwrap_or_default();
+        meta.continue_token = Some(Continue { revision, after }.encode()?);
+        meta.remaining_item_count = selection.is_everything().then_some(remaining);
+    }
+    Ok((meta, objects))
+}
+
+/// How the keys of two objects compare as text. (`a-b/x` comes before `a/x`.)
+fn store_order(a: &ObjectKey, b: &ObjectKey) -> Ordering {
+    fn text(key: &ObjectKey) -> impl Iterator<Item = u8> {
+        key.namespace.bytes().chain([b'/']).chain(key.name.bytes())
+    }
+    text(a).cmp(text(b))
+}
+
+/// A page as of an older revision, out of the store.
+async fn further_page(
+    api: &Api,
+    kind: &'static dyn AnyKind,
+    selection: &Selection,
+    mut from: Continue,
+    limit: usize,
+) -> Result<(ListMeta, Vec<Arc<CachedObject>>), ApiError> {
+    let store = &api.objects.writer().store;
+    let plural = kind.resource().plural;
+    let prefix = match &selection.namespace {
+        Some(namespace) => format!("{}{namespace}/", keys::resource_prefix(plural)),
+        None => keys::resource_prefix(plural),
+    };
+    if !from.after.is_empty() && !from.after.starts_with(&prefix) {
+        return Err(ApiError::bad_request("continue key is not valid"));
+    }
+    let revision = from.revision;
+    let mut meta = ListMeta { resource_version: revision.to_string(), ..ListMeta::default() };
+    let mut objects = Vec::new();
+    loop {
+        let options = RangeOptions {
+            limit: PAGE,
+            after: Some(from.after.clone()).filter(|after| !after.is_empty()),
+            revision: Some(revision),
+        };
+        let range = store.range(&prefix, options).await?;
+        let mut items = range.items.into_iter().peekable();
+        while let Some(stored) = items.next() {
+            from.after.clone_from(&stored.key);
+            let Some((_, key)) = keys::parse_object(&stored.key) else { continue };
+            let object = CachedObject::from_stored(
+                key,
+                stored.mod_revision,
+                &stored.value,
+                kind.stored_fields(),
+            )
+            .map_err(ApiError::internal)?;
+            if !selection.matches(&object) {
+                continue;
+            }
+            objects.push(Arc::new(object));
+            if limit > 0 && objects.len() == limit {
+                if items.peek().is_some() || range.more {
+                    meta.continue_token = Some(from.encode()?);
+                }
+                return Ok((meta, objects));
+            }
+        }
+        if !range.more {
+            return Ok((meta, objects));
+        }
+    }
+}
