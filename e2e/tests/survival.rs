@@ -121,7 +121,7 @@ fn a_node_that_is_cut_off_is_replaced_and_cleaned_up_when_it_returns() -> Result
         .await?;
         let slices: Api<EndpointSlice> = Api::default_namespaced(client.clone());
         check::until(&slices, "", "no endpoint of the lost node is ready", |slices| {
-            slices.iter().flat_map(|slice| &slice.endpoints).all(|endpoint| {
+            slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).all(|endpoint| {
                 endpoint.node_name.as_deref() != Some("node3")
                     || endpoint.conditions.as_ref().is_some_and(|c| c.ready == Some(false))
             })
