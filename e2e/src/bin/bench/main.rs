@@ -1,0 +1,77 @@
+//! `bench`: Kutter's budgets, measured. A report, never a test: these figures depend on the machine,
+//! so each comes with its conditions and, where there is one, the ratio to a reference of the same run.
+
+mod idle;
+mod starts;
+mod up;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use e2e::check;
+use e2e::lab::{StoreKind, run};
+
+/// Measures Kutter's budgets and prints a report in Markdown.
+///
+/// Examples:
+///   cargo build --release && cargo run --release -p e2e --bin bench
+///   cargo run --release -p e2e --bin bench -- --only starts
+#[derive(Parser)]
+#[command(version, verbatim_doc_comment)]
+struct Arguments {
+    /// One part only: starts, burst, idle or up.
+    #[arg(long, value_parser = ["starts", "burst", "idle", "up"])]
+    only: Option<String>,
+    /// Pods to start one after the other.
+    #[arg(long, default_value_t = 100)]
+    pods: usize,
+    /// Seconds to watch an idle cluster.
+    #[arg(long, default_value_t = 30)]
+    idle_seconds: u64,
+}
+
+fn main() -> Result<()> {
+    if !check::is_root() {
+        bail!("the bench needs root");
+    }
+    let Arguments { only, pods, idle_seconds } = Arguments::parse();
+    let wanted = move |part: &str| only.as_deref().is_none_or(|only| only == part);
+    let model = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
+    let model = model.lines().find_map(|line| line.strip_prefix("model name\t: "));
+    println!(
+        "{} processors ({}), kernel {}, {} build",
+        std::thread::available_parallelism()?,
+        model.unwrap_or("unknown"),
+        std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+        if cfg!(debug_assertions) { "debug" } else { "release" },
+    );
+    println!("\n| measured | figure | budget | conditions |\n|---|---|---|---|");
+    let up = wanted("up");
+    run(check::lab(1, StoreKind::Embedded), move |lab| async move {
+        let client = check::client(&lab).await?;
+        if wanted("starts") {
+            starts::one_by_one(&lab, &client, pods).await?;
+        }
+        if wanted("burst") {
+            starts::at_once(&lab, &client, 50).await?;
+        }
+        if wanted("idle") {
+            idle::idle(&lab, &client, idle_seconds).await?;
+        }
+        Ok(())
+    })?;
+    if up {
+        up::up()?;
+    }
+    Ok(())
+}
+
+/// A line of the report.
+fn report(measured: &str, figure: &str, budget: &str, conditions: &str) {
+    println!("| {measured} | {figure} | {budget} | {conditions} |");
+}
+
+/// The value below which a share of the sorted values is.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let index = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len()) - 1;
+    sorted[index]
+}
