@@ -152,7 +152,7 @@ pub enum MountSource {
     },
 }
 
-/// Bounds of a container; nothing means none.
+/// Bounds of a container; nothing means none, if not said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// Relative weight in the v1 scale, 2 to 262 144.
@@ -163,7 +163,7 @@ pub struct Resources {
     pub cpu_period_us: Option<u64>,
     /// Beyond it the kernel kills.
     pub memory_limit_bytes: Option<i64>,
-    /// Processes and threads.
+    /// Processes and threads. Nothing means 4096: no container may fill the machine's table.
     pub pids_limit: Option<i64>,
     /// -1000 to 1000.
     pub oom_score_adj: Option<i32>,

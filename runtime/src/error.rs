@@ -9,6 +9,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// What was asked for makes no sense; the text says why.
+    #[error("{0}")]
+    Invalid(String),
     /// There is no such sandbox.
     #[error("there is no sandbox {0}")]
     NoSuchSandbox(SandboxId),

@@ -1,14 +1,24 @@
 //! Isolated containers, with no other container software on the machine.
 //!
 //! * [`api`]: the nouns and the [`ContainerRuntime`] trait that a node agent talks to;
+//! * [`ShimRuntime`]: real containers, each sandbox held by a shim that outlives the agent;
 //! * [`fake`]: a runtime without containers, for tests and hollow nodes;
+//! * [`shim`]: the process that holds a sandbox, and its creators;
 //! * [`image`]: images, from a registry or an archive, into a content store by digest.
 
 pub mod api;
+mod cgroup;
+mod client;
 pub mod error;
 pub mod fake;
 pub mod image;
+mod isolation;
+mod plan;
+pub mod shim;
+mod spec;
+mod sys;
 
 pub use api::*;
+pub use client::{ShimRuntime, ShimRuntimeConfig};
 pub use error::{Error, Result};
 pub use fake::FakeRuntime;

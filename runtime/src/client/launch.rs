@@ -1,0 +1,206 @@
+//! Writing down what a shim is to do, and starting the shim itself.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Inner, Sandbox, io_error};
+use crate::api::*;
+use crate::isolation::Capabilities;
+use crate::plan::RootPlan;
+use crate::shim::records::{self, SandboxFolder, SandboxRecord};
+use crate::spec::{self, Surroundings};
+use crate::{Error, Result};
+
+pub(super) const MAX_SANDBOX_ID: usize = 64;
+pub(super) const MAX_CONTAINER_ID: usize = 128;
+
+/// The kernel's bound.
+const MAX_HOSTNAME: usize = 64;
+
+/// Kernel parameters that belong to the namespaces of a sandbox. All others are the machine's.
+const SANDBOX_SYSCTLS: [&str; 10] = [
+    "fs.mqueue.",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shm_rmid_forced",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "net.",
+];
+
+/// Whether an id can be a file's name and a control group's.
+pub(super) fn check_id(id: &str, longest: usize) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if id.is_empty() || id.len() > longest || !id.chars().all(plain) || id.starts_with('.') {
+        return Err(Error::Invalid(format!("{id:?} is no id")));
+    }
+    Ok(())
+}
+
+pub(super) fn check_sandbox(config: &SandboxConfig) -> Result<()> {
+    check_id(&config.id.0, MAX_SANDBOX_ID)?;
+    if config.hostname.is_empty() || config.hostname.len() > MAX_HOSTNAME {
+        return Err(Error::Invalid(format!("{:?} is no host name", config.hostname)));
+    }
+    let group = Path::new(&config.cgroup_parent);
+    if !group.is_absolute() || !group.components().skip(1).all(is_plain) {
+        return Err(Error::Invalid(format!("{:?} is no control group", config.cgroup_parent)));
+    }
+    for name in config.sysctls.keys() {
+        let dotted = name.replace('/', ".");
+        let own = SANDBOX_SYSCTLS.iter().any(|known| match known.ends_with('.') {
+            true => dotted.starts_with(known),
+            false => dotted == **known,
+        });
+        if !own || dotted.contains("..") {
+            return Err(Error::Invalid(format!("the kernel parameter {name} is not a sandbox's")));
+        }
+    }
+    Ok(())
+}
+
+fn is_plain(component: std::path::Component<'_>) -> bool {
+    matches!(component, std::path::Component::Normal(_))
+}
+
+pub(super) fn check_container(config: &ContainerConfig) -> Result<()> {
+    check_id(&config.id.0, MAX_CONTAINER_ID)?;
+    let fault = |reason: String| Error::Start { container: config.id.clone(), reason };
+    if config.args.is_empty() {
+        return Err(fault("no command given".to_owned()));
+    }
+    if config.layers.is_empty() {
+        return Err(fault("the image has no layers".to_owned()));
+    }
+    if !matches!(config.working_directory.as_str(), "" | "/")
+        && !config.working_directory.starts_with('/')
+    {
+        return Err(fault(format!(
+            "the working directory {:?} is not absolute",
+            config.working_directory
+        )));
+    }
+    for mount in &config.mounts {
+        if !mount.destination.starts_with('/') {
+            return Err(fault(format!("the mount path {:?} is not absolute", mount.destination)));
+        }
+    }
+    Ok(())
+}
+
+impl Inner {
+    /// Starts the shim of a new sandbox; returns when it answers.
+    pub(super) fn launch_shim(&self, record: &SandboxRecord) -> Result<SandboxFolder> {
+        let id = &record.config.id;
+        let folder = self.folder(id);
+        if folder.0.exists() {
+            self.remove_sandbox_remains(id)?;
+        }
+        make_folder(&folder.0)?;
+        let path = folder.config();
+        records::write(&path, record).map_err(io_error("write", &path))?;
+        let failed = |reason: String| Error::Shim { sandbox: id.clone(), reason };
+        let output = Command::new(format!("/proc/self/fd/{}", self.shim_program.as_raw_fd()))
+            .arg0("kutter-shim")
+            .arg(&folder.0)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .output()
+            .map_err(|e| failed(format!("it could not be started: {e}")))?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            self.remove_sandbox_remains(id)?;
+            return Err(failed(reason));
+        }
+        Ok(folder)
+    }
+
+    /// Writes down how a container is to be made, into a folder as if it were the first time.
+    pub(super) fn write_plan(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<()> {
+        let record = &sandbox.record;
+        let fault = |reason: String| Error::Start { container: config.id.clone(), reason };
+        for mount in &config.mounts {
+            if let MountSource::Host(path) = &mount.source
+                && let Err(e) = fs::metadata(path)
+            {
+                return Err(fault(format!("mount {}: {}", path.display(), e.kind())));
+            }
+        }
+        let folder = sandbox.folder.container(&config.id);
+        if folder.0.exists() {
+            self.remove_container_remains(record, &config.id)?;
+        }
+        let around = Surroundings {
+            hostname: record.config.hostname.clone(),
+            shared_memory: sandbox.folder.shared_memory(),
+            cgroup: container_cgroup(&record.config, &config.id),
+            unified_cgroups: self.hierarchies.is_unified(),
+            swap_accounting: self.swap_accounting,
+        };
+        let seccomp = match config.seccomp {
+            SeccompProfile::Unconfined => None,
+            SeccompProfile::RuntimeDefault => {
+                let capabilities =
+                    Capabilities::with_changes(&config.capabilities).map_err(fault)?;
+                let path = self.filters.runtime_default(capabilities);
+                Some(path.map_err(io_error(
+                    "compile the system-call filter in",
+                    self.filters.folder(),
+                ))?)
+            }
+        };
+        let data = self.container_data(&record.config.id, &config.id);
+        let root = RootPlan {
+            layers: config.layers.clone(),
+            upper: data.join("upper"),
+            work: data.join("work"),
+        };
+        let plan = spec::launch_plan(config, &around, root.clone(), seccomp).map_err(fault)?;
+        let oci = spec::oci_spec(config, &around);
+
+        for path in [&folder.root(), &root.upper, &root.work] {
+            make_folder(path)?;
+        }
+        // The root of the container is this folder: everybody in it may enter.
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&root.upper, open).map_err(io_error("open up", &root.upper))?;
+        let write = |path: PathBuf, result: &dyn Fn(&Path) -> io::Result<()>| {
+            result(&path).map_err(io_error("write", &path))
+        };
+        write(folder.config(), &|path| records::write(path, config))?;
+        write(folder.spec(), &|path| records::write(path, &oci))?;
+        write(folder.launch(), &|path| records::write(path, &plan))
+    }
+
+    /// Where a container's own files are.
+    pub(super) fn container_data(&self, sandbox: &SandboxId, container: &ContainerId) -> PathBuf {
+        self.sandbox_data(sandbox).join(&container.0)
+    }
+
+    pub(super) fn sandbox_data(&self, sandbox: &SandboxId) -> PathBuf {
+        self.config.data_dir.join("sandboxes").join(&sandbox.0)
+    }
+}
+
+/// The control group of a container.
+pub(super) fn container_cgroup(sandbox: &SandboxConfig, container: &ContainerId) -> String {
+    format!("{}/{container}", sandbox.cgroup_parent.trim_end_matches('/'))
+}
+
+/// Makes a folder, and those above it, that only root may look into.
+fn make_folder(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,431 @@
+//! [`ShimRuntime`]: containers through shims, one per sandbox.
+//!
+//! The runtime keeps nothing that is not also with a shim or on disk, so it may be killed and
+//! started again at any moment:
+//!
+//! * [`control`]: the connection to a shim, and what is known about its containers;
+//! * [`launch`]: writing down what a shim is to do, and starting the shim itself;
+//! * [`exec`]: streams of programs executed in containers;
+//! * [`removal`]: taking away all that a container or sandbox may have left, whatever state it
+//!   and its shim are in.
+//!
+//! Work on files and processes blocks; it is done in [`blocking`] and nowhere else.
+
+mod control;
+mod exec;
+mod launch;
+mod removal;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{OwnedMutexGuard, broadcast};
+use tracing::{info, warn};
+
+use crate::api::*;
+use crate::cgroup::Hierarchies;
+use crate::isolation::seccomp::FilterCache;
+use crate::shim::protocol::{Call, Refusal, Reply};
+use crate::shim::records::{self, SandboxFolder, SandboxRecord};
+use crate::{Error, Result, sys};
+use control::{Control, Details, Knowledge};
+
+/// Where a [`ShimRuntime`] keeps things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShimRuntimeConfig {
+    /// For what does not outlive the machine's next start, such as `/run/kutter`.
+    pub state_dir: PathBuf,
+    /// For what containers write, on disk, such as `/var/lib/kutter/kubelet/containers`.
+    pub data_dir: PathBuf,
+    /// The `shim` program; nothing means the one beside the running program.
+    pub shim_path: Option<PathBuf>,
+    /// Control group of everything of this node, starting with `/`. Shims are in `shims` below it.
+    pub cgroup_root: String,
+}
+
+impl ShimRuntimeConfig {
+    fn shim_cgroup(&self) -> String {
+        format!("{}/shims", self.cgroup_root.trim_end_matches('/'))
+    }
+
+    fn sandboxes(&self) -> PathBuf {
+        self.state_dir.join("sandboxes")
+    }
+}
+
+/// A [`ContainerRuntime`] of real containers.
+pub struct ShimRuntime {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: ShimRuntimeConfig,
+    hierarchies: Hierarchies,
+    swap_accounting: bool,
+    filters: FilterCache,
+    /// The shim's program, where nothing can write to it.
+    shim_program: OwnedFd,
+    sandboxes: Mutex<HashMap<SandboxId, Arc<Sandbox>>>,
+    /// One change of a sandbox at a time.
+    turns: Mutex<HashMap<SandboxId, Weak<tokio::sync::Mutex<()>>>>,
+    events: broadcast::Sender<RuntimeEvent>,
+}
+
+struct Sandbox {
+    record: SandboxRecord,
+    folder: SandboxFolder,
+    /// Nothing when its shim was dead when it was found.
+    control: Option<Control>,
+    knowledge: Arc<Knowledge>,
+}
+
+/// So many events are kept for a receiver that does not keep up: a few for every container that
+/// a node holds.
+const EVENT_BACKLOG: usize = 4096;
+
+/// How long a shim may take to kill and reap everything. What it does not manage is done without
+/// it.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+impl ShimRuntime {
+    /// Takes charge of what there is, and is ready for more.
+    pub async fn open(config: ShimRuntimeConfig) -> Result<ShimRuntime> {
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let inner = blocking(move || Inner::new(config, events)).await?;
+        let inner = Arc::new(inner);
+        let state_dir = inner.config.sandboxes();
+        let names = blocking(move || subfolders(&state_dir)).await?;
+        for name in names {
+            inner.adopt(SandboxId(name)).await?;
+        }
+        Ok(ShimRuntime { inner })
+    }
+
+    /// Removes all sandboxes, and what the runtime itself has made in the system.
+    pub async fn shutdown_all(&self) -> Result<()> {
+        let state_dir = self.inner.config.sandboxes();
+        let names = blocking(move || subfolders(&state_dir)).await?;
+        let removals = names.into_iter().map(|name| {
+            let sandbox = SandboxId(name);
+            async move { self.remove_sandbox(&sandbox).await }
+        });
+        futures::future::try_join_all(removals).await?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            inner.hierarchies.remove_if_unused(&inner.config.shim_cgroup());
+            inner.hierarchies.remove_if_unused(&inner.config.cgroup_root);
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn new(config: ShimRuntimeConfig, events: broadcast::Sender<RuntimeEvent>) -> Result<Inner> {
+        for folder in [config.sandboxes(), config.data_dir.clone()] {
+            fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
+        }
+        let shim_path = match &config.shim_path {
+            Some(path) => path.clone(),
+            None => beside_this_program("shim")?,
+        };
+        let shim_program =
+            sys::read_only_view(&shim_path).map_err(io_error("open the shim", &shim_path))?;
+        let hierarchies = Hierarchies::read()?;
+        Ok(Inner {
+            swap_accounting: hierarchies.account_swap(),
+            hierarchies,
+            filters: FilterCache::new(config.data_dir.join("seccomp")),
+            config,
+            shim_program,
+            sandboxes: Mutex::default(),
+            turns: Mutex::default(),
+            events,
+        })
+    }
+
+    fn sandboxes(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Sandbox>>> {
+        // Only ever changed in one step, so it is whole whoever panicked.
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, sandbox: &SandboxId) -> Option<Arc<Sandbox>> {
+        self.sandboxes().get(sandbox).cloned()
+    }
+
+    fn folder(&self, sandbox: &SandboxId) -> SandboxFolder {
+        SandboxFolder::new(&self.config.state_dir, sandbox)
+    }
+
+    /// Waits until nobody else changes the sandbox.
+    async fn turn(&self, sandbox: &SandboxId) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            match turns.get(sandbox).and_then(Weak::upgrade) {
+                Some(turn) => turn,
+                None => {
+                    let turn = Arc::new(tokio::sync::Mutex::new(()));
+                    turns.insert(sandbox.clone(), Arc::downgrade(&turn));
+                    turn
+                }
+            }
+        };
+        turn.lock_owned().await
+    }
+
+    /// Takes charge of a sandbox of an earlier life.
+    async fn adopt(self: &Arc<Self>, id: SandboxId) -> Result<()> {
+        let folder = self.folder(&id);
+        let path = folder.config();
+        let record = blocking(move || match records::read::<SandboxRecord>(&path) {
+            Ok(record) => Ok(Some(record)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io_error("read", &path)(e)),
+        })
+        .await?;
+        let Some(record) = record else {
+            // Making it, or removing it, was not brought to its end.
+            return self.clear_away(&id).await;
+        };
+        let knowledge = Arc::new(Knowledge::new(id.clone(), self.events.clone()));
+        let control = match Control::connect(&folder, &knowledge).await {
+            Ok(control) => Some(control),
+            Err(error) => {
+                warn!(sandbox = %id, %error, "the shim of a sandbox does not answer");
+                let (knowledge, folder) = (Arc::clone(&knowledge), folder.clone());
+                blocking(move || knowledge.read_from_disk(&folder)).await?;
+                None
+            }
+        };
+        info!(sandbox = %id, alive = control.is_some(), "adopted a sandbox");
+        let sandbox = Sandbox { record, folder, control, knowledge };
+        self.sandboxes().insert(id, Arc::new(sandbox));
+        Ok(())
+    }
+
+    /// Removes what there is in the system and on disk of a sandbox whose shim has been told.
+    async fn clear_away(self: &Arc<Self>, id: &SandboxId) -> Result<()> {
+        let (inner, id) = (Arc::clone(self), id.clone());
+        blocking(move || inner.remove_sandbox_remains(&id)).await
+    }
+}
+
+impl Sandbox {
+    fn state(&self) -> SandboxState {
+        let shim = self.knowledge.shim();
+        SandboxState {
+            config: self.record.config.clone(),
+            ready: shim.is_some(),
+            network_namespace: shim.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net"))),
+            containers: self.knowledge.containers(),
+            created_at: self.record.created_at,
+        }
+    }
+
+    async fn call(&self, call: Call, details: Option<Details>) -> Result<Answer> {
+        let lost = |reason: &str| Error::Shim {
+            sandbox: self.record.config.id.clone(),
+            reason: reason.to_owned(),
+        };
+        let control = self.control.as_ref().ok_or_else(|| lost("it is dead"))?;
+        let answer = control.call(call, details).await;
+        answer.ok_or_else(|| lost("it died before it answered"))
+    }
+
+    fn refused(&self, container: &ContainerId, refusal: Refusal) -> Error {
+        let sandbox = self.record.config.id.clone();
+        match refusal {
+            Refusal::NoSuchContainer => {
+                Error::NoSuchContainer { sandbox, container: container.clone() }
+            }
+            Refusal::NotRunning => Error::NotRunning(container.clone()),
+            Refusal::Failed(reason) => Error::Shim { sandbox, reason },
+        }
+    }
+}
+
+type Answer = std::result::Result<Reply, Refusal>;
+
+#[async_trait::async_trait]
+impl ContainerRuntime for ShimRuntime {
+    async fn create_sandbox(&self, config: &SandboxConfig) -> Result<SandboxState> {
+        launch::check_sandbox(config)?;
+        let inner = &self.inner;
+        let _turn = inner.turn(&config.id).await;
+        if let Some(existing) = inner.find(&config.id) {
+            let state = existing.state();
+            // One that died before anything ran in it is as good as none.
+            if state.ready || !state.containers.is_empty() {
+                return Ok(state);
+            }
+            inner.sandboxes().remove(&config.id);
+        }
+        let record = SandboxRecord {
+            config: config.clone(),
+            created_at: SystemTime::now(),
+            shim_cgroup: inner.config.shim_cgroup(),
+        };
+        let (worker, written) = (Arc::clone(inner), record.clone());
+        let folder = blocking(move || worker.launch_shim(&written)).await?;
+        let knowledge = Arc::new(Knowledge::new(config.id.clone(), inner.events.clone()));
+        let control = Control::connect(&folder, &knowledge)
+            .await
+            .map_err(|e| Error::Shim { sandbox: config.id.clone(), reason: e.to_string() })?;
+        let sandbox = Sandbox { record, folder, control: Some(control), knowledge };
+        let state = sandbox.state();
+        inner.sandboxes().insert(config.id.clone(), Arc::new(sandbox));
+        Ok(state)
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxState>> {
+        let mut all: Vec<Arc<Sandbox>> = self.inner.sandboxes().values().cloned().collect();
+        all.sort_by(|a, b| a.record.config.id.cmp(&b.record.config.id));
+        Ok(all.iter().map(|sandbox| sandbox.state()).collect())
+    }
+
+    async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
+        launch::check_id(&id.0, launch::MAX_SANDBOX_ID)?;
+        let _turn = self.inner.turn(id).await;
+        if let Some(sandbox) = self.inner.find(id) {
+            sandbox.knowledge.expect_end();
+            // Whatever the shim does not do is done without it, so its answer changes nothing.
+            let stop = sandbox.call(Call::Stop, None);
+            if tokio::time::timeout(STOP_WITHIN, stop).await.is_err() {
+                warn!(sandbox = %id, "the shim does not stop");
+            }
+        }
+        self.inner.clear_away(id).await?;
+        self.inner.sandboxes().remove(id);
+        Ok(())
+    }
+
+    async fn start_container(
+        &self,
+        sandbox: &SandboxId,
+        config: &ContainerConfig,
+    ) -> Result<ContainerState> {
+        launch::check_container(config)?;
+        let inner = &self.inner;
+        let _turn = inner.turn(sandbox).await;
+        let found = inner.find(sandbox).ok_or_else(|| Error::NoSuchSandbox(sandbox.clone()))?;
+        if let Some(existing) = found.knowledge.container(&config.id) {
+            return Ok(existing);
+        }
+        let (worker, holder, wanted) = (Arc::clone(inner), Arc::clone(&found), config.clone());
+        blocking(move || worker.write_plan(&holder, &wanted)).await?;
+        let call = Call::Start { container: config.id.0.clone() };
+        let reason = match found.call(call, Some(Details::of(config))).await? {
+            Ok(_) => match found.knowledge.container(&config.id) {
+                Some(state) => return Ok(state),
+                None => "the shim does not know what it has started".to_owned(),
+            },
+            Err(Refusal::Failed(reason)) => reason,
+            Err(refusal) => return Err(found.refused(&config.id, refusal)),
+        };
+        let (worker, holder, id) = (Arc::clone(inner), Arc::clone(&found), config.id.clone());
+        blocking(move || worker.remove_container_remains(&holder.record, &id)).await?;
+        Err(Error::Start { container: config.id.clone(), reason })
+    }
+
+    async fn signal_container(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        signal: i32,
+    ) -> Result<()> {
+        let found =
+            self.inner.find(sandbox).ok_or_else(|| Error::NoSuchSandbox(sandbox.clone()))?;
+        let call = Call::Signal { container: container.0.clone(), signal };
+        match found.call(call, None).await? {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(found.refused(container, refusal)),
+        }
+    }
+
+    async fn remove_container(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<()> {
+        launch::check_id(&container.0, launch::MAX_CONTAINER_ID)?;
+        let inner = &self.inner;
+        let _turn = inner.turn(sandbox).await;
+        let Some(found) = inner.find(sandbox) else { return Ok(()) };
+        if found.knowledge.shim().is_some() {
+            let call = Call::Remove { container: container.0.clone() };
+            if let Err(refusal) = found.call(call, None).await? {
+                return Err(found.refused(container, refusal));
+            }
+        }
+        let (worker, holder, id) = (Arc::clone(inner), Arc::clone(&found), container.clone());
+        blocking(move || worker.remove_container_remains(&holder.record, &id)).await?;
+        found.knowledge.forget(container);
+        Ok(())
+    }
+
+    async fn exec_sync(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutput> {
+        let config = ExecConfig { command: command.to_vec(), stdin: false, tty: false };
+        let began = tokio::time::Instant::now();
+        let start = self.exec(sandbox, container, &config);
+        match tokio::time::timeout(timeout, start).await {
+            Ok(session) => exec::run_to_end(session?, container, began + timeout).await,
+            Err(_) => Ok(exec::timed_out(Vec::new())),
+        }
+    }
+
+    async fn exec(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        config: &ExecConfig,
+    ) -> Result<ExecSession> {
+        let found =
+            self.inner.find(sandbox).ok_or_else(|| Error::NoSuchSandbox(sandbox.clone()))?;
+        exec::start(&found, container, config).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.inner.events.subscribe()
+    }
+}
+
+/// Runs what blocks where it may. It runs to its end even if nobody waits for it any more.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { operation, path, source }
+}
+
+fn subfolders(path: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(io_error("read", path))? {
+        let entry = entry.map_err(io_error("read", path))?;
+        // Every folder in here was named by us; ids are plain ASCII.
+        if let Ok(name) = entry.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn beside_this_program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().map_err(io_error("find", Path::new("/proc/self/exe")))?;
+    Ok(own.with_file_name(name))
+}

@@ -1,0 +1,215 @@
+//! A fork of the shim that makes one container with libcontainer, and ends.
+//!
+//! It works in a mount namespace of its own, so the container's root is mounted nowhere else and
+//! is gone with the container's last process, however that ends.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::rc::Rc;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+
+use super::failure::{Doing, Failure};
+use super::protocol;
+use super::records::ContainerFolder;
+use super::report::{self, Report};
+use crate::isolation::confine;
+use crate::plan::{LaunchPlan, ProcessPlan, RootPlan};
+use crate::sys;
+
+/// libcontainer's name for the one container in a folder.
+pub(super) const OCI_ID: &str = "container";
+
+/// What a program starts with as its first three descriptors.
+pub(super) struct Stdio {
+    pub(super) stdin: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// Runs a creator's work in the process that was forked for it, and ends that.
+pub(super) fn run(report: &OwnedFd, work: impl FnOnce() -> Result<(), Failure>) -> ! {
+    let result = std::panic::catch_unwind(AssertUnwindSafe(work));
+    let reason = match result {
+        Ok(Ok(())) => sys::exit_now(0),
+        Ok(Err(failure)) => failure.0,
+        Err(_) => "the creator panicked".to_owned(),
+    };
+    report::send_failure(report, &reason);
+    sys::exit_now(1)
+}
+
+/// Makes a container up to the point where it waits to be told to start.
+pub(super) fn create(
+    folder: &ContainerFolder,
+    plan: LaunchPlan,
+    stdio: Option<Stdio>,
+    report: &Rc<OwnedFd>,
+) -> Result<(), Failure> {
+    sys::reset_signals().doing("reset signals")?;
+    let filter = read_filter(&plan.process)?;
+
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS).doing("make a mount namespace")?;
+    let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        .doing("detach the mount namespace")?;
+    mount_root(&plan.root, &folder.root())?;
+
+    // What libcontainer forks from here inherits both.
+    confine::set_oom_score(plan.process.oom_score_adj).doing("set the OOM score")?;
+    confine::set_limits(&plan.process).doing("set resource limits")?;
+
+    let uid = plan.process.user.uid;
+    let program = Program { process: Rc::new(plan.process), filter, report: Rc::clone(report) };
+    fs::create_dir_all(folder.oci()).doing("make libcontainer's folder")?;
+    let mut builder = ContainerBuilder::new(OCI_ID.to_owned(), SyscallType::default())
+        .with_root_path(folder.oci())
+        .doing("prepare libcontainer")?
+        .with_executor(program);
+    let console = match stdio {
+        Some(Stdio { stdin, stdout, stderr }) => {
+            for end in [&stdin, &stdout, &stderr] {
+                give_to(end, uid)?;
+            }
+            builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+            None
+        }
+        None => {
+            let path = folder.0.join("console.sock");
+            let listener = bind_in(&folder.0, "console.sock")?;
+            builder = builder.with_console_socket(Some(path));
+            Some(listener)
+        }
+    };
+    let container = builder
+        .as_init(folder.bundle())
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .doing("make the container")?;
+    let pid = container.pid().ok_or_else(|| Failure("the container has no process".to_owned()))?;
+    let terminal = console.map(receive_terminal).transpose()?;
+    let terminal = terminal.as_ref().map(AsFd::as_fd);
+    report::send(report, &Report::Born { pid: pid.as_raw() }, terminal)
+}
+
+/// The compiled system-call filter of a process, if it has one.
+pub(super) fn read_filter(process: &ProcessPlan) -> Result<Option<Rc<[u8]>>, Failure> {
+    let Some(path) = &process.seccomp else { return Ok(None) };
+    let filter = fs::read(path).doing(format_args!("read {}", path.display()))?;
+    Ok(Some(filter.into()))
+}
+
+/// Lets the container's user open its own `/dev/stdout`, which leads to the pipe.
+pub(super) fn give_to(end: &OwnedFd, uid: u32) -> Result<(), Failure> {
+    let kind = rustix::fs::fstat(end).doing("look at a descriptor")?.st_mode;
+    if uid == 0 || rustix::fs::FileType::from_raw_mode(kind) != rustix::fs::FileType::Fifo {
+        return Ok(());
+    }
+    rustix::fs::fchown(end, Some(rustix::fs::Uid::from_raw(uid)), None).doing("hand over a pipe")
+}
+
+fn mount_root(plan: &RootPlan, target: &Path) -> Result<(), Failure> {
+    // The option text is bounded to a page. Descriptors keep it short however many layers there
+    // are, and need no quoting whatever the paths contain.
+    let open = |path: &Path| File::open(path).doing(format_args!("open {}", path.display()));
+    let layers = plan.layers.iter().rev().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open(&plan.upper)?, open(&plan.work)?);
+    let by_descriptor = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+    let lower: Vec<String> = layers.iter().map(by_descriptor).collect();
+    // Nothing in the upper folder is worth a sync: it is never mounted a second time.
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},volatile",
+        lower.join(":"),
+        by_descriptor(&upper),
+        by_descriptor(&work)
+    );
+    nix::mount::mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .doing("mount the root file system")
+}
+
+fn bind_in(folder: &Path, name: &str) -> Result<UnixListener, Failure> {
+    std::env::set_current_dir(folder).doing("enter the container's folder")?;
+    let listener = UnixListener::bind(name).doing("make the console socket")?;
+    std::env::set_current_dir("/").doing("leave the container's folder")?;
+    Ok(listener)
+}
+
+fn receive_terminal(listener: UnixListener) -> Result<OwnedFd, Failure> {
+    // libcontainer connected before it forked and sent before it was done: nothing here waits.
+    let (socket, _) = listener.accept().doing("accept the console")?;
+    let mut descriptors = Vec::new();
+    protocol::receive(&socket, &mut [0; 64], &mut descriptors).doing("receive the console")?;
+    descriptors.pop().ok_or_else(|| Failure("no console was sent".to_owned()))
+}
+
+/// The last steps of a container's first process, inside libcontainer.
+#[derive(Clone)]
+struct Program {
+    process: Rc<ProcessPlan>,
+    filter: Option<Rc<[u8]>>,
+    report: Rc<OwnedFd>,
+}
+
+impl Program {
+    fn become_it(&self) -> Failure {
+        // Mounts made on the host from here on are no business of the container.
+        let flags = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        let done = nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+            .doing("separate the mounts");
+        if let Err(failure) = done.and_then(|()| enter_working_directory(&self.process, true)) {
+            return failure;
+        }
+        Failure(confine::confine_and_exec(&self.process, self.filter.as_deref()))
+    }
+}
+
+impl Executor for Program {
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        let failure = self.become_it();
+        report::send_failure(&self.report, &failure.0);
+        sys::exit_now(127)
+    }
+
+    /// Everything that can be wrong with the program is found out when it is executed.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    /// The environment goes with `execve`, in its own order.
+    fn setup_envs(
+        &self,
+        _: std::collections::HashMap<String, String>,
+    ) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+}
+
+/// Changes to the working directory of a process that is already in its root file system.
+pub(super) fn enter_working_directory(process: &ProcessPlan, make_it: bool) -> Result<(), Failure> {
+    let path = &process.working_directory;
+    let entered = match std::env::set_current_dir(path) {
+        Err(e) if make_it && e.kind() == std::io::ErrorKind::NotFound => {
+            fs::create_dir_all(path).and_then(|()| std::env::set_current_dir(path))
+        }
+        other => other,
+    };
+    entered.doing(format_args!("enter the working directory {path}"))
+}

@@ -1,0 +1,61 @@
+//! What a creator, and the process that it makes, tell the shim: whole packets over a socket
+//! pair that closes when the container's program has been executed.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serde::{Deserialize, Serialize};
+
+use super::failure::{Doing, Failure};
+use super::protocol;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// The process that will become the program. The other side of its terminal comes with it,
+    /// if it has one.
+    Born { pid: i32 },
+    /// It will not become the program.
+    Failed { reason: String },
+}
+
+/// Longer reports are cut: the kernel's bound on a packet is far above.
+const MAX_REASON: usize = 4096;
+const MAX_REPORT: usize = 2 * MAX_REASON;
+
+/// The shim's end and the creator's.
+pub(crate) fn channel() -> Result<(OwnedFd, OwnedFd), Failure> {
+    let flags = SocketFlags::CLOEXEC;
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing("make a socket pair")
+}
+
+pub(crate) fn send(
+    to: impl AsFd,
+    report: &Report,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> Result<(), Failure> {
+    let bytes = serde_json::to_vec(report).doing("write a report")?;
+    protocol::send(to, &bytes, descriptor.as_slice()).doing("send a report")?;
+    Ok(())
+}
+
+/// Reports a failure. When nobody listens any more there is nobody to tell about that either.
+pub(crate) fn send_failure(to: impl AsFd, reason: &str) {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let _ = send(to, &Report::Failed { reason: reason[..end].to_owned() }, None);
+}
+
+/// The next report; nothing when all who could send one have ended or become programs.
+pub(crate) fn receive(
+    from: impl AsFd,
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<Option<Report>, Failure> {
+    let mut bytes = [0; MAX_REPORT];
+    let length = protocol::receive(from, &mut bytes, descriptors).doing("receive a report")?;
+    if length == 0 {
+        return Ok(None);
+    }
+    serde_json::from_slice(&bytes[..length]).map(Some).doing("read a report")
+}

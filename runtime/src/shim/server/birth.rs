@@ -1,0 +1,326 @@
+//! Creators at work: from the fork to the executed program, or to the reason why not.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::container::{Container, End, Output, Stream};
+use super::{Server, kill_session};
+use crate::api::ContainerId;
+use crate::plan::LaunchPlan;
+use crate::shim::creator::{self, OCI_ID, Stdio};
+use crate::shim::enter::{self, Streams};
+use crate::shim::failure::{Doing, Failure};
+use crate::shim::output::{Log, StreamName};
+use crate::shim::protocol::{ContainerRecord, Refusal, Reply};
+use crate::shim::records::{self, ContainerFolder, ProcessIdentity};
+use crate::shim::report::{self, Report};
+use crate::sys::{self, Fork};
+
+/// A creator takes milliseconds. One that takes so long is stuck, and is killed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) struct Birth {
+    pub(super) report: OwnedFd,
+    pub(super) deadline: Instant,
+    /// Who asked: connection and request.
+    caller: (u64, u64),
+    creator: Pid,
+    what: Newborn,
+    failure: Option<String>,
+    /// The program of an exec that ended before this birth was over.
+    pub(super) early_end: Option<End>,
+}
+
+enum Newborn {
+    /// Kept here until there is a process.
+    Container {
+        id: String,
+        group: String,
+        output: Output,
+    },
+    Exec,
+}
+
+impl Birth {
+    pub(super) fn is_exec_of(&self, connection: u64) -> bool {
+        matches!(self.what, Newborn::Exec) && self.caller.0 == connection
+    }
+
+    pub(super) fn is_of(&self, container: &str) -> bool {
+        matches!(&self.what, Newborn::Container { id, .. } if id == container)
+    }
+}
+
+impl Server {
+    /// Forks the creator of a container.
+    pub(super) fn bear_container(&mut self, caller: (u64, u64), id: String) -> Result<(), Failure> {
+        let folder = self.folder.container(&ContainerId(id.clone()));
+        let plan: LaunchPlan =
+            records::read(&folder.launch()).doing("read the container's plan")?;
+        let log = plan.log.clone().map(Log::open).transpose().doing("open the log")?;
+        let group = plan.cgroup.clone();
+        let (stdio, mut output) = match plan.tty {
+            true => (None, Output::new(log, None)),
+            false => {
+                let (stdio, output) = make_pipes(&plan, log)?;
+                (Some(stdio), output)
+            }
+        };
+        let work = |report: &Rc<OwnedFd>| creator::create(&folder, plan, stdio, report);
+        let (creator, report) = fork_creator(work)?;
+        // A container that is never told to start leaves no trace of output.
+        output.streams.shrink_to_fit();
+        self.add_birth(caller, creator, report, Newborn::Container { id, group, output });
+        Ok(())
+    }
+
+    /// Forks the creator of a program in a container.
+    pub(super) fn bear_exec(
+        &mut self,
+        caller: (u64, u64),
+        container: &str,
+        command: Vec<String>,
+        streams: Streams,
+    ) -> Result<(), Failure> {
+        let folder = self.folder.container(&ContainerId(container.to_owned()));
+        let Some(found) = self.find(container) else {
+            return Err(Failure("there is no such container".to_owned()));
+        };
+        let target =
+            ProcessIdentity { pid: found.record.pid, start_ticks: found.record.start_ticks };
+        let hierarchies = &self.hierarchies;
+        let (creator, report) = fork_creator(move |report| {
+            let plan: LaunchPlan =
+                records::read(&folder.launch()).doing("read the container's plan")?;
+            let mut process = plan.process;
+            process.args = command;
+            enter::enter(hierarchies, target, process, streams, report)
+        })?;
+        self.add_birth(caller, creator, report, Newborn::Exec);
+        Ok(())
+    }
+
+    fn add_birth(&mut self, caller: (u64, u64), creator: Pid, report: OwnedFd, what: Newborn) {
+        let key = self.key();
+        let deadline = Instant::now() + PATIENCE;
+        let birth =
+            Birth { report, deadline, caller, creator, what, failure: None, early_end: None };
+        self.births.insert(key, birth);
+    }
+
+    /// Acts on a report.
+    pub(super) fn hear_birth(&mut self, key: u64) {
+        let Some(birth) = self.births.get_mut(&key) else { return };
+        let mut descriptors = Vec::new();
+        match report::receive(&birth.report, &mut descriptors) {
+            Ok(Some(Report::Born { pid })) => {
+                if let Err(failure) = self.take(key, pid, descriptors.pop()) {
+                    self.fail_birth(key, failure.0);
+                }
+            }
+            Ok(Some(Report::Failed { reason })) => birth.failure = Some(reason),
+            Ok(None) => self.finish_birth(key),
+            Err(failure) => {
+                birth.failure = Some(failure.0);
+                self.finish_birth(key);
+            }
+        }
+    }
+
+    /// Takes charge of a new process.
+    fn take(&mut self, key: u64, pid: i32, terminal: Option<OwnedFd>) -> Result<(), Failure> {
+        let early_end = self.unclaimed.remove(&pid);
+        let Some(birth) = self.births.get_mut(&key) else { return Ok(()) };
+        let caller = birth.caller.0;
+        let Newborn::Container { id, group, output } = &mut birth.what else {
+            birth.early_end = early_end;
+            self.execs.insert(caller, Pid::from_raw(pid));
+            return Ok(());
+        };
+        let mut output = std::mem::take(output);
+        if let Some(terminal) = terminal {
+            set_nonblocking(&terminal)?;
+            output.streams.push(Stream::new(terminal, StreamName::Stdout));
+        }
+        let (id, group) = (id.clone(), group.clone());
+        // It has ended already if there is no such process; that is found out below.
+        let start_ticks = ProcessIdentity::of(pid as u32).map_or(0, |found| found.start_ticks);
+        let record = ContainerRecord {
+            id: id.clone(),
+            pid: pid as u32,
+            start_ticks,
+            started_at: SystemTime::now(),
+            exit: None,
+        };
+        let folder = self.folder.container(&ContainerId(id));
+        // On disk before it runs: whatever happens next, the process is known.
+        let written = records::write(&folder.state(), &record).doing("write the container's state");
+        self.containers.push(Container {
+            record,
+            group,
+            output,
+            confirmed: false,
+            early_end,
+            removers: Vec::new(),
+        });
+        written.and_then(|()| tell_to_start(&folder))
+    }
+
+    fn fail_birth(&mut self, key: u64, reason: String) {
+        let Some(birth) = self.births.get_mut(&key) else { return };
+        let creator = birth.creator;
+        let pid = match &birth.what {
+            Newborn::Exec => self.execs.get(&birth.caller.0).copied(),
+            Newborn::Container { id, .. } => {
+                let found = self.containers.iter().find(|c| c.record.id == *id);
+                found.map(|c| Pid::from_raw(c.record.pid as i32))
+            }
+        };
+        birth.failure = Some(reason);
+        for pid in [Some(creator), pid].into_iter().flatten() {
+            // The end of its reports, which follows from this, is where the birth ends.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Kills creators that are stuck.
+    pub(super) fn end_late_births(&mut self) {
+        let now = Instant::now();
+        let late: Vec<u64> =
+            self.births.iter().filter(|(_, b)| b.deadline <= now).map(|(key, _)| *key).collect();
+        for key in late {
+            self.fail_birth(key, "it took too long".to_owned());
+            if let Some(birth) = self.births.get_mut(&key) {
+                birth.deadline = now + PATIENCE;
+            }
+        }
+    }
+
+    /// All have been heard: the program runs, or it never will.
+    fn finish_birth(&mut self, key: u64) {
+        let Some(birth) = self.births.remove(&key) else { return };
+        match birth.what {
+            Newborn::Container { id, .. } => {
+                self.finish_container(birth.caller, &id, birth.failure);
+            }
+            Newborn::Exec => self.finish_exec(birth.caller, birth.failure, birth.early_end),
+        }
+        if self.births.is_empty() {
+            self.unclaimed.clear();
+        }
+    }
+
+    fn finish_container(&mut self, caller: (u64, u64), id: &str, failure: Option<String>) {
+        let Some(position) = self.containers.iter().position(|c| c.record.id == id) else {
+            let reason = failure.unwrap_or_else(|| "its creator died".to_owned());
+            return self.reply(caller, Err(Refusal::Failed(reason)));
+        };
+        if let Some(reason) = failure {
+            self.containers.remove(position);
+            let folder = self.folder.container(&ContainerId(id.to_owned()));
+            let _ = std::fs::remove_file(folder.state());
+            return self.reply(caller, Err(Refusal::Failed(reason)));
+        }
+        let container = &mut self.containers[position];
+        container.confirmed = true;
+        let record = container.record.clone();
+        let early_end = container.early_end.take();
+        self.reply(caller, Ok(Reply::Started(record)));
+        if let Some(end) = early_end {
+            self.end_container(id, end);
+        }
+    }
+
+    fn finish_exec(&mut self, caller: (u64, u64), failure: Option<String>, early_end: Option<End>) {
+        let pid = self.execs.get(&caller.0).copied();
+        let failure = match (failure, pid) {
+            (None, None) => Some("its creator died".to_owned()),
+            (failure, _) => failure,
+        };
+        if let Some(reason) = failure {
+            self.execs.remove(&caller.0);
+            self.reply(caller, Err(Refusal::Failed(reason)));
+            if let Some(connection) = self.connections.get_mut(&caller.0) {
+                connection.finished = true;
+            }
+            return;
+        }
+        self.reply(caller, Ok(Reply::ExecStarted));
+        match (early_end, pid) {
+            (Some(end), _) => self.end_exec(caller.0, end),
+            // The caller hung up before there was anything to kill.
+            (None, Some(pid)) if !self.connections.contains_key(&caller.0) => kill_session(pid),
+            _ => {}
+        }
+    }
+}
+
+fn fork_creator(
+    work: impl FnOnce(&Rc<OwnedFd>) -> Result<(), Failure>,
+) -> Result<(Pid, OwnedFd), Failure> {
+    let (ours, theirs) = report::channel()?;
+    match sys::fork().doing("fork")? {
+        Fork::Parent(pid) => Ok((pid, ours)),
+        Fork::Child => {
+            drop(ours);
+            let theirs = Rc::new(theirs);
+            creator::run(&theirs, || work(&theirs))
+        }
+    }
+}
+
+/// The container's ends and ours. What nobody wants to hear or say goes to `/dev/null`.
+fn make_pipes(plan: &LaunchPlan, log: Option<Log>) -> Result<(Stdio, Output), Failure> {
+    let null = || -> Result<OwnedFd, Failure> {
+        let file = File::options().read(true).write(true).open("/dev/null");
+        Ok(file.doing("open /dev/null")?.into())
+    };
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).doing("make a pipe");
+    let (stdin, held) = match plan.stdin {
+        true => {
+            let (theirs, ours) = pipe()?;
+            (theirs, Some(ours))
+        }
+        false => (null()?, None),
+    };
+    if log.is_none() {
+        let stdio = Stdio { stdin, stdout: null()?, stderr: null()? };
+        return Ok((stdio, Output::new(None, held)));
+    }
+    let mut output = Output::new(log, held);
+    let (stdout, theirs) = pipe()?;
+    let (stderr, their_stderr) = pipe()?;
+    for (source, name) in [(stdout, StreamName::Stdout), (stderr, StreamName::Stderr)] {
+        set_nonblocking(&source)?;
+        output.streams.push(Stream::new(source, name));
+    }
+    Ok((Stdio { stdin, stdout: theirs, stderr: their_stderr }, output))
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> Result<(), Failure> {
+    rustix::io::ioctl_fionbio(fd, true).doing("set up a stream")
+}
+
+/// Lets the process that libcontainer has prepared execute its program.
+fn tell_to_start(folder: &ContainerFolder) -> Result<(), Failure> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let path = folder.oci().join(OCI_ID);
+    std::env::set_current_dir(&path).doing("enter libcontainer's folder")?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .doing("make a socket")?;
+    let address = SocketAddrUnix::new("notify.sock").doing("name the socket")?;
+    let connected = rustix::net::connect(socket.as_fd(), &address).doing("tell it to start");
+    std::env::set_current_dir("/").doing("leave libcontainer's folder")?;
+    connected
+}

@@ -1,0 +1,216 @@
+//! Turns a [`ContainerConfig`] into what libcontainer and the shim are told.
+//!
+//! libcontainer gets an OCI specification of the container's surroundings: namespaces, mounts,
+//! masked paths, control group. The process itself is described in the [`LaunchPlan`], because
+//! an exec is confined by the same plan. So the specification names no capabilities, limits,
+//! system-call filter or working directory; the last steps before the program see to them.
+//!
+//! Network, IPC and UTS namespaces are not named either: the creator is a fork of the shim and
+//! is in them already.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::api::{ContainerConfig, Mount, MountSource, Resources};
+use crate::isolation::{Capabilities, confine};
+use crate::plan::{LaunchPlan, Limit, LimitKind, LogPlan, ProcessPlan, RootPlan};
+
+/// What a container is put into.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) hostname: String,
+    /// Where the sandbox's shared memory is mounted.
+    pub(crate) shared_memory: PathBuf,
+    /// The container's control group.
+    pub(crate) cgroup: String,
+    /// Whether control groups are of version 2 alone.
+    pub(crate) unified_cgroups: bool,
+    /// Whether the kernel accounts swap to control groups.
+    pub(crate) swap_accounting: bool,
+}
+
+/// Processes and threads of a container for which nobody has said anything: far more than a
+/// program needs, far fewer than a machine has.
+const DEFAULT_PIDS_LIMIT: i64 = 4096;
+
+/// As systemd gives to services; the soft limit is high enough for servers that do not raise it.
+const OPEN_FILES: (u64, u64) = (65_536, 524_288);
+
+/// What is hidden from containers: files that leak facts about the machine, or drive it.
+const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// What containers may look at and not change.
+const READ_ONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The OCI specification of a container.
+pub(crate) fn oci_spec(config: &ContainerConfig, around: &Surroundings) -> Value {
+    let mut process = json!({
+        "terminal": config.tty,
+        "user": { "uid": config.user.uid, "gid": config.user.gid },
+        "args": config.args,
+        "cwd": "/",
+    });
+    // libcontainer takes `false` for a wish of its own kind; only its absence means no.
+    if config.no_new_privileges {
+        process["noNewPrivileges"] = json!(true);
+    }
+    json!({
+        "ociVersion": "1.0.2",
+        "process": process,
+        "root": { "path": "rootfs", "readonly": config.read_only_root },
+        "mounts": mounts(config, around),
+        "linux": {
+            "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "cgroup" }],
+            "cgroupsPath": around.cgroup,
+            "resources": resources(&config.resources, around),
+            "maskedPaths": MASKED_PATHS,
+            "readonlyPaths": READ_ONLY_PATHS,
+        },
+    })
+}
+
+/// Everything about a container's processes and output. A wrong capability is the error.
+pub(crate) fn launch_plan(
+    config: &ContainerConfig,
+    around: &Surroundings,
+    root: RootPlan,
+    seccomp: Option<PathBuf>,
+) -> Result<LaunchPlan, String> {
+    let log = config.log_path.clone().map(|path| LogPlan {
+        path,
+        max_bytes: config.log_max_bytes,
+        max_files: config.log_max_files,
+    });
+    let process = ProcessPlan {
+        args: config.args.clone(),
+        env: environment(config, around),
+        working_directory: match config.working_directory.as_str() {
+            "" => "/".to_owned(),
+            path => path.to_owned(),
+        },
+        user: config.user.clone(),
+        capabilities: Capabilities::with_changes(&config.capabilities)?,
+        no_new_privileges: config.no_new_privileges,
+        seccomp,
+        limits: vec![
+            Limit { kind: LimitKind::OpenFiles, soft: OPEN_FILES.0, hard: OPEN_FILES.1 },
+            Limit { kind: LimitKind::CoreSize, soft: 0, hard: u64::MAX },
+        ],
+        oom_score_adj: config.resources.oom_score_adj.unwrap_or(0),
+    };
+    let cgroup = around.cgroup.clone();
+    Ok(LaunchPlan { process, root, cgroup, tty: config.tty, stdin: config.stdin, log })
+}
+
+/// The variables every container has, before its own.
+fn environment(config: &ContainerConfig, around: &Surroundings) -> Vec<(String, String)> {
+    let customary = [
+        Some(("PATH", confine::DEFAULT_PATH)),
+        Some(("HOSTNAME", around.hostname.as_str())),
+        config.tty.then_some(("TERM", "xterm")),
+    ];
+    let missing = customary
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| !config.env.iter().any(|(own, _)| own == name))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    missing.chain(config.env.iter().cloned()).collect()
+}
+
+fn mounts(config: &ContainerConfig, around: &Surroundings) -> Vec<Value> {
+    let kernel = |kind: &str, destination: &str, options: &[&str]| {
+        json!({
+            "destination": destination, "type": kind, "source": kind, "options": options,
+        })
+    };
+    let mut mounts = vec![
+        kernel("proc", "/proc", &["nosuid", "noexec", "nodev"]),
+        kernel("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        kernel(
+            "devpts",
+            "/dev/pts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        bind(&around.shared_memory, "/dev/shm", &["nosuid", "noexec", "nodev"]),
+        kernel("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
+        kernel("sysfs", "/sys", &["nosuid", "noexec", "nodev", "ro"]),
+    ];
+    // With version 1 a container could write through this mount, read-only or not.
+    if around.unified_cgroups {
+        let options = ["nosuid", "noexec", "nodev", "relatime", "ro"];
+        mounts.push(kernel("cgroup", "/sys/fs/cgroup", &options));
+    }
+    mounts.extend(config.mounts.iter().map(mount));
+    mounts
+}
+
+fn mount(mount: &Mount) -> Value {
+    let access = if mount.read_only { "ro" } else { "rw" };
+    match &mount.source {
+        MountSource::Host(path) => bind(path, &mount.destination, &[access]),
+        MountSource::Tmpfs { size_bytes } => {
+            let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
+            options.extend([access.to_owned(), "mode=1777".to_owned()]);
+            options.extend(size_bytes.map(|bytes| format!("size={bytes}")));
+            json!({
+                "destination": mount.destination, "type": "tmpfs", "source": "tmpfs",
+                "options": options,
+            })
+        }
+    }
+}
+
+fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
+    let options: Vec<&str> = std::iter::once("rbind").chain(options.iter().copied()).collect();
+    json!({
+        "destination": destination, "type": "bind", "source": source, "options": options,
+    })
+}
+
+fn resources(resources: &Resources, around: &Surroundings) -> Value {
+    let mut value = json!({
+        // Everything is refused; libcontainer then allows the standard devices again.
+        "devices": [{ "allow": false, "access": "rwm" }],
+        "pids": { "limit": resources.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT) },
+    });
+    let mut cpu = serde_json::Map::new();
+    if let Some(shares) = resources.cpu_shares {
+        cpu.insert("shares".to_owned(), json!(shares));
+    }
+    if let Some(quota) = resources.cpu_quota_us {
+        cpu.insert("quota".to_owned(), json!(quota));
+        cpu.insert("period".to_owned(), json!(resources.cpu_period_us.unwrap_or(100_000)));
+    }
+    if !cpu.is_empty() {
+        value["cpu"] = Value::Object(cpu);
+    }
+    if let Some(limit) = resources.memory_limit_bytes {
+        value["memory"] = json!({ "limit": limit });
+        // A limit that swap can exceed is none. Version 1 counts both together; for version 2
+        // libcontainer takes a difference of nothing for no wish at all, so it is said directly.
+        if around.swap_accounting && around.unified_cgroups {
+            value["unified"] = json!({ "memory.swap.max": "0" });
+        } else if around.swap_accounting {
+            value["memory"]["swap"] = json!(limit);
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+use super::*;
+use crate::api::{CapabilityChanges, ContainerId, User};
+
+fn around() -> Surroundings {
+    Surroundings {
+        hostname: "web-0".to_owned(),
+        shared_memory: PathBuf::from("/run/kutter/sandboxes/a/shm"),
+        cgroup: "/kutter/pod1/web".to_owned(),
+        unified_cgroups: false,
+        swap_accounting: true,
+    }
+}
+
+fn config() -> ContainerConfig {
+    ContainerConfig {
+        id: ContainerId("web".to_owned()),
+        args: vec!["/bin/server".to_owned(), "--port=80".to_owned()],
+        working_directory: "/srv".to_owned(),
+        ..Default::default()
+    }
+}
+
+fn root() -> RootPlan {
+    RootPlan { layers: vec![], upper: PathBuf::from("/upper"), work: PathBuf::from("/work") }
+}
+
+fn plan(config: &ContainerConfig) -> LaunchPlan {
+    launch_plan(config, &around(), root(), None).unwrap()
+}
+
+#[test]
+fn a_plain_container_is_isolated() {
+    let spec = oci_spec(&config(), &around());
+    let expected = include_str!("plain.json");
+    assert_eq!(serde_json::to_string_pretty(&spec).unwrap(), expected.trim_end());
+}
+
+#[test]
+fn the_specification_is_one_that_libcontainer_reads() {
+    let spec = oci_spec(&config(), &around());
+    serde_json::from_value::<oci_spec::runtime::Spec>(spec).unwrap();
+}
+
+#[test]
+fn control_groups_are_shown_with_version_two_alone() {
+    let shown = |unified_cgroups| {
+        let around = Surroundings { unified_cgroups, ..around() };
+        let spec = oci_spec(&config(), &around);
+        let mounts = spec["mounts"].as_array().unwrap().clone();
+        mounts.into_iter().find(|m| m["destination"] == "/sys/fs/cgroup")
+    };
+    assert_eq!(shown(false), None);
+    let mount = shown(true).unwrap();
+    assert!(mount["options"].as_array().unwrap().contains(&json!("ro")));
+}
+
+#[test]
+fn a_memory_limit_includes_swap() {
+    let resources = Resources { memory_limit_bytes: Some(1 << 20), ..Default::default() };
+    let config = ContainerConfig { resources, ..config() };
+    let spec = oci_spec(&config, &around());
+    assert_eq!(spec["linux"]["resources"]["memory"], json!({ "limit": 1 << 20, "swap": 1 << 20 }));
+    let unified = Surroundings { unified_cgroups: true, ..around() };
+    let spec = oci_spec(&config, &unified);
+    assert_eq!(spec["linux"]["resources"]["memory"], json!({ "limit": 1 << 20 }));
+    assert_eq!(spec["linux"]["resources"]["unified"], json!({ "memory.swap.max": "0" }));
+}
+
+#[test]
+fn processor_bounds_are_passed_on() {
+    let resources = Resources {
+        cpu_shares: Some(512),
+        cpu_quota_us: Some(50_000),
+        pids_limit: Some(10),
+        ..Default::default()
+    };
+    let spec = oci_spec(&ContainerConfig { resources, ..config() }, &around());
+    let resources = &spec["linux"]["resources"];
+    assert_eq!(resources["cpu"], json!({ "shares": 512, "quota": 50_000, "period": 100_000 }));
+    assert_eq!(resources["pids"], json!({ "limit": 10 }));
+}
+
+#[test]
+fn own_mounts_come_after_the_standard_ones_in_their_order() {
+    let mounts = vec![
+        Mount {
+            source: MountSource::Host(PathBuf::from("/data")),
+            destination: "/data".to_owned(),
+            read_only: true,
+        },
+        Mount {
+            source: MountSource::Tmpfs { size_bytes: Some(4096) },
+            destination: "/data/cache".to_owned(),
+            read_only: false,
+        },
+    ];
+    let spec = oci_spec(&ContainerConfig { mounts, ..config() }, &around());
+    let all = spec["mounts"].as_array().unwrap();
+    let own = &all[all.len() - 2..];
+    assert_eq!(own[0]["options"], json!(["rbind", "ro"]));
+    assert_eq!(own[1]["destination"], "/data/cache");
+    assert_eq!(own[1]["options"], json!(["nosuid", "nodev", "rw", "mode=1777", "size=4096"]));
+}
+
+#[test]
+fn no_new_privileges_is_named_only_when_wanted() {
+    assert_eq!(oci_spec(&config(), &around())["process"].get("noNewPrivileges"), None);
+    let config = ContainerConfig { no_new_privileges: true, ..config() };
+    assert_eq!(oci_spec(&config, &around())["process"]["noNewPrivileges"], json!(true));
+}
+
+#[test]
+fn customary_variables_are_there_unless_the_container_has_its_own() {
+    let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let env = plan(&ContainerConfig { env: vec![own("A", "1")], ..config() }).process.env;
+    let names: Vec<&str> = env.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["PATH", "HOSTNAME", "A"]);
+    let env = vec![own("PATH", "/bin"), own("HOSTNAME", "x")];
+    let config = ContainerConfig { env: env.clone(), ..config() };
+    assert_eq!(plan(&config).process.env, env);
+}
+
+#[test]
+fn the_plan_carries_user_and_capabilities() {
+    let config = ContainerConfig {
+        user: User { uid: 1000, gid: 100, additional_gids: vec![5] },
+        capabilities: CapabilityChanges { add: vec![], drop: vec!["ALL".to_owned()] },
+        ..config()
+    };
+    let process = plan(&config).process;
+    assert_eq!(process.user, config.user);
+    assert_eq!(process.capabilities, Capabilities(0));
+    assert_eq!(process.working_directory, "/srv");
+    let wrong = CapabilityChanges { add: vec!["FLY".to_owned()], drop: vec![] };
+    let config = ContainerConfig { capabilities: wrong, ..config };
+    assert!(launch_plan(&config, &around(), root(), None).is_err());
+}

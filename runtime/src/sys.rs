@@ -1,0 +1,162 @@
+//! System calls that neither nix nor rustix offers as safe functions.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::unistd::Pid;
+use tokio::io::unix::AsyncFd;
+
+/// Which side of a fork this is.
+pub(crate) enum Fork {
+    Parent(Pid),
+    Child,
+}
+
+/// Forks a process that has one thread, as the shim and its creators do.
+pub(crate) fn fork() -> nix::Result<Fork> {
+    // SAFETY: the shim's process never starts a thread, so the child finds every lock, the
+    // allocator's included, as free as the parent left it.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+        nix::unistd::ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Forks a process with one thread so that the child's parent is this process' own parent.
+pub(crate) fn fork_sibling() -> nix::Result<Fork> {
+    // With CLONE_PARENT the signal at its end is the one of this process, SIGCHLD.
+    let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as libc::c_ulong;
+    // SAFETY: no new stack and no shared memory: this is a fork, and as above there is only one
+    // thread. The unused arguments are zero in either order an architecture may want them.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match Errno::result(pid)? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(Pid::from_raw(pid as libc::pid_t))),
+    }
+}
+
+/// Ends this process at once, without running what the parent has registered for its exit.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit only ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Sends any signal, those without a name of their own included.
+pub(crate) fn send_signal(pid: rustix::process::Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: kill touches no memory of this process.
+    let result = unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Gives all signals their default meaning and blocks none, as a program expects to be started.
+pub(crate) fn reset_signals() -> nix::Result<()> {
+    for number in Signal::iterator() {
+        if matches!(number, Signal::SIGKILL | Signal::SIGSTOP) {
+            continue;
+        }
+        // SAFETY: the default action is no handler, so nothing can be called.
+        unsafe { signal(number, SigHandler::SigDfl) }?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Makes sure that no descriptor but the first three outlives the next `execve`.
+pub(crate) fn close_others_on_exec() -> nix::Result<()> {
+    // SAFETY: this only sets a flag of descriptors; none is closed now.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(result).map(drop)
+}
+
+/// Installs a compiled system-call filter for this thread, and all it becomes.
+pub(crate) fn install_filter(program: &[u8]) -> io::Result<()> {
+    const INSTRUCTION_BYTES: usize = size_of::<libc::sock_filter>();
+    if program.is_empty() || !program.len().is_multiple_of(INSTRUCTION_BYTES) {
+        return Err(io::Error::other("the compiled system-call filter is damaged"));
+    }
+    let mut instructions: Vec<libc::sock_filter> = program
+        .chunks_exact(INSTRUCTION_BYTES)
+        .map(|bytes| libc::sock_filter {
+            code: u16::from_ne_bytes([bytes[0], bytes[1]]),
+            jt: bytes[2],
+            jf: bytes[3],
+            k: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+        })
+        .collect();
+    let len = u16::try_from(instructions.len())
+        .map_err(|_| io::Error::other("the compiled system-call filter is too long"))?;
+    let filter = libc::sock_fprog { len, filter: instructions.as_mut_ptr() };
+    // SAFETY: the structure and the instructions it points to live until the call returns; the
+    // kernel copies and verifies them.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as libc::c_ulong, &filter)
+    };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Has the async runtime watch a descriptor.
+pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what is returned, so it neither changes nor closes while
+    // it is registered.
+    unsafe { AsyncFd::register(descriptor) }.map_err(|e| e.into_parts().1)
+}
+
+/// A private copy of the mount that a file is on, showing only this file, refusing writes. What
+/// is executed from it cannot be overwritten through `/proc/PID/exe`.
+pub(crate) fn read_only_view(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::mount::OpenTreeFlags;
+    let view = rustix::mount::open_tree(
+        rustix::fs::CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the empty path is a terminated string, the structure has the size that is passed,
+    // and both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            view.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(result)?;
+    Ok(view)
+}
+
+/// Brings the loopback interface of this process' network namespace up.
+pub(crate) fn bring_up_loopback() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: all of the structure is plain data, for which zeroes are a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    set_interface_flags(rustix::fd::AsFd::as_fd(&socket), &request)
+}
+
+fn set_interface_flags(socket: BorrowedFd<'_>, request: &libc::ifreq) -> io::Result<()> {
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which this is, and keeps no reference to it.
+    let result =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, request as *const _) };
+    Errno::result(result)?;
+    Ok(())
+}
