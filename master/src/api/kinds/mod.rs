@@ -25,6 +25,10 @@ pub mod replication_controller;
 pub mod secret;
 pub mod service;
 pub mod service_account;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use config_map::ConfigMaps;
 pub use endpoint_slice::EndpointSlices;

@@ -10,6 +10,9 @@ use proto::quantity::Quantity;
 /// Readable by everybody, writable by the owner: 0644.
 const FILE_MODE: i32 = 0o644;
 
+/// The resources of which nodes keep count.
+const COUNTED: &[&str] = &["cpu", "memory"];
+
 fn set(field: &mut Option<String>, value: &str) {
     if field.as_deref().is_none_or(str::is_empty) {
         *field = Some(value.to_owned());
@@ -135,8 +138,12 @@ fn round_to_milli(list: &mut BTreeMap<String, WireQuantity>) {
     }
 }
 
+/// A limit that is wrong is told of once, where it was written.
 fn requests_from_limits(resources: &mut ResourceRequirements) {
-    for (name, limit) in resources.limits.clone().into_iter().flatten() {
-        resources.requests.get_or_insert_default().entry(name).or_insert(limit);
+    let limits = resources.limits.clone().unwrap_or_default();
+    for (name, limit) in limits.into_iter().filter(|(name, _)| COUNTED.contains(&name.as_str())) {
+        if Quantity::try_from(&limit).is_ok_and(|limit| !limit.is_negative()) {
+            resources.requests.get_or_insert_default().entry(name).or_insert(limit);
+        }
     }
 }

@@ -1,0 +1,604 @@
+//! The smaller kinds, from what users write to what is stored and shown.
+
+use serde_json::{Value, json};
+
+use super::testing::{check, check_updates, created, defaulted, errors, row, settles, with};
+use super::*;
+
+fn meta() -> Value {
+    json!({"name": "web", "namespace": "default", "creationTimestamp": "2026-01-01T11:00:00Z"})
+}
+
+fn cluster() -> ClusterConfig {
+    ClusterConfig {
+        service_cidr: "10.96.0.0/16".to_owned(),
+        pod_cidr: "10.244.0.0/16".to_owned(),
+        node_cidr_prefix: 24,
+        node_ports: (30000, 32767),
+    }
+}
+
+#[test]
+fn every_kind_has_as_many_cells_as_columns_and_stable_fields() {
+    fn ask<K: Kind>(empty: Value) {
+        row::<K>(&empty);
+        settles_without_validation::<K>(&empty);
+        let names: Vec<&str> = K::columns().iter().map(|column| column.name).collect();
+        assert!(names.contains(&"Name"), "{names:?}");
+        let object: K::Object = serde_json::from_value(empty).unwrap();
+        let count = K::fields(&object).len();
+        assert_eq!(K::fields(&created::<K>(&json!({}))).len(), count);
+    }
+    fn settles_without_validation<K: Kind>(manifest: &Value) {
+        let once = defaulted::<K>(manifest);
+        let mut again: K::Object = serde_json::from_value(once.clone()).unwrap();
+        K::default(&mut again);
+        assert_eq!(serde_json::to_value(&again).unwrap(), once);
+        // Whatever is wrong with an empty object, telling it must not panic.
+        let _ = errors::<K>(manifest);
+    }
+    ask::<Pods>(json!({}));
+    ask::<ReplicationControllers>(json!({}));
+    ask::<Services>(json!({}));
+    ask::<EndpointsKind>(json!({}));
+    ask::<Nodes>(json!({}));
+    ask::<Namespaces>(json!({}));
+    ask::<Events>(json!({}));
+    ask::<ConfigMaps>(json!({}));
+    ask::<Secrets>(json!({}));
+    ask::<ServiceAccounts>(json!({}));
+    ask::<EndpointSlices>(json!({}));
+}
+
+#[test]
+fn the_registry_has_every_kind_once() {
+    let plurals: Vec<&str> = registry().kinds().iter().map(|kind| kind.resource().plural).collect();
+    for plural in [
+        "pods",
+        "replicationcontrollers",
+        "services",
+        "endpoints",
+        "endpointslices",
+        "nodes",
+        "namespaces",
+        "events",
+        "configmaps",
+        "secrets",
+        "serviceaccounts",
+    ] {
+        assert_eq!(plurals.iter().filter(|found| **found == plural).count(), 1, "{plural}");
+    }
+}
+
+fn config_map() -> Value {
+    json!({"metadata": meta(), "data": {"a.b": "1"}, "binaryData": {"c": "AAE="}})
+}
+
+#[test]
+fn config_maps_keep_to_the_rules() {
+    settles::<ConfigMaps>(&config_map());
+    check::<ConfigMaps>(
+        &config_map(),
+        vec![
+            (
+                "/data",
+                json!({"a/b": ""}),
+                "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of",
+            ),
+            ("/data", json!({"..": ""}), "data[..]: Invalid value: \"..\": must not be '..'"),
+            ("/data", json!({"a".repeat(254): ""}), "data[aaa"),
+            (
+                "/data",
+                json!({"c": ""}),
+                "data[c]: Invalid value: \"c\": duplicate of key present in binaryData",
+            ),
+            (
+                "/data",
+                json!({"a": "x".repeat(1024 * 1024)}),
+                "data: Too long: may not be more than 1048576 bytes",
+            ),
+        ],
+    );
+    let locked = with(&config_map(), "/immutable", json!(true));
+    check_updates::<ConfigMaps>(
+        &locked,
+        vec![
+            ("/metadata/labels", json!({"a": "b"}), ""),
+            (
+                "/data",
+                json!({"a.b": "2"}),
+                "data: Forbidden: field is immutable when `immutable` is set",
+            ),
+            ("/binaryData", json!(null), "binaryData: Forbidden"),
+            ("/immutable", json!(false), "immutable: Forbidden"),
+        ],
+    );
+    check_updates::<ConfigMaps>(&config_map(), vec![("/data", json!({"x": "2"}), "")]);
+    assert_eq!(row::<ConfigMaps>(&config_map()), ["web", "2", "60m"]);
+}
+
+#[test]
+fn secrets_keep_to_the_rules_of_their_type() {
+    let secret =
+        |kind: &str, data: Value| json!({"metadata": meta(), "type": kind, "stringData": data});
+    settles::<Secrets>(&secret("Opaque", json!({"a": "b"})));
+    let stored = defaulted::<Secrets>(&json!({"metadata": meta(), "stringData": {"a": "b"}}));
+    assert_eq!((&stored["type"], &stored["data"]), (&json!("Opaque"), &json!({"a": "Yg=="})));
+    assert_eq!(stored.get("stringData"), None);
+    let tls = json!({"tls.crt": "x", "tls.key": "y"});
+    for (kind, data, expected) in [
+        ("kubernetes.io/tls", tls.clone(), &[][..]),
+        (
+            "kubernetes.io/tls",
+            json!({}),
+            &["data[tls.crt]: Required value", "data[tls.key]: Required value"],
+        ),
+        ("kubernetes.io/ssh-auth", json!({}), &["data[ssh-privatekey]: Required value"]),
+        ("kubernetes.io/basic-auth", json!({"username": "x"}), &[]),
+        (
+            "kubernetes.io/basic-auth",
+            json!({}),
+            &["data[username]: Required value", "data[password]: Required value"],
+        ),
+        ("kubernetes.io/dockercfg", json!({}), &["data[.dockercfg]: Required value"]),
+        ("kubernetes.io/dockerconfigjson", json!({".dockerconfigjson": "{}"}), &[]),
+        (
+            "kubernetes.io/dockerconfigjson",
+            json!({".dockerconfigjson": "pa55"}),
+            &[
+                "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": not a JSON object (line 1)",
+            ],
+        ),
+        (
+            "kubernetes.io/service-account-token",
+            json!({}),
+            &["metadata.annotations[kubernetes.io/service-account.name]: Required value"],
+        ),
+        (
+            "Opaque",
+            json!({"a b": ""}),
+            &[
+                "data[a b]: Invalid value: \"a b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+            ],
+        ),
+    ] {
+        assert_eq!(errors::<Secrets>(&secret(kind, data)), expected, "{kind}");
+    }
+    check_updates::<Secrets>(
+        &secret("kubernetes.io/tls", tls),
+        vec![("/type", json!("Opaque"), "type: Invalid value: \"Opaque\": field is immutable")],
+    );
+    let locked = with(&secret("Opaque", json!({"a": "b"})), "/immutable", json!(true));
+    check_updates::<Secrets>(&locked, vec![("/stringData/a", json!("c"), "data: Forbidden")]);
+    assert_eq!(
+        row::<Secrets>(&json!({"metadata": meta(), "type": "Opaque", "data": {"a": "Yg=="}})),
+        ["web", "Opaque", "1", "60m"]
+    );
+}
+
+#[test]
+fn namespaces_are_held_until_they_are_empty() {
+    let manifest =
+        json!({"metadata": {"name": "team", "creationTimestamp": "2026-01-01T11:00:00Z"}});
+    settles::<Namespaces>(&manifest);
+    let stored = defaulted::<Namespaces>(&manifest);
+    assert_eq!(stored["spec"]["finalizers"], json!(["kubernetes"]));
+    assert_eq!(stored["status"]["phase"], "Active");
+    assert_eq!(stored["metadata"]["labels"]["kubernetes.io/metadata.name"], "team");
+    assert_eq!(row::<Namespaces>(&stored), ["team", "Active", "60m"]);
+    assert!(Namespaces::validate_name("a.b")[0].contains("must not contain dots"));
+
+    let mut namespace = created::<Namespaces>(&manifest);
+    assert_eq!(
+        Namespaces::deletion(&namespace, Some(0)),
+        Deletion::Graceful { grace_period_seconds: 0 }
+    );
+    Namespaces::prepare_deletion(&mut namespace);
+    namespace.metadata.deletion_timestamp =
+        Some(proto::k8s::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+    assert_eq!(row::<Namespaces>(&serde_json::to_value(&namespace).unwrap())[1], "Terminating");
+
+    // A client that leaves the finalizers out does not take them away; who says they are gone does.
+    let mut update = namespace.clone();
+    update.spec = None;
+    Namespaces::prepare_update(&mut update, &namespace);
+    assert_eq!(update.spec, namespace.spec);
+    update.spec.as_mut().unwrap().finalizers = Some(Vec::new());
+    Namespaces::prepare_update(&mut update, &namespace);
+    assert_eq!(Namespaces::deletion(&update, None), Deletion::Immediate);
+
+    for namespace in namespace::initial() {
+        assert!(Namespaces::undeletable(&namespace).is_some());
+    }
+    assert!(Namespaces::undeletable(&namespace).is_none());
+}
+
+fn node() -> Value {
+    json!({
+        "metadata": {"name": "n1", "creationTimestamp": "2026-01-01T11:00:00Z"},
+        "spec": {"taints": [{"key": "dedicated", "value": "web", "effect": "NoSchedule"}]},
+        "status": {"capacity": {"cpu": "2"}, "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]},
+    })
+}
+
+#[test]
+fn nodes_keep_to_the_rules() {
+    settles::<Nodes>(&node());
+    check::<Nodes>(
+        &node(),
+        vec![
+            ("/spec/podCIDR", json!("10.244.7.0/24"), ""),
+            (
+                "/spec/podCIDRs",
+                json!(["x"]),
+                "spec.podCIDRs[0]: Invalid value: \"x\": must be a valid IPv4 CIDR value",
+            ),
+            (
+                "/spec/podCIDRs",
+                json!(["10.244.0.0/24", "10.244.1.0/24"]),
+                "spec.podCIDRs: Forbidden: one range per node",
+            ),
+            (
+                "/spec/taints/0/effect",
+                json!("x"),
+                "spec.taints[0].effect: Unsupported value: \"x\"",
+            ),
+            ("/spec/taints/0/key", json!("a b"), "spec.taints[0].key: Invalid value: \"a b\""),
+            (
+                "/spec/taints/1",
+                json!({"key": "dedicated", "effect": "NoSchedule"}),
+                "spec.taints[1]: Duplicate value: \"dedicated:NoSchedule\": taints must be unique by key and effect pair",
+            ),
+            (
+                "/status/capacity/cpu",
+                json!("-2"),
+                "status.capacity[cpu]: Invalid value: \"-2\": must be greater than or equal to 0",
+            ),
+            (
+                "/status/capacity/cpu",
+                json!("x"),
+                "status.capacity[cpu]: Invalid value: \"x\": quantities must match",
+            ),
+            (
+                "/status/addresses/0/address",
+                json!("x"),
+                "status.addresses[0].address: Invalid value",
+            ),
+        ],
+    );
+    let ranged = with(&node(), "/spec/podCIDRs", json!(["10.244.0.0/24"]));
+    check_updates::<Nodes>(
+        &ranged,
+        vec![
+            ("/spec/podCIDRs", json!(null), ""),
+            ("/spec/unschedulable", json!(true), ""),
+            (
+                "/spec/podCIDRs",
+                json!(["10.244.1.0/24"]),
+                "spec.podCIDRs: Forbidden: node updates may not change podCIDR",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_node_gets_the_first_free_range() {
+    let mut first = created::<Nodes>(&node());
+    let taken = |claim: &str| claim == "pod-cidr/10.244.0.0-24";
+    Nodes::allocate(&mut first, None, &cluster(), &taken).unwrap();
+    let spec = first.spec.clone().unwrap();
+    assert_eq!(spec.pod_cidr.as_deref(), Some("10.244.1.0/24"));
+    assert_eq!(spec.pod_cidrs, Some(vec!["10.244.1.0/24".to_owned()]));
+    assert_eq!(Nodes::claims(&first), ["pod-cidr/10.244.1.0-24"]);
+
+    let ask = |range: &str| {
+        let mut node = created::<Nodes>(&with(&node(), "/spec/podCIDR", json!(range)));
+        let errors = Nodes::allocate(&mut node, None, &cluster(), &taken).err().unwrap_or_default();
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(ask("10.244.7.0/24"), "");
+    assert!(ask("10.244.0.0/24").contains("held by another node"));
+    assert!(ask("10.244.0.0/23").contains("must be a /24 range out of 10.244.0.0/16"));
+    assert!(ask("10.245.0.0/24").contains("must be a /24 range"));
+    let full = Nodes::allocate(&mut created::<Nodes>(&node()), None, &cluster(), &|_| true);
+    assert!(full.unwrap_err()[0].detail.contains("no range is left"));
+}
+
+#[test]
+fn a_node_tells_how_it_is() {
+    let mut node = node();
+    node["metadata"]["labels"] = json!({
+        "node-role.kubernetes.io/worker": "", "node-role.kubernetes.io/control-plane": "", "kubernetes.io/role": "x",
+    });
+    assert_eq!(row::<Nodes>(&node)[1..3], ["Unknown", "control-plane,worker,x"]);
+    node["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+    node["status"]["nodeInfo"] = json!({
+        "kubeletVersion": "v1", "osImage": "Debian", "kernelVersion": "6.1", "containerRuntimeVersion": "kutter://1",
+        "architecture": "", "bootID": "", "kubeProxyVersion": "", "machineID": "", "operatingSystem": "", "systemUUID": "",
+    });
+    assert_eq!(
+        row::<Nodes>(&node),
+        [
+            "n1",
+            "Ready",
+            "control-plane,worker,x",
+            "60m",
+            "v1",
+            "10.0.0.1",
+            "<none>",
+            "Debian",
+            "6.1",
+            "kutter://1"
+        ]
+    );
+    node["spec"]["unschedulable"] = json!(true);
+    node["status"]["conditions"][0]["status"] = json!("Unknown");
+    assert_eq!(row::<Nodes>(&node)[1], "NotReady,SchedulingDisabled");
+}
+
+fn controller() -> Value {
+    json!({
+        "metadata": meta(),
+        "spec": {
+            "replicas": 3,
+            "selector": {"app": "web"},
+            "template": {
+                "metadata": {"labels": {"app": "web", "tier": "front"}},
+                "spec": {"containers": [{"name": "main", "image": "nginx:1"}]},
+            },
+        },
+    })
+}
+
+#[test]
+fn controllers_take_selector_and_labels_from_the_template() {
+    settles::<ReplicationControllers>(&controller());
+    let bare =
+        with(&with(&controller(), "/spec/selector", json!(null)), "/spec/replicas", json!(null));
+    let stored = defaulted::<ReplicationControllers>(&bare);
+    let labels = json!({"app": "web", "tier": "front"});
+    assert_eq!(stored["spec"]["replicas"], 1);
+    assert_eq!(stored["spec"]["selector"], labels);
+    assert_eq!(stored["metadata"]["labels"], labels);
+    assert_eq!(stored["spec"]["template"]["spec"]["restartPolicy"], "Always");
+    // What only pods get.
+    assert_eq!(stored["spec"]["template"]["spec"].get("serviceAccountName"), None);
+    assert_eq!(stored["status"], json!({"replicas": 0}));
+}
+
+#[test]
+fn controllers_keep_to_the_rules() {
+    check::<ReplicationControllers>(
+        &controller(),
+        vec![
+            (
+                "/spec/replicas",
+                json!(-1),
+                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            ("/spec/minReadySeconds", json!(-1), "spec.minReadySeconds: Invalid value: -1"),
+            ("/spec/template", json!(null), "spec.template: Required value"),
+            (
+                "/spec/selector",
+                json!({"app": "other"}),
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"web\",\"tier\":\"front\"}: `selector` does not match template `labels`",
+            ),
+            (
+                "/spec/template/metadata/labels/x",
+                json!("y z"),
+                "spec.template.metadata.labels[x]: Invalid value: \"y z\"",
+            ),
+            (
+                "/spec/template/spec/restartPolicy",
+                json!("Never"),
+                "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+            ),
+            (
+                "/spec/template/spec/containers/0/image",
+                json!(""),
+                "spec.template.spec.containers[0].image: Required value",
+            ),
+            (
+                "/spec/template/spec/hostNetwork",
+                json!(true),
+                "spec.template.spec.hostNetwork: Forbidden: is not supported",
+            ),
+        ],
+    );
+    let empty = json!({"metadata": meta(), "spec": {"template": {"spec": {}}}});
+    assert_eq!(
+        errors::<ReplicationControllers>(&empty),
+        ["spec.selector: Required value", "spec.template.spec.containers: Required value"]
+    );
+}
+
+#[test]
+fn controllers_scale() {
+    let mut object = created::<ReplicationControllers>(&controller());
+    ReplicationControllers::set_replicas(&mut object, 7);
+    object.status.as_mut().unwrap().replicas = 2;
+    let scaling = ReplicationControllers::scaling(&object).unwrap();
+    assert_eq!((scaling.desired, scaling.observed), (7, 2));
+    assert_eq!(scaling.selector, "app=web");
+    let mut row = row::<ReplicationControllers>(&serde_json::to_value(&object).unwrap());
+    assert_eq!(row.split_off(1), ["7", "2", "0", "60m", "main", "nginx:1", "app=web"]);
+}
+
+#[test]
+fn endpoints_keep_to_the_rules() {
+    let endpoints = json!({
+        "metadata": meta(),
+        "subsets": [{"addresses": [{"ip": "10.244.0.2"}, {"ip": "10.244.0.3"}], "ports": [{"port": 80}, {"name": "b", "port": 81}]}],
+    });
+    let valid = with(&endpoints, "/subsets/0/ports/0/name", json!("a"));
+    settles::<EndpointsKind>(&valid);
+    check::<EndpointsKind>(
+        &valid,
+        vec![
+            ("/subsets/0/ports/0/name", json!(null), "subsets[0].ports[0].name: Required value"),
+            (
+                "/subsets/0/addresses",
+                json!([]),
+                "subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`",
+            ),
+            (
+                "/subsets/0/addresses/0/ip",
+                json!("x"),
+                "subsets[0].addresses[0].ip: Invalid value: \"x\": must be a valid IP address",
+            ),
+            (
+                "/subsets/0/addresses/0/ip",
+                json!("127.0.0.1"),
+                "subsets[0].addresses[0].ip: Invalid value: \"127.0.0.1\": may not be in the loopback range",
+            ),
+            (
+                "/subsets/0/addresses/0/ip",
+                json!("0.0.0.0"),
+                "subsets[0].addresses[0].ip: Invalid value: \"0.0.0.0\": may not be unspecified",
+            ),
+            (
+                "/subsets/0/addresses/0/ip",
+                json!("169.254.1.1"),
+                "subsets[0].addresses[0].ip: Invalid value: \"169.254.1.1\": may not be in the link-local range",
+            ),
+            (
+                "/subsets/0/addresses/0/ip",
+                json!("fe80::1"),
+                "subsets[0].addresses[0].ip: Invalid value: \"fe80::1\": may not be in the link-local range",
+            ),
+            ("/subsets/0/ports/0/port", json!(0), "subsets[0].ports[0].port: Invalid value: 0"),
+            (
+                "/subsets/0/ports/0/protocol",
+                json!("x"),
+                "subsets[0].ports[0].protocol: Unsupported value: \"x\"",
+            ),
+        ],
+    );
+    assert_eq!(
+        row::<EndpointsKind>(&valid),
+        ["web", "10.244.0.2:80,10.244.0.3:80,10.244.0.2:81 + 1 more...", "60m"]
+    );
+    assert_eq!(row::<EndpointsKind>(&json!({"metadata": meta()}))[1], "<none>");
+}
+
+#[test]
+fn endpoint_slices_keep_to_the_rules() {
+    let slice = json!({
+        "metadata": meta(), "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.244.0.2"], "nodeName": "n1"}],
+        "ports": [{"port": 80}, {"name": "b", "port": 81}],
+    });
+    settles::<EndpointSlices>(&slice);
+    check::<EndpointSlices>(
+        &slice,
+        vec![
+            ("/addressType", json!(""), "addressType: Required value"),
+            (
+                "/addressType",
+                json!("IPX"),
+                "addressType: Unsupported value: \"IPX\": supported values: \"FQDN\", \"IPv4\", \"IPv6\"",
+            ),
+            (
+                "/addressType",
+                json!("IPv6"),
+                "endpoints[0].addresses[0]: Invalid value: \"10.244.0.2\": must be a valid IPv6 address",
+            ),
+            (
+                "/endpoints/0/addresses",
+                json!([]),
+                "endpoints[0].addresses: Required value: must contain at least 1 address",
+            ),
+            (
+                "/endpoints/0/addresses/0",
+                json!("127.0.0.1"),
+                "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range",
+            ),
+            ("/endpoints/0/nodeName", json!("A"), "endpoints[0].nodeName: Invalid value"),
+            ("/ports/1/name", json!(""), "ports[1].name: Duplicate value: \"\""),
+            ("/ports/1/name", json!("B"), "ports[1].name: Invalid value: \"B\""),
+            ("/ports/1/port", json!(0), "ports[1].port: Invalid value: 0"),
+            (
+                "/ports/1/appProtocol",
+                json!("h2 c"),
+                "ports[1].appProtocol: Invalid value: \"h2 c\"",
+            ),
+        ],
+    );
+    let many: Vec<Value> = (0..1001).map(|_| json!({"addresses": ["10.0.0.1"]})).collect();
+    check::<EndpointSlices>(
+        &slice,
+        vec![(
+            "/endpoints",
+            json!(many),
+            "endpoints: Too many: 1001: must have at most 1000 items",
+        )],
+    );
+    check_updates::<EndpointSlices>(
+        &with(&slice, "/endpoints", json!([])),
+        vec![(
+            "/addressType",
+            json!("IPv6"),
+            "addressType: Invalid value: \"IPv6\": field is immutable",
+        )],
+    );
+    assert_eq!(row::<EndpointSlices>(&slice), ["web", "IPv4", "80,81", "10.244.0.2", "60m"]);
+    let empty = json!({"metadata": meta(), "addressType": "IPv4"});
+    assert_eq!(row::<EndpointSlices>(&empty)[2..4], ["<unset>", "<unset>"]);
+}
+
+#[test]
+fn events_keep_to_the_rules() {
+    let event = json!({
+        "metadata": meta(),
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "web", "fieldPath": "spec.containers{main}"},
+        "type": "Warning", "reason": "BackOff", "message": " restarting \n",
+        "firstTimestamp": "2026-01-01T11:00:00Z", "lastTimestamp": "2026-01-01T11:58:00Z", "count": 4,
+        "source": {"component": "kubelet", "host": "n1"},
+    });
+    settles::<Events>(&event);
+    check::<Events>(
+        &event,
+        vec![
+            (
+                "/involvedObject/namespace",
+                json!("other"),
+                "involvedObject.namespace: Invalid value: \"other\": does not match event.namespace",
+            ),
+            ("/involvedObject/namespace", json!(null), ""),
+        ],
+    );
+    let modern = with(&event, "/eventTime", json!("2026-01-01T11:00:00.000000Z"));
+    assert_eq!(
+        errors::<Events>(&modern),
+        [
+            "reportingComponent: Required value",
+            "reportingInstance: Required value",
+            "action: Required value"
+        ]
+    );
+    assert_eq!(
+        row::<Events>(&event),
+        [
+            "2m",
+            "Warning",
+            "BackOff",
+            "pod/web",
+            "spec.containers{main}",
+            "kubelet, n1",
+            "restarting",
+            "60m",
+            "4",
+            "web"
+        ]
+    );
+    let fields = Events::fields(&created::<Events>(&event));
+    assert!(fields.contains(&("involvedObject.name", "web".to_owned())), "{fields:?}");
+    assert!(fields.contains(&("source", "kubelet".to_owned())), "{fields:?}");
+}
+
+#[test]
+fn service_accounts_are_identities() {
+    let account = json!({"metadata": meta(), "secrets": [{"name": "a"}]});
+    settles::<ServiceAccounts>(&account);
+    assert_eq!(row::<ServiceAccounts>(&account), ["web", "1", "60m"]);
+}
