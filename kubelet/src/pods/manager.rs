@@ -1,29 +1,380 @@
-//! Keeps one worker per pod of this node.
+//! Keeps one worker per pod of this node, and takes over what a kubelet before this one left.
+//!
+//! Nothing is taken over before a snapshot was loaded: an empty state knows no pods. What belongs to
+//! no pod is removed only once a master has confirmed the state: what was loaded from disk may be
+//! older than the newest pods.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
+use proto::ObjectKey;
+use proto::k8s::api::core::v1::Pod;
+use runtime::{ContainerRuntime, RuntimeEvent, SandboxState};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{PodsConfig, PodsDependencies, PodsError};
+use super::clock::Clock;
+use super::names::{PodIdentity, is_safe_uid};
+use super::record::Record;
+use super::references::{names_config_map, names_secret};
+use super::worker::{Context, Mailbox, PodView, Worker};
+use super::{PodsConfig, PodsDependencies, PodsError, remains};
+use crate::state::Change;
+use crate::volumes::PodDir;
 
-/// Runs the pods of this node.
+type Views = HashMap<String, watch::Receiver<PodView>>;
+
+/// Runs the pods of this node, and opens streams to them.
 pub struct PodManager {
-    config: Arc<PodsConfig>,
+    config: PodsConfig,
     dependencies: PodsDependencies,
+    clock: Clock,
+    views: RwLock<Views>,
 }
 
 impl PodManager {
     /// Nothing happens before [`run`](Self::run).
     pub fn new(config: PodsConfig, dependencies: PodsDependencies) -> Arc<Self> {
-        Arc::new(Self { config: Arc::new(config), dependencies })
+        Self::with_clock(config, dependencies, Clock::system())
+    }
+
+    pub(crate) fn with_clock(
+        config: PodsConfig,
+        dependencies: PodsDependencies,
+        clock: Clock,
+    ) -> Arc<Self> {
+        Arc::new(Self { config, dependencies, clock, views: RwLock::default() })
     }
 
     /// Takes over what runs on this node, then follows the state until shutdown. On return no pod
     /// was stopped: containers outlive the kubelet.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) -> Result<(), PodsError> {
+        let mut changes = self.dependencies.state.changes();
+        if !self.wait_until_loaded(&mut changes, &shutdown).await {
+            return Ok(());
+        }
+        // Before the list, so that nothing happens unseen between the two.
+        let mut events = self.dependencies.runtime.events();
         let found = self.dependencies.runtime.list().await.map_err(PodsError::List)?;
-        tracing::info!(root = %self.config.root_dir.display(), sandboxes = found.len(), "pods");
-        shutdown.cancelled().await;
+        let mut crew = Crew {
+            context: Arc::new(Context {
+                config: self.config.clone(),
+                dependencies: self.dependencies.clone(),
+                clock: self.clock.clone(),
+                shutdown: shutdown.clone(),
+            }),
+            manager: Arc::clone(&self),
+            hands: HashMap::new(),
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            leftovers: HashMap::new(),
+            cleared: false,
+        };
+        crew.take_over(found).await?;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                change = changes.recv() => match change {
+                    Ok(change) => crew.state_changed(change).await?,
+                    Err(RecvError::Lagged(_)) => crew.state_changed(Change::Everything).await?,
+                    // The state lives as long as we hold a handle to it.
+                    Err(RecvError::Closed) => break,
+                },
+                event = events.recv() => match event {
+                    Ok(event) => crew.runtime_event(event),
+                    Err(RecvError::Lagged(missed)) => {
+                        tracing::warn!(missed, "events of the runtime were missed");
+                        crew.compare_all().await?;
+                    }
+                    Err(RecvError::Closed) => {
+                        tracing::error!("the runtime has no more events");
+                        break;
+                    }
+                },
+                Some(ended) = crew.tasks.join_next_with_id() => crew.worker_ended(ended).await?,
+            }
+        }
+        // Workers notice the shutdown themselves; what they were doing is idempotent.
+        let patience = tokio::time::sleep(SHUTDOWN_PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                ended = crew.tasks.join_next() => if ended.is_none() { break },
+                () = &mut patience => {
+                    tracing::warn!(left = crew.tasks.len(), "pod workers did not end in time");
+                    break;
+                }
+            }
+        }
         Ok(())
     }
+
+    /// False when the kubelet ends before.
+    async fn wait_until_loaded(
+        &self,
+        changes: &mut broadcast::Receiver<Change>,
+        shutdown: &CancellationToken,
+    ) -> bool {
+        while !self.dependencies.state.read(|cluster| cluster.loaded) {
+            tokio::select! {
+                () = shutdown.cancelled() => return false,
+                changed = changes.recv() => {
+                    if matches!(changed, Err(RecvError::Closed)) {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    pub(super) fn views(&self) -> RwLockReadGuard<'_, Views> {
+        self.views.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn runtime(&self) -> &Arc<dyn ContainerRuntime> {
+        &self.dependencies.runtime
+    }
+
+    pub(super) fn log_dir(&self) -> &Path {
+        &self.config.log_dir
+    }
+}
+
+/// Workers only have to finish what they are just writing down.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The workers.
+struct Crew {
+    manager: Arc<PodManager>,
+    context: Arc<Context>,
+    hands: HashMap<String, Hand>,
+    tasks: JoinSet<()>,
+    /// Which task works for which pod.
+    running: HashMap<Id, String>,
+    /// What was found of pods that the state does not know, until a master says whether it does.
+    leftovers: HashMap<String, Option<PodIdentity>>,
+    /// Whether that was done.
+    cleared: bool,
+}
+
+/// One worker, as seen from outside.
+struct Hand {
+    identity: PodIdentity,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Crew {
+    /// Pods that the state knows go on. What is left of others is remembered.
+    async fn take_over(&mut self, found: Vec<SandboxState>) -> Result<(), PodsError> {
+        let root_dir = &self.context.config.root_dir;
+        let records = Record::read_all(root_dir)
+            .map_err(|source| PodsError::Root { path: PodDir::all(root_dir), source })?;
+        self.leftovers
+            .extend(records.into_iter().map(|(uid, record)| (uid, record.map(|r| r.identity()))));
+        for sandbox in &found {
+            match PodIdentity::of(sandbox) {
+                Some(identity) => {
+                    self.leftovers.insert(identity.uid.clone(), Some(identity));
+                }
+                None => tracing::warn!(sandbox = %sandbox.config.id, "a sandbox of no pod"),
+            }
+        }
+        tracing::info!(sandboxes = found.len(), "taking over");
+        self.welcome_all(&sandboxes_by_uid(found));
+        self.clear_away().await
+    }
+
+    /// All pods that have no worker yet get one.
+    fn welcome_all(&mut self, found: &HashMap<String, SandboxState>) {
+        for pod in self.pods() {
+            let uid = uid_of(&pod);
+            if !self.hands.contains_key(&uid) {
+                self.leftovers.remove(&uid);
+                self.hire(pod, found.get(&uid));
+            }
+        }
+    }
+
+    /// Removes what belongs to no pod, once that is certain.
+    async fn clear_away(&mut self) -> Result<(), PodsError> {
+        if self.leftovers_are_alive() {
+            return Ok(());
+        }
+        let leftovers = std::mem::take(&mut self.leftovers);
+        let mut found = match leftovers.is_empty() {
+            true => HashMap::new(),
+            false => self.list().await?,
+        };
+        // Addresses of the dying are theirs until they are dead.
+        let alive: Vec<String> = self.hands.keys().chain(leftovers.keys()).cloned().collect();
+        if let Err(error) = self.context.dependencies.network.retain(&alive).await {
+            tracing::warn!(%error, "failed to take back addresses of pods that are gone");
+        }
+        for (uid, identity) in leftovers {
+            let sandbox = found.remove(&uid);
+            let context = Arc::clone(&self.context);
+            self.tasks.spawn(remains::remove(context, uid, identity, sandbox));
+        }
+        self.cleared = true;
+        Ok(())
+    }
+
+    fn leftovers_are_alive(&self) -> bool {
+        self.cleared || !self.context.dependencies.state.read(|cluster| cluster.confirmed)
+    }
+
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        let state = &self.context.dependencies.state;
+        state.read(|cluster| cluster.pods.values().map(Arc::clone).collect())
+    }
+
+    async fn list(&self) -> Result<HashMap<String, SandboxState>, PodsError> {
+        let found = self.context.dependencies.runtime.list().await.map_err(PodsError::List)?;
+        Ok(sandboxes_by_uid(found))
+    }
+
+    fn hire(&mut self, pod: Arc<Pod>, found: Option<&SandboxState>) {
+        let metadata = &pod.metadata;
+        let identity = PodIdentity {
+            key: ObjectKey::new(
+                metadata.namespace.clone().unwrap_or_default(),
+                metadata.name.clone().unwrap_or_default(),
+            ),
+            uid: metadata.uid.clone().unwrap_or_default(),
+        };
+        if !is_safe_uid(&identity.uid) {
+            tracing::error!(pod = %identity.key, uid = %identity.uid, "refusing a pod's uid");
+            return;
+        }
+        let uid = identity.uid.clone();
+        let mailbox = Arc::new(Mailbox::default());
+        let hand = Hand { identity: identity.clone(), mailbox: Arc::clone(&mailbox) };
+        let (worker, view) = Worker::new(Arc::clone(&self.context), identity, pod, found, mailbox);
+        self.views().insert(uid.clone(), view);
+        let task = self.tasks.spawn(worker.run());
+        self.running.insert(task.id(), uid.clone());
+        self.hands.insert(uid, hand);
+    }
+
+    async fn state_changed(&mut self, change: Change) -> Result<(), PodsError> {
+        match change {
+            Change::Everything => {
+                // A pod that is new to the state may have been here before.
+                let returning =
+                    self.pods().iter().any(|pod| self.leftovers.contains_key(&uid_of(pod)));
+                let found = if returning { self.list().await? } else { HashMap::new() };
+                self.welcome_all(&found);
+                self.clear_away().await?;
+                for hand in self.hands.values() {
+                    hand.mailbox.put(|mail| mail.objects_changed = true);
+                }
+            }
+            Change::Pod(key) => {
+                let state = &self.context.dependencies.state;
+                let pod = state.read(|cluster| cluster.pods.get(&key).map(Arc::clone));
+                if let Some(pod) = pod {
+                    let uid = uid_of(&pod);
+                    if !self.hands.contains_key(&uid) {
+                        let returning = self.leftovers.remove(&uid).is_some();
+                        let found = if returning { self.list().await? } else { HashMap::new() };
+                        self.hire(pod, found.get(&uid));
+                    }
+                }
+                for hand in self.hands.values().filter(|hand| hand.identity.key == key) {
+                    hand.mailbox.put(|_| {});
+                }
+            }
+            Change::ConfigMap(key) => {
+                self.object_changed(&key, |pod| names_config_map(pod, &key.name));
+            }
+            Change::Secret(key) => self.object_changed(&key, |pod| names_secret(pod, &key.name)),
+            // Their values are read when a container starts.
+            Change::Service(_) | Change::EndpointSlice(_) | Change::Peers | Change::Node => {}
+        }
+        Ok(())
+    }
+
+    fn object_changed(&self, key: &ObjectKey, concerns: impl Fn(&Pod) -> bool) {
+        let hands = self.hands.values().filter(|hand| hand.identity.key.namespace == key.namespace);
+        let concerned: Vec<&Hand> = self.context.dependencies.state.read(|cluster| {
+            hands
+                .filter(|hand| cluster.pods.get(&hand.identity.key).is_some_and(|p| concerns(p)))
+                .collect()
+        });
+        for hand in concerned {
+            hand.mailbox.put(|mail| mail.objects_changed = true);
+        }
+    }
+
+    fn runtime_event(&self, event: RuntimeEvent) {
+        // A sandbox is called as its pod.
+        match event {
+            RuntimeEvent::ContainerExited { sandbox, container, exit } => {
+                if let Some(hand) = self.hands.get(&sandbox.0) {
+                    hand.mailbox.put(|mail| {
+                        mail.exits.insert(container, exit);
+                    });
+                }
+            }
+            RuntimeEvent::SandboxLost { sandbox } => {
+                if let Some(hand) = self.hands.get(&sandbox.0) {
+                    hand.mailbox.put(|mail| mail.sandbox_lost = true);
+                }
+            }
+        }
+    }
+
+    /// Tells every worker what there is, since it may not have heard what happened.
+    async fn compare_all(&self) -> Result<(), PodsError> {
+        let mut found = self.list().await?;
+        for (uid, hand) in &self.hands {
+            let sandbox = found.remove(uid);
+            hand.mailbox.put(|mail| mail.found = Some(sandbox));
+        }
+        Ok(())
+    }
+
+    async fn worker_ended(&mut self, ended: Result<(Id, ()), JoinError>) -> Result<(), PodsError> {
+        let (id, panicked) = match &ended {
+            Ok((id, ())) => (*id, false),
+            Err(error) => (error.id(), error.is_panic()),
+        };
+        let Some(uid) = self.running.remove(&id) else { return Ok(()) };
+        let Some(hand) = self.hands.remove(&uid) else { return Ok(()) };
+        self.views().remove(&uid);
+        let key = &hand.identity.key;
+        let pod = self.context.dependencies.state.read(|cluster| {
+            let pod = cluster.pods.get(key)?;
+            (pod.metadata.uid.as_ref() == Some(&uid)).then(|| Arc::clone(pod))
+        });
+        if !panicked {
+            // A pod that is gone has nothing to report either.
+            self.context.dependencies.reporter.with(|outbox| outbox.pods.remove(&uid));
+        } else {
+            tracing::error!(pod = %key, "a pod's worker panicked; another one takes over");
+        }
+        if let Some(pod) = pod {
+            let found = self.list().await?;
+            self.hire(pod, found.get(&uid));
+        }
+        Ok(())
+    }
+
+    fn views(&self) -> std::sync::RwLockWriteGuard<'_, Views> {
+        self.manager.views.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A sandbox is called as its pod.
+fn sandboxes_by_uid(found: Vec<SandboxState>) -> HashMap<String, SandboxState> {
+    found.into_iter().map(|sandbox| (sandbox.config.id.0.clone(), sandbox)).collect()
+}
+
+fn uid_of(pod: &Pod) -> String {
+    pod.metadata.uid.clone().unwrap_or_default()
 }

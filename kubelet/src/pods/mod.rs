@@ -7,7 +7,29 @@
 //!                                               └ status ──> Reporter
 //! ```
 
+mod clock;
+mod container;
+mod env;
+mod events;
+mod images;
+mod logs;
 mod manager;
+mod names;
+mod observed;
+mod plan;
+mod probes;
+mod record;
+mod recover;
+mod references;
+mod remains;
+mod resources;
+mod security;
+mod status;
+mod streams;
+mod termination;
+#[cfg(test)]
+mod test_support;
+mod worker;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

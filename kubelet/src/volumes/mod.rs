@@ -1,1 +1,224 @@
 //! The files that pods see beside their image: volumes, and the few files of `/etc`.
+//!
+//! ```text
+//! <root-dir>/pods/<uid>/
+//!   record.json           who the pod is and what was last reported of it
+//!   volumes/<name>/       emptyDir, ConfigMap and Secret volumes; the latter on tmpfs
+//!   etc/                  hosts, hostname, resolv.conf
+//!   messages/<container>/ termination messages, one file per attempt
+//! ```
+//!
+//! Everything here blocks and is called from blocking threads. All of it is idempotent, so that a
+//! kubelet that died in the middle simply does it again.
+
+mod atomic_writer;
+pub(crate) mod etc;
+mod host_path;
+pub(crate) mod mounts;
+mod payload;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proto::k8s::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Pod, Secret, Volume};
+use proto::quantity::Quantity;
+
+/// The volumes of a pod, by name.
+pub(crate) type Volumes = BTreeMap<String, PreparedVolume>;
+
+/// A volume that can be mounted into containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PreparedVolume {
+    /// A file or folder of the host.
+    pub(crate) source: PathBuf,
+    /// Whether its content belongs to the kubelet, so that no container may write to it.
+    pub(crate) read_only: bool,
+}
+
+/// The ConfigMaps and Secrets that a pod's volumes show, by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Objects {
+    pub(crate) config_maps: HashMap<String, Arc<ConfigMap>>,
+    pub(crate) secrets: HashMap<String, Arc<Secret>>,
+}
+
+/// A volume could not be prepared.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {message}")]
+pub(crate) struct VolumeError {
+    /// Which one.
+    pub(crate) volume: String,
+    /// For the user.
+    pub(crate) message: String,
+    /// Whether only a change of an API object can help.
+    pub(crate) awaits_object: bool,
+}
+
+/// Where a pod's files are.
+#[derive(Clone, Debug)]
+pub(crate) struct PodDir(PathBuf);
+
+impl PodDir {
+    /// The folder of the pod with this uid.
+    pub(crate) fn new(root_dir: &Path, uid: &str) -> Self {
+        Self(Self::all(root_dir).join(uid))
+    }
+
+    /// Where the folders of all pods are.
+    pub(crate) fn all(root_dir: &Path) -> PathBuf {
+        root_dir.join("pods")
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn record(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+
+    pub(crate) fn etc(&self) -> PathBuf {
+        self.0.join("etc")
+    }
+
+    pub(crate) fn termination_message(&self, container: &str, attempt: u32) -> PathBuf {
+        self.0.join("messages").join(container).join(attempt.to_string())
+    }
+
+    fn volume(&self, name: &str) -> PathBuf {
+        self.0.join("volumes").join(name)
+    }
+}
+
+/// Makes all volumes of the pod, or brings those that show objects up to date.
+pub(crate) fn prepare(dir: &PodDir, pod: &Pod, objects: &Objects) -> Result<Volumes, VolumeError> {
+    let mut prepared = Volumes::new();
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let one = prepare_one(dir, volume, objects).map_err(|problem| {
+            let (message, awaits_object) = match problem {
+                Problem::Missing(message) => (message, true),
+                Problem::Failed(message) => (message, false),
+            };
+            VolumeError { volume: volume.name.clone(), message, awaits_object }
+        })?;
+        prepared.insert(volume.name.clone(), one);
+    }
+    Ok(prepared)
+}
+
+/// Removes the volumes; the record stays.
+pub(crate) fn remove_volumes(dir: &PodDir) -> io::Result<()> {
+    mounts::unmount_below(dir.path())?;
+    for part in ["volumes", "etc"] {
+        remove_tree(&dir.path().join(part))?;
+    }
+    Ok(())
+}
+
+/// Removes everything of the pod.
+pub(crate) fn remove_pod(dir: &PodDir) -> io::Result<()> {
+    mounts::unmount_below(dir.path())?;
+    remove_tree(dir.path())
+}
+
+/// Removes a folder with all that is in it; links are removed, never followed. No error when
+/// there is none.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+enum Problem {
+    Missing(String),
+    Failed(String),
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+fn prepare_one(
+    dir: &PodDir,
+    volume: &Volume,
+    objects: &Objects,
+) -> Result<PreparedVolume, Problem> {
+    let source = dir.volume(&volume.name);
+    if let Some(empty_dir) = &volume.empty_dir {
+        prepare_empty_dir(&source, empty_dir)?;
+        return Ok(PreparedVolume { source, read_only: false });
+    }
+    if let Some(host_path) = &volume.host_path {
+        host_path::check(host_path).map_err(Problem::Failed)?;
+        return Ok(PreparedVolume { source: host_path.path.clone().into(), read_only: false });
+    }
+    if let Some(config_map) = &volume.config_map {
+        let files = payload::of_config_map(config_map, objects).map_err(Problem::Missing)?;
+        make_dir(&source, 0o755)?;
+        atomic_writer::write(&source, &files)?;
+        return Ok(PreparedVolume { source, read_only: true });
+    }
+    if let Some(secret) = &volume.secret {
+        let files = payload::of_secret(secret, objects).map_err(Problem::Missing)?;
+        make_dir(&source, 0o755)?;
+        // Secrets never touch a disk.
+        mounts::ensure_tmpfs(&source, None, 0o755)?;
+        atomic_writer::write(&source, &files)?;
+        return Ok(PreparedVolume { source, read_only: true });
+    }
+    Err(Problem::Failed("this kind of volume is not supported by this node".to_owned()))
+}
+
+/// Any user of any container may write to an `emptyDir`.
+const EMPTY_DIR_MODE: u32 = 0o777;
+
+fn prepare_empty_dir(path: &Path, empty_dir: &EmptyDirVolumeSource) -> Result<(), Problem> {
+    let mode = match empty_dir.mode {
+        None => EMPTY_DIR_MODE,
+        Some(mode) => {
+            u32::try_from(mode).map_err(|_| Problem::Failed(format!("{mode} is no file mode")))?
+        }
+    };
+    let limit = empty_dir
+        .size_limit
+        .as_ref()
+        .map(|limit| Quantity::parse(&limit.0).map_err(|e| Problem::Failed(e.to_string())))
+        .transpose()?
+        .map(|limit| u64::try_from(limit.value()).unwrap_or(0))
+        .filter(|limit| *limit > 0);
+    match (empty_dir.medium.as_deref().unwrap_or_default(), limit) {
+        ("", None) => make_dir(path, mode)?,
+        ("", Some(_)) => {
+            return Err(Problem::Failed(
+                "sizeLimit is enforced for the medium Memory only".to_owned(),
+            ));
+        }
+        ("Memory", limit) => {
+            make_dir(path, mode)?;
+            mounts::ensure_tmpfs(path, limit, mode)?;
+        }
+        (medium, _) => return Err(Problem::Failed(format!("unknown storage medium {medium:?}"))),
+    }
+    Ok(())
+}
+
+/// Makes a folder with exactly this mode, whatever the umask; one that is there stays as it is.
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,254 @@
+//! From a pod's specification to what the runtime starts.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proto::k8s::api::core::v1::{Container, Pod};
+use runtime::image::Image;
+use runtime::{ContainerConfig, Mount, MountSource, SandboxConfig, User};
+
+use super::PodsConfig;
+use super::env::{self, ConfigError, Sources};
+use super::names::{AttemptLabels, PodIdentity, log_path};
+use super::resources::{cgroup_parent, resources};
+use super::security::confinement;
+use crate::state::ClusterState;
+use crate::volumes::{PodDir, Volumes, etc};
+
+/// Everything a container is made from.
+pub(crate) struct ContainerInput<'a> {
+    pub(crate) config: &'a PodsConfig,
+    pub(crate) identity: &'a PodIdentity,
+    pub(crate) pod: &'a Pod,
+    pub(crate) container: &'a Container,
+    pub(crate) cluster: &'a ClusterState,
+    pub(crate) image: &'a Image,
+    pub(crate) volumes: &'a Volumes,
+    pub(crate) pod_ips: &'a [IpAddr],
+    pub(crate) number: u32,
+    pub(crate) restart_delay: Duration,
+}
+
+/// A container that can be started.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) labels: AttemptLabels,
+    pub(crate) config: ContainerConfig,
+    /// Where the container may leave a word about its end; to be made before the start.
+    pub(crate) termination_message: PathBuf,
+    /// Keys that could not become variables.
+    pub(crate) skipped_variables: Vec<String>,
+}
+
+/// A log file is rotated at this size, and so many are kept: Kubernetes' defaults.
+const LOG_MAX_BYTES: u64 = 10 << 20;
+const LOG_MAX_FILES: u32 = 5;
+
+/// Where a container may leave a word about its end, unless it says otherwise.
+const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
+
+/// What the sandbox of a pod is made from.
+pub(crate) fn sandbox(config: &PodsConfig, identity: &PodIdentity, pod: &Pod) -> SandboxConfig {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    SandboxConfig {
+        id: identity.sandbox(),
+        annotations: identity.annotations(),
+        hostname: etc::hostname(pod),
+        cgroup_parent: cgroup_parent(&config.cgroup_root, pod, &identity.uid),
+        sysctls: context
+            .and_then(|context| context.sysctls.as_ref())
+            .into_iter()
+            .flatten()
+            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+            .collect(),
+    }
+}
+
+/// Works out one container. `user` is what its image makes of whom it is to run as. The error says
+/// what the specification asks for in vain.
+pub(crate) fn prepare(
+    input: &ContainerInput<'_>,
+    user: Result<User, String>,
+) -> Result<Prepared, ConfigError> {
+    let ContainerInput { config, identity, pod, container, image, .. } = *input;
+    let dir = PodDir::new(&config.root_dir, &identity.uid);
+    let sources = Sources {
+        pod,
+        cluster: input.cluster,
+        pod_ips: input.pod_ips,
+        host_ips: &config.node_addresses,
+        node_name: &config.node_name,
+        hostname: &etc::hostname(pod),
+    };
+    let environment = env::environment(container, &image.config, &sources)?;
+    let args = env::command_line(container, &image.config, &sources)?;
+    let confinement = confinement(pod, container, user)?;
+    let labels = AttemptLabels {
+        container: container.name.clone(),
+        number: input.number,
+        image: container.image.clone().unwrap_or_default(),
+        image_id: image.repo_digests.first().unwrap_or(&image.id).clone(),
+        stop_signal: stop_signal(image.config.stop_signal.as_deref())?,
+        restart_delay: input.restart_delay,
+    };
+    let termination_message = dir.termination_message(&container.name, input.number);
+    let mut mounts = etc_mounts(&dir.etc());
+    mounts.extend(volume_mounts(container, input.volumes)?);
+    mounts.push(Mount {
+        source: MountSource::Host(termination_message.clone()),
+        destination: termination_message_path(container).to_owned(),
+        read_only: false,
+    });
+    let working_directory = [container.working_dir.as_deref(), Some(&image.config.working_dir)]
+        .into_iter()
+        .flatten()
+        .find(|path| !path.is_empty())
+        .unwrap_or("/");
+    let log_dir = identity.log_dir(&config.log_dir);
+    let config = ContainerConfig {
+        id: labels.id(),
+        annotations: labels.annotations(identity),
+        layers: image.layers.clone(),
+        args,
+        env: environment.variables,
+        working_directory: working_directory.to_owned(),
+        user: confinement.user,
+        mounts: without_shadowed(mounts),
+        resources: resources(pod, container, config),
+        capabilities: confinement.capabilities,
+        seccomp: confinement.seccomp,
+        no_new_privileges: confinement.no_new_privileges,
+        read_only_root: confinement.read_only_root,
+        tty: container.tty == Some(true),
+        stdin: container.stdin == Some(true),
+        log_path: Some(log_path(&log_dir, &container.name, input.number)),
+        log_max_bytes: LOG_MAX_BYTES,
+        log_max_files: LOG_MAX_FILES,
+    };
+    Ok(Prepared { labels, config, termination_message, skipped_variables: environment.skipped })
+}
+
+/// Where the container leaves its last words.
+pub(crate) fn termination_message_path(container: &Container) -> &str {
+    container
+        .termination_message_path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or(TERMINATION_MESSAGE_PATH)
+}
+
+fn etc_mounts(etc: &Path) -> Vec<Mount> {
+    ["hosts", "hostname", "resolv.conf"]
+        .map(|name| Mount {
+            source: MountSource::Host(etc.join(name)),
+            destination: format!("/etc/{name}"),
+            read_only: false,
+        })
+        .into()
+}
+
+fn volume_mounts(container: &Container, volumes: &Volumes) -> Result<Vec<Mount>, ConfigError> {
+    let mounts = container.volume_mounts.iter().flatten().map(|mount| {
+        let refused = [
+            ("subPath", mount.sub_path.as_deref()),
+            ("subPathExpr", mount.sub_path_expr.as_deref()),
+        ];
+        for (field, value) in refused {
+            if value.is_some_and(|value| !value.is_empty()) {
+                return Err(ConfigError(format!("{field} of a volume mount is not supported")));
+            }
+        }
+        let volume = volumes
+            .get(&mount.name)
+            .ok_or_else(|| ConfigError(format!("there is no volume {:?}", mount.name)))?;
+        Ok(Mount {
+            source: MountSource::Host(volume.source.clone()),
+            destination: mount.mount_path.clone(),
+            read_only: volume.read_only || mount.read_only == Some(true),
+        })
+    });
+    mounts.collect()
+}
+
+/// A pod's own mount on `/etc/hosts` and the like takes the place of ours. What lies deeper is
+/// mounted later, so that nothing hides what is mounted below it.
+fn without_shadowed(mounts: Vec<Mount>) -> Vec<Mount> {
+    let mut by_destination: BTreeMap<String, Mount> = BTreeMap::new();
+    for mount in mounts {
+        let destination = mount.destination.trim_end_matches('/').to_owned();
+        by_destination.insert(destination, mount);
+    }
+    let mut mounts: Vec<Mount> = by_destination.into_values().collect();
+    mounts.sort_by_key(|mount| mount.destination.split('/').filter(|p| !p.is_empty()).count());
+    mounts
+}
+
+/// The number of a signal that an image wants to be stopped by; SIGTERM without one.
+fn stop_signal(name: Option<&str>) -> Result<i32, ConfigError> {
+    use nix::sys::signal::Signal;
+    let Some(name) = name.map(str::trim).filter(|name| !name.is_empty()) else {
+        return Ok(Signal::SIGTERM as i32);
+    };
+    let unknown = || ConfigError(format!("the image's stop signal {name:?} is not known"));
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number).ok_or_else(unknown);
+    }
+    let upper = name.to_uppercase();
+    let plain = upper.strip_prefix("SIG").unwrap_or(&upper);
+    // Real-time signals: the C library keeps the first two to itself.
+    let offset = |text: &str, sign: i32| text.parse::<i32>().ok().map(|n| sign * n);
+    if let Some(rest) = plain.strip_prefix("RTMIN") {
+        let number =
+            if rest.is_empty() { Some(0) } else { offset(rest.trim_start_matches('+'), 1) };
+        return number.map(|n| 34 + n).filter(|n| (34..=64).contains(n)).ok_or_else(unknown);
+    }
+    if let Some(rest) = plain.strip_prefix("RTMAX") {
+        let number =
+            if rest.is_empty() { Some(0) } else { offset(rest.trim_start_matches('-'), -1) };
+        return number.map(|n| 64 + n).filter(|n| (34..=64).contains(n)).ok_or_else(unknown);
+    }
+    let signal: Signal = format!("SIG{plain}").parse().map_err(|_| unknown())?;
+    Ok(signal as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_signals_are_known_by_name_and_number() {
+        let cases = [
+            (None, Some(15)),
+            (Some("SIGQUIT"), Some(3)),
+            (Some("usr1"), Some(10)),
+            (Some("37"), Some(37)),
+            (Some("SIGRTMIN+3"), Some(37)),
+            (Some("RTMAX-1"), Some(63)),
+            (Some("SIGNOTHING"), None),
+            (Some("99"), None),
+        ];
+        for (name, number) in cases {
+            assert_eq!(stop_signal(name).ok(), number, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn deeper_mounts_come_later_and_a_pods_own_mount_wins() {
+        let mount = |destination: &str, source: &str| Mount {
+            source: MountSource::Host(source.into()),
+            destination: destination.to_owned(),
+            read_only: false,
+        };
+        let mounts = without_shadowed(vec![
+            mount("/etc/hosts", "ours"),
+            mount("/data/a/b", "deep"),
+            mount("/data", "shallow"),
+            mount("/etc/hosts/", "theirs"),
+        ]);
+        let order: Vec<_> = mounts.iter().map(|mount| mount.destination.as_str()).collect();
+        assert_eq!(order, ["/data", "/etc/hosts/", "/data/a/b"]);
+        assert_eq!(mounts[1].source, MountSource::Host("theirs".into()));
+    }
+}

@@ -1,0 +1,259 @@
+//! What there is of a pod on this node, and how its containers' starts are counted.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::k8s::api::core::v1::ContainerStateTerminated;
+use runtime::ContainerId;
+use runtime::image::Image;
+
+use super::clock::after;
+use super::names::AttemptLabels;
+use crate::volumes::Volumes;
+
+/// Everything that is known of a pod's presence on this node. The worker keeps it; the plan and
+/// the status are computed from it.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) network: Progress<Vec<IpAddr>>,
+    pub(crate) volumes: Progress<Volumes>,
+    /// A ConfigMap or Secret that a volume shows has changed.
+    pub(crate) volumes_stale: bool,
+    /// In the order of the specification.
+    pub(crate) containers: Vec<ContainerRecord>,
+    /// Ended containers that a later attempt took the place of.
+    pub(crate) superseded: Vec<ContainerId>,
+    /// All containers ended, none is to be started again; this holds for ever.
+    pub(crate) finished: bool,
+    /// Whether sandbox, network and volumes were taken back.
+    pub(crate) release: Progress<()>,
+    /// Whether the master was told that nothing is left.
+    pub(crate) removal_reported: bool,
+    /// What is being done.
+    pub(crate) busy: BTreeSet<Job>,
+}
+
+/// The sandbox of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Sandbox {
+    /// None, and the last attempt to make one.
+    Absent(Option<Failure>),
+    /// Can be entered.
+    Ready { network_namespace: PathBuf },
+    /// Its shim is dead; it can only be removed.
+    Lost(Option<Failure>),
+}
+
+/// Something that has to be done once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Progress<T> {
+    /// Not tried yet.
+    Waiting,
+    /// Tried, in vain.
+    Failed(Failure),
+    /// Done.
+    Done(T),
+}
+
+impl<T> Progress<T> {
+    pub(crate) fn done(&self) -> Option<&T> {
+        match self {
+            Self::Done(value) => Some(value),
+            Self::Waiting | Self::Failed(_) => None,
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure) => Some(failure),
+            Self::Waiting | Self::Done(_) => None,
+        }
+    }
+}
+
+/// A failed step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// As in `state.waiting.reason`.
+    pub(crate) reason: &'static str,
+    /// For the user.
+    pub(crate) message: String,
+    /// How often in a row.
+    pub(crate) count: u32,
+    /// When it failed.
+    pub(crate) at: Timestamp,
+    /// When to try again; nothing: when something changes that could make a difference.
+    pub(crate) retry_at: Option<Timestamp>,
+}
+
+impl Failure {
+    /// One more failure in a row; the next attempt waits `first`, doubling up to [`MAX_BACKOFF`].
+    pub(crate) fn backing_off(
+        previous: Option<&Failure>,
+        reason: &'static str,
+        message: String,
+        at: Timestamp,
+        first: Duration,
+    ) -> Self {
+        let count = previous.map_or(0, |previous| previous.count) + 1;
+        let delay = first.saturating_mul(1 << (count - 1).min(16)).min(MAX_BACKOFF);
+        Self { reason, message, count, at, retry_at: Some(after(at, delay)) }
+    }
+
+    /// A failure that only a change of something else can mend.
+    pub(crate) fn until_change(reason: &'static str, message: String, at: Timestamp) -> Self {
+        Self { reason, message, count: 1, at, retry_at: None }
+    }
+}
+
+/// Kubernetes' bound for every backoff on a node.
+pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(300);
+/// Kubernetes' first delay before a container is started or an image is pulled again.
+pub(crate) const FIRST_BACKOFF: Duration = Duration::from_secs(10);
+/// A container that ran so long was well: its next failure counts as the first.
+pub(crate) const BACKOFF_RESET: Duration = Duration::from_secs(600);
+
+/// One container of the pod over all its attempts.
+#[derive(Debug)]
+pub(crate) struct ContainerRecord {
+    pub(crate) name: String,
+    /// The newest attempt.
+    pub(crate) current: Option<Attempt>,
+    /// How the attempt before it ended.
+    pub(crate) last: Option<ContainerStateTerminated>,
+    /// Attempts counted before the ones that are known; a new first attempt has this number.
+    pub(crate) next_number: u32,
+    /// The image for the next start.
+    pub(crate) image: Progress<Image>,
+    /// Why the last start could not even be tried.
+    pub(crate) blocked: Option<Failure>,
+    /// The running attempt was asked to end.
+    pub(crate) stopping: Option<Stopping>,
+    /// What the probes of the running attempt say.
+    pub(crate) verdicts: Verdicts,
+}
+
+impl ContainerRecord {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            current: None,
+            last: None,
+            next_number: 0,
+            image: Progress::Waiting,
+            blocked: None,
+            stopping: None,
+            verdicts: Verdicts::default(),
+        }
+    }
+
+    /// The attempt that runs.
+    pub(crate) fn running(&self) -> Option<&Attempt> {
+        self.current.as_ref().filter(|attempt| attempt.exit.is_none())
+    }
+}
+
+/// One start of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) labels: AttemptLabels,
+    pub(crate) started_at: Timestamp,
+    /// Nothing while it runs.
+    pub(crate) exit: Option<Exit>,
+    /// Whether the runtime has a record of it.
+    pub(crate) in_runtime: bool,
+}
+
+impl Attempt {
+    pub(crate) fn id(&self) -> ContainerId {
+        self.labels.id()
+    }
+
+    /// When the next attempt may start, and how long the one after that will have to wait.
+    pub(crate) fn backoff(&self) -> Option<(Timestamp, Duration)> {
+        let exit = self.exit.as_ref()?;
+        let ran = exit.finished_at.duration_since(self.started_at);
+        let delay = match ran.unsigned_abs() >= BACKOFF_RESET && ran.is_positive() {
+            true => Duration::ZERO,
+            false => self.labels.restart_delay,
+        };
+        let next = if delay.is_zero() { FIRST_BACKOFF } else { (delay * 2).min(MAX_BACKOFF) };
+        Some((after(exit.finished_at, delay), next))
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) code: i32,
+    pub(crate) signal: Option<i32>,
+    /// As in `state.terminated.reason`.
+    pub(crate) reason: String,
+    pub(crate) message: Option<String>,
+    pub(crate) finished_at: Timestamp,
+}
+
+/// `state.terminated.reason` of a program that could not be started.
+pub(crate) const START_ERROR: &str = "StartError";
+/// `state.terminated.reason` of a container nobody saw end.
+pub(crate) const STATUS_UNKNOWN: &str = "ContainerStatusUnknown";
+
+/// A running container was asked to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stopping {
+    pub(crate) reason: StopReason,
+    pub(crate) since: Timestamp,
+    /// When it was killed, since it did not end by itself.
+    pub(crate) killed: Option<Timestamp>,
+}
+
+/// Why a running container is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum StopReason {
+    /// The pod goes.
+    PodTerminates,
+    /// Its liveness probe failed.
+    Unhealthy,
+    /// Its startup probe failed.
+    NeverStarted,
+    /// The pod names another image now.
+    ImageChanged,
+}
+
+/// What the probes found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdicts {
+    /// Nothing: not probed yet.
+    pub(crate) readiness: Option<bool>,
+    /// Nothing: not probed yet.
+    pub(crate) liveness: Option<bool>,
+    /// Nothing: not probed yet.
+    pub(crate) startup: Option<bool>,
+}
+
+/// What can be under way, at most once each.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Job {
+    /// The sandbox is being made or removed.
+    Sandbox,
+    /// The network is being attached.
+    Network,
+    /// Volumes are being prepared.
+    Volumes,
+    /// The image of this container is being fetched.
+    Image(String),
+    /// A container is being started; one at a time, in order.
+    Start,
+    /// This container is being signalled.
+    Signal(String),
+    /// This container is being removed.
+    Remove(ContainerId),
+    /// The final status is being recorded.
+    Finish,
+    /// Everything is being taken back.
+    Release,
+}

@@ -1,0 +1,85 @@
+//! What is remembered of a pod on disk: who it is, and what was last reported of it.
+//!
+//! The runtime remembers containers; what it cannot know is here: restart counts and last states
+//! of containers whose records are gone, the outcome of a pod that is over, when it started. It
+//! is written before the status is reported, so that it is never behind what the master knows.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use proto::ObjectKey;
+use proto::k8s::api::core::v1::PodStatus;
+use serde::{Deserialize, Serialize};
+
+use super::names::PodIdentity;
+use crate::volumes::PodDir;
+
+/// The content of `record.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    /// Nothing before the first report.
+    pub(crate) status: Option<PodStatus>,
+}
+
+impl Record {
+    pub(crate) fn new(pod: &PodIdentity, status: Option<PodStatus>) -> Self {
+        Self {
+            namespace: pod.key.namespace.clone(),
+            name: pod.key.name.clone(),
+            uid: pod.uid.clone(),
+            status,
+        }
+    }
+
+    pub(crate) fn identity(&self) -> PodIdentity {
+        PodIdentity { key: ObjectKey::new(&self.namespace, &self.name), uid: self.uid.clone() }
+    }
+
+    /// Nothing when there is none. One that cannot be read is worth a warning and no more: the
+    /// runtime and the master know most of it too.
+    pub(crate) fn read(dir: &PodDir) -> Option<Self> {
+        let path = dir.record();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "failed to read a pod's record");
+                return None;
+            }
+        };
+        match serde_json::from_slice(&text) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "failed to decode a pod's record");
+                None
+            }
+        }
+    }
+
+    /// Replaces the record in one step.
+    pub(crate) fn write(&self, dir: &PodDir) -> io::Result<()> {
+        fs::create_dir_all(dir.path())?;
+        let path = dir.record();
+        let new = path.with_extension("new");
+        fs::write(&new, serde_json::to_vec(self)?)?;
+        fs::rename(&new, &path)
+    }
+
+    /// The records of all pods that ever had a folder here. A folder without one has nothing but
+    /// its name to tell.
+    pub(crate) fn read_all(root_dir: &Path) -> io::Result<Vec<(String, Option<Self>)>> {
+        let all = PodDir::all(root_dir);
+        fs::create_dir_all(&all)?;
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&all)? {
+            let uid = entry?.file_name().to_string_lossy().into_owned();
+            let record = Self::read(&PodDir::new(root_dir, &uid));
+            records.push((uid, record));
+        }
+        Ok(records)
+    }
+}

@@ -1,0 +1,192 @@
+//! From what a pod left behind to what is known of it: after a restart of the kubelet, of the
+//! machine, or for a pod never seen before.
+//!
+//! Sources, the more reliable first: the runtime's containers, the record on disk, the status in
+//! the object. Nothing that ran once may run again because a record of it got lost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::k8s::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
+use runtime::{ContainerExit, ContainerState, SandboxState};
+
+use super::clock::timestamp;
+use super::names::{AttemptLabels, status_container_id};
+use super::observed::{
+    Attempt, ContainerRecord, Exit, FIRST_BACKOFF, Observed, Progress, STATUS_UNKNOWN, Sandbox,
+    Verdicts,
+};
+use super::status::{is_final, terminated};
+
+/// What is known of a pod. `known` is the newer of the record on disk and the object's status.
+pub(crate) fn recover(
+    pod: &Pod,
+    found: Option<&SandboxState>,
+    known: Option<&PodStatus>,
+    now: Timestamp,
+) -> Observed {
+    let mut superseded = Vec::new();
+    let names = pod.spec.iter().flat_map(|spec| &spec.containers).map(|c| c.name.as_str());
+    let containers = names
+        .map(|name| {
+            let status = known
+                .iter()
+                .flat_map(|known| known.container_statuses.iter().flatten())
+                .find(|status| status.name == name);
+            let mut attempts: Vec<Attempt> = found
+                .iter()
+                .flat_map(|sandbox| &sandbox.containers)
+                .filter_map(attempt)
+                .filter(|attempt| attempt.labels.container == name)
+                .collect();
+            attempts.sort_by_key(|attempt| attempt.labels.number);
+            let current = attempts.pop();
+            superseded.extend(attempts.iter().map(Attempt::id));
+            container(pod, name, current, attempts.pop(), status, now)
+        })
+        .collect();
+    Observed {
+        sandbox: match found {
+            None => Sandbox::Absent(None),
+            Some(sandbox) => match (&sandbox.network_namespace, sandbox.ready) {
+                (Some(path), true) => Sandbox::Ready { network_namespace: path.clone() },
+                _ => Sandbox::Lost(None),
+            },
+        },
+        network: Progress::Waiting,
+        volumes: Progress::Waiting,
+        volumes_stale: false,
+        containers,
+        superseded,
+        finished: is_final(known),
+        release: Progress::Waiting,
+        removal_reported: false,
+        busy: BTreeSet::new(),
+    }
+}
+
+fn container(
+    pod: &Pod,
+    name: &str,
+    current: Option<Attempt>,
+    before: Option<Attempt>,
+    status: Option<&ContainerStatus>,
+    now: Timestamp,
+) -> ContainerRecord {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let mut record = ContainerRecord::new(name);
+    let last = status.and_then(|status| status.last_state.as_ref()?.terminated.clone());
+    record.next_number =
+        status.and_then(|status| u32::try_from(status.restart_count).ok()).unwrap_or(0);
+    match current {
+        Some(attempt) => {
+            let id = status_container_id(uid, &attempt.id());
+            let same = status.filter(|status| status.container_id.as_deref() == Some(&*id));
+            // A verdict stands until the probe has another.
+            if let Some(status) = same {
+                record.verdicts = Verdicts {
+                    readiness: status.ready.then_some(true),
+                    liveness: None,
+                    startup: status.started.filter(|started| *started),
+                };
+            }
+            record.last = before
+                .as_ref()
+                .and_then(|before| Some(terminated(uid, before, before.exit.as_ref()?)))
+                .or(last);
+            record.current = Some(attempt);
+        }
+        None => {
+            record.current = status.and_then(|status| lost_attempt(name, status, now));
+            record.last = last;
+        }
+    }
+    record
+}
+
+/// What the runtime says of a container that this kubelet, or one before it, started.
+fn attempt(container: &ContainerState) -> Option<Attempt> {
+    Some(Attempt {
+        labels: AttemptLabels::of(container)?,
+        started_at: timestamp(container.started_at),
+        exit: container.exit.as_ref().map(exit),
+        in_runtime: true,
+    })
+}
+
+/// How a container ended, in Kubernetes' words.
+pub(crate) fn exit(exit: &ContainerExit) -> Exit {
+    let reason = match (exit.oom_killed, exit.exit_code) {
+        (true, _) => "OOMKilled",
+        (false, 0) => "Completed",
+        (false, _) => "Error",
+    };
+    Exit {
+        code: exit.exit_code,
+        signal: exit.signal,
+        reason: reason.to_owned(),
+        message: None,
+        finished_at: timestamp(exit.finished_at),
+    }
+}
+
+/// An attempt that was reported once and that the runtime knows nothing of any more, as after a
+/// restart of the machine.
+fn lost_attempt(name: &str, status: &ContainerStatus, now: Timestamp) -> Option<Attempt> {
+    status.container_id.as_ref()?;
+    let state = status.state.as_ref();
+    let ended: Option<&ContainerStateTerminated> =
+        state.and_then(|state| state.terminated.as_ref()).or_else(|| {
+            // Waiting to be started again: the last state is this attempt's.
+            state?.waiting.as_ref()?;
+            status.last_state.as_ref()?.terminated.as_ref()
+        });
+    let running = state.and_then(|state| state.running.as_ref());
+    let time = |time: Option<&proto::k8s::apimachinery::pkg::apis::meta::v1::Time>| {
+        time.map_or(now, |time| time.0)
+    };
+    let exit = match ended {
+        Some(ended) => Exit {
+            code: ended.exit_code,
+            signal: ended.signal,
+            reason: ended.reason.clone().unwrap_or_else(|| STATUS_UNKNOWN.to_owned()),
+            message: ended.message.clone(),
+            finished_at: time(ended.finished_at.as_ref()),
+        },
+        None => vanished(now),
+    };
+    let number = u32::try_from(status.restart_count).unwrap_or(0);
+    Some(Attempt {
+        labels: AttemptLabels {
+            container: name.to_owned(),
+            number,
+            image: status.image.clone(),
+            image_id: status.image_id.clone(),
+            stop_signal: 15,
+            // A container that vanished with its machine did not crash.
+            restart_delay: match ended.is_none() || number == 0 {
+                true => Duration::ZERO,
+                false => FIRST_BACKOFF,
+            },
+        },
+        started_at: match (ended, running) {
+            (Some(ended), _) => time(ended.started_at.as_ref()),
+            (None, Some(running)) => time(running.started_at.as_ref()),
+            (None, None) => now,
+        },
+        exit: Some(exit),
+        in_runtime: false,
+    })
+}
+
+/// How a container ended whose end nobody saw.
+pub(crate) fn vanished(now: Timestamp) -> Exit {
+    Exit {
+        code: 137,
+        signal: None,
+        reason: STATUS_UNKNOWN.to_owned(),
+        message: Some("The container could not be located when the pod was looked at".to_owned()),
+        finished_at: now,
+    }
+}

@@ -1,0 +1,219 @@
+//! From requests and limits to what a cgroup enforces.
+
+use std::collections::BTreeMap;
+
+use proto::k8s::api::core::v1::{Container, Pod};
+use proto::k8s::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use proto::quantity::Quantity;
+use runtime::Resources;
+
+use super::PodsConfig;
+
+/// How well a pod is served when the node runs short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QosClass {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+impl QosClass {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
+
+    fn cgroup(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "guaranteed",
+            Self::Burstable => "burstable",
+            Self::BestEffort => "besteffort",
+        }
+    }
+
+    /// Guaranteed: every container limits CPU and memory and asks for no less. BestEffort: no
+    /// container says anything about either.
+    pub(crate) fn of(pod: &Pod) -> Self {
+        let containers = pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        let (mut guaranteed, mut best_effort) = (true, true);
+        for container in containers {
+            for resource in ["cpu", "memory"] {
+                let limit = amount(container, Kind::Limit, resource);
+                let request = amount(container, Kind::Request, resource).or(limit);
+                best_effort &= limit.is_none() && request.is_none();
+                guaranteed &= limit.is_some() && limit == request;
+            }
+        }
+        match (best_effort, guaranteed) {
+            (true, _) => Self::BestEffort,
+            (false, true) => Self::Guaranteed,
+            (false, false) => Self::Burstable,
+        }
+    }
+}
+
+/// The cgroup all containers of the pod are under.
+pub(crate) fn cgroup_parent(root: &str, pod: &Pod, uid: &str) -> String {
+    let root = root.trim_end_matches('/');
+    format!("{root}/{}/pod{uid}", QosClass::of(pod).cgroup())
+}
+
+/// The bounds of one container.
+pub(crate) fn resources(pod: &Pod, container: &Container, config: &PodsConfig) -> Resources {
+    let cpu_limit = amount(container, Kind::Limit, "cpu");
+    let cpu = amount(container, Kind::Request, "cpu").or(cpu_limit);
+    let memory_limit = amount(container, Kind::Limit, "memory");
+    let memory = amount(container, Kind::Request, "memory").or(memory_limit);
+    Resources {
+        cpu_shares: Some(cpu.map_or(MIN_SHARES, |cpu| shares(cpu.milli_value()))),
+        cpu_quota_us: cpu_limit.map(|cpu| quota(cpu.milli_value())),
+        cpu_period_us: cpu_limit.map(|_| PERIOD_US),
+        memory_limit_bytes: memory_limit.map(|memory| memory.value()),
+        pids_limit: Some(config.pod_max_pids),
+        oom_score_adj: Some(oom_score_adj(
+            QosClass::of(pod),
+            memory.map_or(0, |memory| memory.value()),
+            config.memory_capacity_bytes,
+        )),
+    }
+}
+
+/// The kernel's least weight; also what a container gets that asks for nothing.
+const MIN_SHARES: u64 = 2;
+/// The kernel's default.
+const PERIOD_US: u64 = 100_000;
+/// The kernel refuses less.
+const MIN_QUOTA_US: i64 = 1_000;
+
+fn shares(milli_cpu: i64) -> u64 {
+    u64::try_from(milli_cpu.saturating_mul(1024) / 1000).unwrap_or(0).clamp(MIN_SHARES, 262_144)
+}
+
+fn quota(milli_cpu: i64) -> i64 {
+    // 100 000 µs per 1000 m.
+    milli_cpu.saturating_mul(100).max(MIN_QUOTA_US)
+}
+
+/// Who is killed first when the node's memory is exhausted: those who asked for nothing, then
+/// those who asked for little of it. The numbers are Kubernetes'.
+fn oom_score_adj(class: QosClass, memory_request: i64, capacity: u64) -> i32 {
+    match class {
+        QosClass::Guaranteed => -997,
+        QosClass::BestEffort => 1000,
+        QosClass::Burstable => {
+            let capacity = i128::from(capacity.max(1));
+            let score = 1000 - 1000 * i128::from(memory_request) / capacity;
+            // Above every guaranteed pod, below every one that asks for nothing.
+            i32::try_from(score.clamp(3, 999)).unwrap_or(999)
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Request,
+    Limit,
+}
+
+/// What the container says of a resource, unless it is nothing or zero. Quantities were validated
+/// when the pod was written.
+fn amount(container: &Container, kind: Kind, resource: &str) -> Option<Quantity> {
+    let resources = container.resources.as_ref()?;
+    let amounts: &BTreeMap<String, WireQuantity> = match kind {
+        Kind::Request => resources.requests.as_ref()?,
+        Kind::Limit => resources.limits.as_ref()?,
+    };
+    let quantity = Quantity::parse(&amounts.get(resource)?.0).ok()?;
+    (!quantity.is_zero()).then_some(quantity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(resources: serde_json::Value) -> Pod {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web"},
+            "spec": {"containers": [{"name": "web", "resources": resources}]}
+        }))
+        .unwrap()
+    }
+
+    fn config() -> PodsConfig {
+        PodsConfig { memory_capacity_bytes: 4 << 30, ..super::super::test_support::config() }
+    }
+
+    fn resources_of(spec: serde_json::Value) -> Resources {
+        let pod = pod(spec);
+        resources(&pod, &pod.spec.as_ref().unwrap().containers[0], &config())
+    }
+
+    #[test]
+    fn classes_follow_from_requests_and_limits() {
+        let cases = [
+            (serde_json::json!({}), QosClass::BestEffort),
+            (serde_json::json!({"requests": {"cpu": "0"}}), QosClass::BestEffort),
+            (serde_json::json!({"requests": {"cpu": "1"}}), QosClass::Burstable),
+            (serde_json::json!({"limits": {"cpu": "1"}}), QosClass::Burstable),
+            (serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}}), QosClass::Guaranteed),
+            (
+                serde_json::json!({
+                    "limits": {"cpu": "1", "memory": "1Gi"},
+                    "requests": {"cpu": "1000m", "memory": "1024Mi"}
+                }),
+                QosClass::Guaranteed,
+            ),
+            (
+                serde_json::json!({
+                    "limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}
+                }),
+                QosClass::Burstable,
+            ),
+        ];
+        for (resources, class) in cases {
+            assert_eq!(QosClass::of(&pod(resources.clone())), class, "{resources}");
+        }
+    }
+
+    #[test]
+    fn limits_become_quota_and_memory_limit() {
+        let resources =
+            resources_of(serde_json::json!({"limits": {"cpu": "250m", "memory": "64Mi"}}));
+        assert_eq!(resources.cpu_shares, Some(256));
+        assert_eq!(resources.cpu_quota_us, Some(25_000));
+        assert_eq!(resources.memory_limit_bytes, Some(64 << 20));
+        assert_eq!(resources.oom_score_adj, Some(-997));
+    }
+
+    #[test]
+    fn a_container_that_asks_for_nothing_has_the_least_weight_and_dies_first() {
+        let resources = resources_of(serde_json::json!({}));
+        assert_eq!(resources.cpu_shares, Some(2));
+        assert_eq!(resources.cpu_quota_us, None);
+        assert_eq!(resources.memory_limit_bytes, None);
+        assert_eq!(resources.oom_score_adj, Some(1000));
+        assert_eq!(resources.pids_limit, Some(config().pod_max_pids));
+    }
+
+    #[test]
+    fn a_burstable_container_ranks_by_its_memory_request() {
+        let score = |memory: &str| {
+            resources_of(serde_json::json!({"requests": {"memory": memory}})).oom_score_adj
+        };
+        assert_eq!(score("1Gi"), Some(750));
+        assert_eq!(score("1"), Some(999));
+        assert_eq!(score("4Gi"), Some(3));
+    }
+
+    #[test]
+    fn a_pods_cgroup_is_below_that_of_its_class() {
+        let parent = cgroup_parent("/kutter/", &pod(serde_json::json!({})), "u-1");
+        assert_eq!(parent, "/kutter/besteffort/podu-1");
+    }
+}

@@ -1,0 +1,218 @@
+//! From security contexts to how a process is confined. What the container says wins over what
+//! the pod says.
+
+use proto::k8s::api::core::v1::{Container, Pod};
+use runtime::{CapabilityChanges, SeccompProfile, User};
+
+use super::env::ConfigError;
+
+/// How a container's program is confined beyond the default.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Confinement {
+    pub(crate) user: User,
+    pub(crate) capabilities: CapabilityChanges,
+    pub(crate) seccomp: SeccompProfile,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) read_only_root: bool,
+}
+
+/// As whom the program is to run, as one would write it into an image; to be looked up there.
+pub(crate) fn user_name(
+    pod: &Pod,
+    container: &Container,
+    image_user: &str,
+) -> Result<String, ConfigError> {
+    match wanted_user(pod, container) {
+        Some(uid) => Ok(id(uid)?.to_string()),
+        None => Ok(image_user.to_owned()),
+    }
+}
+
+/// Works out the confinement. `user` is what the image makes of [`user_name`].
+pub(crate) fn confinement(
+    pod: &Pod,
+    container: &Container,
+    user: Result<User, String>,
+) -> Result<Confinement, ConfigError> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let of_container = container.security_context.as_ref();
+    let user = with_groups(pod, container, user.map_err(ConfigError)?)?;
+    let profile = of_container
+        .and_then(|context| context.seccomp_profile.as_ref())
+        .or(of_pod.and_then(|context| context.seccomp_profile.as_ref()));
+    let seccomp = match profile.map(|profile| profile.type_.as_str()) {
+        None | Some("RuntimeDefault") => SeccompProfile::RuntimeDefault,
+        Some("Unconfined") => SeccompProfile::Unconfined,
+        Some(other) => {
+            return Err(ConfigError(format!("seccomp profile type {other:?} is not supported")));
+        }
+    };
+    if of_container.and_then(|context| context.privileged) == Some(true) {
+        return Err(ConfigError("privileged containers are not supported".to_owned()));
+    }
+    let changes = of_container.and_then(|context| context.capabilities.as_ref());
+    let names = |list: Option<&Vec<String>>| -> Vec<String> {
+        list.into_iter()
+            .flatten()
+            .map(|name| name.strip_prefix("CAP_").unwrap_or(name).to_owned())
+            .collect()
+    };
+    Ok(Confinement {
+        user,
+        capabilities: CapabilityChanges {
+            add: names(changes.and_then(|changes| changes.add.as_ref())),
+            drop: names(changes.and_then(|changes| changes.drop.as_ref())),
+        },
+        seccomp,
+        no_new_privileges: of_container.and_then(|context| context.allow_privilege_escalation)
+            == Some(false),
+        read_only_root: of_container.and_then(|context| context.read_only_root_filesystem)
+            == Some(true),
+    })
+}
+
+fn wanted_user(pod: &Pod, container: &Container) -> Option<i64> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let of_container = container.security_context.as_ref();
+    of_container
+        .and_then(|context| context.run_as_user)
+        .or(of_pod.and_then(|context| context.run_as_user))
+}
+
+fn with_groups(pod: &Pod, container: &Container, mut user: User) -> Result<User, ConfigError> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let of_container = container.security_context.as_ref();
+    let wanted_group = of_container
+        .and_then(|context| context.run_as_group)
+        .or(of_pod.and_then(|context| context.run_as_group));
+    let non_root = of_container
+        .and_then(|context| context.run_as_non_root)
+        .or(of_pod.and_then(|context| context.run_as_non_root));
+
+    if let Some(gid) = wanted_group {
+        user.gid = id(gid)?;
+    }
+    for gid in of_pod.and_then(|context| context.supplemental_groups.as_ref()).into_iter().flatten()
+    {
+        let gid = id(*gid)?;
+        if !user.additional_gids.contains(&gid) {
+            user.additional_gids.push(gid);
+        }
+    }
+    if non_root == Some(true) && user.uid == 0 {
+        let metadata = &pod.metadata;
+        let place = format!(
+            "(pod: \"{}_{}({})\", container: {})",
+            metadata.name.as_deref().unwrap_or_default(),
+            metadata.namespace.as_deref().unwrap_or_default(),
+            metadata.uid.as_deref().unwrap_or_default(),
+            container.name
+        );
+        return Err(ConfigError(match wanted_user(pod, container) {
+            Some(_) => format!("container's runAsUser breaks non-root policy {place}"),
+            None => format!("container has runAsNonRoot and image will run as root {place}"),
+        }));
+    }
+    Ok(user)
+}
+
+fn id(number: i64) -> Result<u32, ConfigError> {
+    u32::try_from(number).map_err(|_| ConfigError(format!("{number} is no user or group id")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn confined(
+        pod_context: serde_json::Value,
+        context: serde_json::Value,
+        image_user: &str,
+    ) -> Result<Confinement, String> {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u"},
+            "spec": {
+                "securityContext": pod_context,
+                "containers": [{"name": "main", "securityContext": context}]
+            }
+        }))
+        .unwrap();
+        let resolve = |name: &str| match name {
+            "" | "0" | "root" => Ok(User::default()),
+            "app" | "100" => Ok(User { uid: 100, gid: 101, additional_gids: vec![5] }),
+            other => other
+                .parse()
+                .map(|uid| User { uid, ..User::default() })
+                .map_err(|_| format!("no user {other}")),
+        };
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let name = user_name(&pod, container, image_user).map_err(|error| error.0)?;
+        confinement(&pod, container, resolve(&name)).map_err(|error| error.0)
+    }
+
+    fn user_of(pod: serde_json::Value, context: serde_json::Value, image: &str) -> User {
+        confined(pod, context, image).unwrap().user
+    }
+
+    use serde_json::json;
+
+    #[test]
+    fn the_image_says_who_runs_unless_the_pod_does() {
+        assert_eq!(user_of(json!({}), json!({}), "app").uid, 100);
+        assert_eq!(user_of(json!({"runAsUser": 7}), json!({}), "app").uid, 7);
+        assert_eq!(user_of(json!({"runAsUser": 7}), json!({"runAsUser": 8}), "app").uid, 8);
+    }
+
+    #[test]
+    fn a_numeric_user_has_the_groups_the_image_knows_it_by() {
+        let user = user_of(json!({"supplementalGroups": [5, 9]}), json!({"runAsUser": 100}), "");
+        assert_eq!((user.gid, user.additional_gids), (101, vec![5, 9]));
+        assert_eq!(user_of(json!({"runAsGroup": 3}), json!({}), "app").gid, 3);
+    }
+
+    #[test]
+    fn run_as_non_root_refuses_root_whoever_says_so() {
+        let policy = || json!({"runAsNonRoot": true});
+        assert_eq!(
+            confined(policy(), json!({}), "").unwrap_err(),
+            "container has runAsNonRoot and image will run as root \
+             (pod: \"web_shop(u)\", container: main)"
+        );
+        assert_eq!(
+            confined(policy(), json!({"runAsUser": 0}), "app").unwrap_err(),
+            "container's runAsUser breaks non-root policy (pod: \"web_shop(u)\", container: main)"
+        );
+        assert!(confined(policy(), json!({}), "app").is_ok());
+        assert!(confined(policy(), json!({"runAsNonRoot": false}), "").is_ok());
+    }
+
+    #[test]
+    fn confinement_is_the_default_unless_said_otherwise() {
+        let default = confined(json!({}), json!({}), "").unwrap();
+        assert_eq!(default.seccomp, SeccompProfile::RuntimeDefault);
+        assert!(!default.no_new_privileges && !default.read_only_root);
+
+        let tight = confined(
+            json!({"seccompProfile": {"type": "Unconfined"}}),
+            json!({
+                "seccompProfile": {"type": "RuntimeDefault"},
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"], "add": ["CAP_NET_BIND_SERVICE"]}
+            }),
+            "",
+        )
+        .unwrap();
+        assert_eq!(tight.seccomp, SeccompProfile::RuntimeDefault);
+        assert!(tight.no_new_privileges && tight.read_only_root);
+        assert_eq!(tight.capabilities.drop, ["ALL"]);
+        assert_eq!(tight.capabilities.add, ["NET_BIND_SERVICE"]);
+    }
+
+    #[test]
+    fn what_cannot_be_enforced_is_refused() {
+        let localhost = json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "x"}});
+        assert!(confined(json!({}), localhost, "").is_err());
+        assert!(confined(json!({}), json!({"privileged": true}), "").is_err());
+    }
+}

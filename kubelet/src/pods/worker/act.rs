@@ -1,0 +1,499 @@
+//! Carries actions out. Each is a job of its own; what it needs is handed to it, its outcome is a
+//! [`Done`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::ObjectKey;
+use proto::k8s::api::core::v1::Pod;
+use runtime::image::{Image, ImageError};
+use runtime::{ContainerId, ContainerState, SandboxState};
+
+use super::{Context, Worker};
+use crate::network::HostPort;
+use crate::pods::container::{self, ContainerInput, Prepared};
+use crate::pods::events::Teller;
+use crate::pods::images::{PullPolicy, credentials};
+use crate::pods::names::{PodIdentity, log_path};
+use crate::pods::observed::{Job, Sandbox, StopReason, Stopping};
+use crate::pods::plan::{Intent, PodAction, container_spec};
+use crate::pods::{logs, security, termination};
+use crate::volumes::{self, Objects, PodDir, VolumeError, Volumes};
+
+/// What became of a job.
+pub(super) enum Done {
+    Sandbox(runtime::Result<SandboxState>),
+    LostSandboxRemoved(Result<(), String>),
+    Network(Result<Vec<IpAddr>, String>),
+    Volumes(Result<Volumes, VolumeError>),
+    Image {
+        container: String,
+        result: Result<Image, ImageProblem>,
+    },
+    Started {
+        container: String,
+        number: u32,
+        result: Result<Started, StartProblem>,
+    },
+    Signalled {
+        container: String,
+        signal: i32,
+        result: runtime::Result<()>,
+    },
+    Removed {
+        id: ContainerId,
+        result: runtime::Result<()>,
+    },
+    Released(Result<(), String>),
+    /// What the runtime has of the pod.
+    Found(runtime::Result<Option<SandboxState>>),
+}
+
+/// An image could not be had.
+pub(super) struct ImageProblem {
+    /// As in `state.waiting.reason`.
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// A container was started.
+pub(super) struct Started {
+    pub(super) prepared: Box<Prepared>,
+    pub(super) state: ContainerState,
+}
+
+/// A container was not started.
+pub(super) enum StartProblem {
+    /// The specification cannot be carried out until something it refers to changes.
+    Config(String),
+    /// The program could not be started: the container's own fault.
+    Program { prepared: Box<Prepared>, reason: String },
+    /// The node's fault.
+    Node(String),
+}
+
+impl Worker {
+    /// Begins an action. Its outcome, whatever it is, comes back to be settled.
+    pub(super) async fn begin(&mut self, action: PodAction, intent: Intent) {
+        tracing::debug!(?action, "acting");
+        if let Some(job) = action.job() {
+            self.observed.busy.insert(job);
+        }
+        match action {
+            PodAction::CreateSandbox => self.create_sandbox(),
+            PodAction::RemoveLostSandbox => self.remove_lost_sandbox(),
+            PodAction::AttachNetwork => self.attach_network(),
+            PodAction::PrepareVolumes => self.prepare_volumes(),
+            PodAction::FetchImage { container } => self.fetch_image(container),
+            PodAction::StartContainer { container, number, restart_delay } => {
+                self.start_container(container, number, restart_delay);
+            }
+            PodAction::StopContainer { container, id, signal, reason } => {
+                self.stop_container(container, id, signal, reason);
+            }
+            PodAction::KillContainer { container, id } => self.kill_container(container, id),
+            PodAction::RemoveContainer { id } => self.remove_container(id),
+            PodAction::Finish => {
+                tracing::info!("all containers of the pod ended");
+                self.observed.finished = true;
+                // Written down before anything is taken back: it must never run again.
+                self.report(intent).await;
+                self.observed.busy.remove(&Job::Finish);
+            }
+            PodAction::Release => self.release(),
+            PodAction::ReportRemoved => {
+                tracing::info!("nothing of the pod is left");
+                self.observed.removal_reported = true;
+                let reporter = &self.context.dependencies.reporter;
+                reporter.pod_removed(self.identity.key.clone(), &self.identity.uid);
+            }
+        }
+    }
+
+    fn create_sandbox(&mut self) {
+        let runtime = Arc::clone(&self.context.dependencies.runtime);
+        let config = container::sandbox(&self.context.config, &self.identity, &self.pod);
+        self.jobs.spawn(async move { Done::Sandbox(runtime.create_sandbox(&config).await) });
+    }
+
+    fn remove_lost_sandbox(&mut self) {
+        let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+        self.teller.normal(None, "SandboxChanged", message);
+        let context = Arc::clone(&self.context);
+        let identity = self.identity.clone();
+        self.jobs.spawn(async move {
+            Done::LostSandboxRemoved(take_sandbox_back(&context, &identity).await)
+        });
+    }
+
+    fn attach_network(&mut self) {
+        let Sandbox::Ready { network_namespace } = self.observed.sandbox.clone() else { return };
+        let network = Arc::clone(&self.context.dependencies.network);
+        let (pod, dir) = (Arc::clone(&self.pod), self.dir.clone());
+        let uid = self.identity.uid.clone();
+        self.jobs.spawn(async move {
+            let ports = host_ports(&pod);
+            let attached = async {
+                let addresses = network
+                    .attach(&uid, &network_namespace, &ports)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let known = addresses.clone();
+                blocking(move || volumes::etc::write(&dir.etc(), &pod, &known)).await?;
+                Ok(addresses)
+            };
+            Done::Network(attached.await)
+        });
+    }
+
+    fn prepare_volumes(&mut self) {
+        self.observed.volumes_stale = false;
+        let (pod, dir) = (Arc::clone(&self.pod), self.dir.clone());
+        let objects = self.objects();
+        self.jobs.spawn(async move {
+            let prepared =
+                tokio::task::spawn_blocking(move || volumes::prepare(&dir, &pod, &objects)).await;
+            Done::Volumes(prepared.unwrap_or_else(|panicked| {
+                Err(VolumeError {
+                    volume: String::new(),
+                    message: panicked.to_string(),
+                    awaits_object: false,
+                })
+            }))
+        });
+    }
+
+    /// The ConfigMaps and Secrets that the volumes show, as far as they are there.
+    fn objects(&self) -> Objects {
+        let namespace = &self.identity.key.namespace;
+        let volumes = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        self.context.dependencies.state.read(|cluster| {
+            let mut objects = Objects::default();
+            for volume in volumes {
+                if let Some(source) = &volume.config_map
+                    && let Some(map) =
+                        cluster.config_maps.get(&ObjectKey::new(namespace, &source.name))
+                {
+                    objects.config_maps.insert(source.name.clone(), Arc::clone(map));
+                }
+                if let Some(name) = volume.secret.as_ref().and_then(|s| s.secret_name.as_ref())
+                    && let Some(secret) = cluster.secrets.get(&ObjectKey::new(namespace, name))
+                {
+                    objects.secrets.insert(name.clone(), Arc::clone(secret));
+                }
+            }
+            objects
+        })
+    }
+
+    fn fetch_image(&mut self, container: String) {
+        let (pod, context) = (Arc::clone(&self.pod), Arc::clone(&self.context));
+        let teller = self.teller.clone();
+        self.jobs.spawn(async move {
+            let result = fetch(&context, &pod, &container, &teller).await;
+            Done::Image { container, result }
+        });
+    }
+
+    fn start_container(&mut self, container: String, number: u32, restart_delay: Duration) {
+        let record = self.observed.containers.iter().find(|record| record.name == container);
+        let image = record.and_then(|record| record.image.done()).cloned();
+        let volumes = self.observed.volumes.done().cloned();
+        let addresses = self.observed.network.done().cloned();
+        let (Some(image), Some(volumes), Some(pod_ips)) = (image, volumes, addresses) else {
+            return;
+        };
+        let start = Start {
+            context: Arc::clone(&self.context),
+            identity: self.identity.clone(),
+            pod: Arc::clone(&self.pod),
+            image,
+            volumes,
+            pod_ips,
+            number,
+            restart_delay,
+        };
+        self.jobs.spawn(async move {
+            let result = start.run(&container).await;
+            Done::Started { container, number, result }
+        });
+    }
+
+    fn stop_container(
+        &mut self,
+        container: String,
+        id: ContainerId,
+        signal: i32,
+        reason: StopReason,
+    ) {
+        let message = match reason {
+            StopReason::PodTerminates => format!("Stopping container {container}"),
+            StopReason::Unhealthy => {
+                format!("Container {container} failed liveness probe, will be restarted")
+            }
+            StopReason::NeverStarted => {
+                format!("Container {container} failed startup probe, will be restarted")
+            }
+            StopReason::ImageChanged => {
+                format!("Container {container} definition changed, will be restarted")
+            }
+        };
+        tracing::info!(%container, signal, ?reason, "stopping a container");
+        self.teller.normal(Some(&container), "Killing", message);
+        let since = self.context.clock.now();
+        if let Some(record) = self.observed.containers.iter_mut().find(|r| r.name == container) {
+            record.stopping = Some(Stopping { reason, since, killed: None });
+        }
+        self.signal(container, id, signal);
+    }
+
+    fn kill_container(&mut self, container: String, id: ContainerId) {
+        tracing::info!(%container, "killing a container that did not stop in time");
+        let now = self.context.clock.now();
+        let record = self.observed.containers.iter_mut().find(|r| r.name == container);
+        if let Some(stopping) = record.and_then(|record| record.stopping.as_mut()) {
+            stopping.killed = Some(now);
+        }
+        self.signal(container, id, nix::sys::signal::SIGKILL as i32);
+    }
+
+    fn signal(&mut self, container: String, id: ContainerId, signal: i32) {
+        let runtime = Arc::clone(&self.context.dependencies.runtime);
+        let sandbox = self.identity.sandbox();
+        self.jobs.spawn(async move {
+            let result = runtime.signal_container(&sandbox, &id, signal).await;
+            Done::Signalled { container, signal, result }
+        });
+    }
+
+    fn remove_container(&mut self, id: ContainerId) {
+        let runtime = Arc::clone(&self.context.dependencies.runtime);
+        let sandbox = self.identity.sandbox();
+        self.jobs.spawn(async move {
+            let result = runtime.remove_container(&sandbox, &id).await;
+            Done::Removed { id, result }
+        });
+    }
+
+    fn release(&mut self) {
+        let context = Arc::clone(&self.context);
+        let (identity, dir) = (self.identity.clone(), self.dir.clone());
+        self.jobs.spawn(async move {
+            let released = async {
+                take_sandbox_back(&context, &identity).await?;
+                blocking(move || volumes::remove_volumes(&dir)).await
+            };
+            Done::Released(released.await)
+        });
+    }
+
+    /// Asks the runtime what there is of the pod.
+    pub(super) fn look_at_runtime(&mut self) {
+        let runtime = Arc::clone(&self.context.dependencies.runtime);
+        let sandbox = self.identity.sandbox();
+        self.jobs.spawn(async move {
+            let found = runtime.list().await;
+            Done::Found(found.map(|all| all.into_iter().find(|one| one.config.id == sandbox)))
+        });
+    }
+}
+
+/// Network first: an address must not be given to another pod while its holder may still talk.
+async fn take_sandbox_back(context: &Context, identity: &PodIdentity) -> Result<(), String> {
+    let dependencies = &context.dependencies;
+    dependencies.network.detach(&identity.uid).await.map_err(|error| error.to_string())?;
+    dependencies.runtime.remove_sandbox(&identity.sandbox()).await.map_err(|error| chain(&error))
+}
+
+/// Everything the start of a container needs, detached from the worker.
+struct Start {
+    context: Arc<Context>,
+    identity: PodIdentity,
+    pod: Arc<Pod>,
+    image: Image,
+    volumes: Volumes,
+    pod_ips: Vec<IpAddr>,
+    number: u32,
+    restart_delay: Duration,
+}
+
+impl Start {
+    async fn run(self, container: &str) -> Result<Started, StartProblem> {
+        let runtime = Arc::clone(&self.context.dependencies.runtime);
+        let sandbox = self.identity.sandbox();
+        let name = container.to_owned();
+        let prepared = tokio::task::spawn_blocking(move || self.prepare(&name))
+            .await
+            .map_err(|panicked| StartProblem::Node(panicked.to_string()))??;
+        let prepared = Box::new(prepared);
+        match runtime.start_container(&sandbox, &prepared.config).await {
+            Ok(state) => Ok(Started { prepared, state }),
+            Err(runtime::Error::Start { reason, .. }) => {
+                Err(StartProblem::Program { prepared, reason })
+            }
+            Err(error) => Err(StartProblem::Node(chain(&error))),
+        }
+    }
+
+    /// Blocks: the image's users and the file for the last words are on disk.
+    fn prepare(&self, container: &str) -> Result<Prepared, StartProblem> {
+        let config = &self.context.config;
+        let container = container_spec(&self.pod, container)
+            .ok_or_else(|| StartProblem::Node(format!("there is no container {container}")))?;
+        let user = security::user_name(&self.pod, container, &self.image.config.user)
+            .map_err(|error| StartProblem::Config(error.to_string()))?;
+        let user = runtime::image::resolve_user(&self.image.layers, &user)
+            .map_err(|error| error.to_string());
+        let prepared = self.context.dependencies.state.read(|cluster| {
+            container::prepare(
+                &ContainerInput {
+                    config,
+                    identity: &self.identity,
+                    pod: &self.pod,
+                    container,
+                    cluster,
+                    image: &self.image,
+                    volumes: &self.volumes,
+                    pod_ips: &self.pod_ips,
+                    number: self.number,
+                    restart_delay: self.restart_delay,
+                },
+                user,
+            )
+        });
+        let prepared = prepared.map_err(|error| StartProblem::Config(error.to_string()))?;
+        termination::make(&prepared.termination_message)
+            .and_then(|()| remove_old_files(config, &self.identity, &container.name, self.number))
+            .map_err(|error| StartProblem::Node(error.to_string()))?;
+        Ok(prepared)
+    }
+}
+
+/// Logs and last words of all attempts but this one and the one before it.
+fn remove_old_files(
+    config: &crate::pods::PodsConfig,
+    identity: &PodIdentity,
+    container: &str,
+    number: u32,
+) -> std::io::Result<()> {
+    let Some(old) = number.checked_sub(2) else { return Ok(()) };
+    let path = log_path(&identity.log_dir(&config.log_dir), container, old);
+    logs::remove(&path)?;
+    let words = PodDir::new(&config.root_dir, &identity.uid).termination_message(container, old);
+    match std::fs::remove_file(words) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+async fn fetch(
+    context: &Context,
+    pod: &Pod,
+    container: &str,
+    teller: &Teller,
+) -> Result<Image, ImageProblem> {
+    let Some(spec) = container_spec(pod, container) else {
+        let message = format!("there is no container {container}");
+        return Err(ImageProblem { reason: "ErrImagePull", message });
+    };
+    let image = spec.image.as_deref().unwrap_or_default();
+    let policy = PullPolicy::of(spec);
+    let images = &context.dependencies.images;
+    if policy != PullPolicy::Always {
+        let present =
+            images.lookup(image).await.map_err(|error| problem(container, teller, &error))?;
+        if let Some(present) = present {
+            let message = format!("Container image \"{image}\" already present on machine");
+            teller.normal(Some(container), "Pulled", message);
+            return Ok(present);
+        }
+    }
+    if policy == PullPolicy::Never {
+        let message =
+            format!("Container image \"{image}\" is not present with pull policy of Never");
+        teller.warning(Some(container), "ErrImageNeverPull", message.clone());
+        return Err(ImageProblem { reason: "ErrImageNeverPull", message });
+    }
+    let (credentials, problems) =
+        context.dependencies.state.read(|cluster| credentials(pod, cluster, image));
+    if !problems.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets; attempting to pull the image may not \
+             succeed: {}",
+            problems.join(", ")
+        );
+        teller.warning(None, "FailedToRetrieveImagePullSecret", message);
+    }
+    teller.normal(Some(container), "Pulling", format!("Pulling image \"{image}\""));
+    let began = tokio::time::Instant::now();
+    match images.pull(image, &credentials).await {
+        Ok(pulled) => {
+            let took = Duration::from_millis(
+                u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            );
+            let size = pulled.size_bytes;
+            let message = format!(
+                "Successfully pulled image \"{image}\" in {took:?} ({took:?} including waiting). \
+                 Image size: {size} bytes."
+            );
+            teller.normal(Some(container), "Pulled", message);
+            Ok(pulled)
+        }
+        Err(error) => {
+            let message = format!("Failed to pull image \"{image}\": {error}");
+            teller.warning(Some(container), "Failed", message);
+            Err(problem(container, teller, &error))
+        }
+    }
+}
+
+fn problem(container: &str, teller: &Teller, error: &ImageError) -> ImageProblem {
+    let reason = match error {
+        ImageError::InvalidReference { .. } => "InvalidImageName",
+        _ => "ErrImagePull",
+    };
+    teller.warning(Some(container), "Failed", format!("Error: {reason}"));
+    ImageProblem { reason, message: chain(error) }
+}
+
+/// An error with what caused it, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+/// Runs what blocks, its error in words.
+async fn blocking(
+    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> Result<(), String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panicked) => Err(panicked.to_string()),
+    }
+}
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let number = |number: i32| u16::try_from(number).ok().filter(|port| *port > 0);
+            Some(HostPort {
+                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                host_ip: port
+                    .host_ip
+                    .as_deref()
+                    .and_then(|ip| ip.parse().ok())
+                    .filter(|ip: &IpAddr| !ip.is_unspecified()),
+                host_port: number(port.host_port?)?,
+                container_port: number(port.container_port)?,
+            })
+        })
+        .collect()
+}

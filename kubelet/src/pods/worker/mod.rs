@@ -1,0 +1,307 @@
+//! One task per pod: looks, asks the [plan](super::plan), acts, reports, and sleeps until
+//! something happens.
+//!
+//! ```text
+//! mail ──┐
+//! jobs ──┼─> absorb ─> plan ─> begin (jobs) ─> probes ─> report ─> wait
+//! probes ┤                ^________________________________________│
+//! timer ─┘
+//! ```
+//!
+//! What takes time is a job of its own ([`act`]); its outcome is taken in by [`settle`]. The
+//! worker itself never waits for anything but news, so a pod can be deleted while its image is
+//! being pulled.
+
+mod act;
+mod health;
+mod mailbox;
+mod report;
+mod settle;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::k8s::api::core::v1::{Pod, PodStatus};
+use runtime::{ContainerExit, ContainerId, SandboxState};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::clock::{Clock, after, timestamp};
+use super::events::Teller;
+use super::names::PodIdentity;
+use super::observed::Observed;
+use super::plan::{Intent, grace, plan};
+use super::probes::ProbeNews;
+use super::record::Record;
+use super::recover::recover;
+use super::{PodsConfig, PodsDependencies, status};
+use crate::volumes::PodDir;
+use act::Done;
+use health::Probes;
+pub(crate) use mailbox::Mailbox;
+pub(crate) use view::PodView;
+
+/// What all workers share.
+pub(crate) struct Context {
+    pub(crate) config: PodsConfig,
+    pub(crate) dependencies: PodsDependencies,
+    pub(crate) clock: Clock,
+    /// The kubelet ends; pods go on.
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// Works for one pod.
+pub(crate) struct Worker {
+    context: Arc<Context>,
+    identity: PodIdentity,
+    dir: PodDir,
+    /// As it was last seen.
+    pod: Arc<Pod>,
+    /// The object is not there any more.
+    gone: bool,
+    observed: Observed,
+    mailbox: Arc<Mailbox>,
+    jobs: JoinSet<Done>,
+    probes: Probes,
+    probe_news: mpsc::Receiver<ProbeNews>,
+    /// Ends of containers whose start is not settled yet.
+    early_exits: HashMap<ContainerId, ContainerExit>,
+    teller: Teller,
+    view: watch::Sender<PodView>,
+    start_time: Timestamp,
+    /// What was last recorded and reported.
+    previous: Option<PodStatus>,
+    /// This worker has reported at least once.
+    reported: bool,
+    /// Until then an uneventful start is not worth a report.
+    quiet_until: Timestamp,
+    /// The attempts whose backoff people were told of.
+    backoff_told: HashMap<String, u32>,
+    /// Nothing shows that this pod was ever here. Unless a master has confirmed that it is to be,
+    /// it may just as well have been removed a moment before the kubelet ended.
+    unheard_of: bool,
+}
+
+/// A pod that starts in the usual time costs the master one write, not four.
+const QUIET_START: Duration = Duration::from_millis(250);
+/// Probes of a pod's containers that may have news at the same time; more just wait.
+const PROBE_NEWS: usize = 16;
+
+impl Worker {
+    /// A worker for the pod; `found` is what the runtime has of it.
+    pub(crate) fn new(
+        context: Arc<Context>,
+        identity: PodIdentity,
+        pod: Arc<Pod>,
+        found: Option<&SandboxState>,
+        mailbox: Arc<Mailbox>,
+    ) -> (Self, watch::Receiver<PodView>) {
+        let now = context.clock.now();
+        let dir = PodDir::new(&context.config.root_dir, &identity.uid);
+        // The record is written before the master is told, so it is never the older of the two.
+        let record = Record::read(&dir);
+        let unheard_of = record.is_none() && found.is_none();
+        let known = record.and_then(|record| record.status).or_else(|| pod.status.clone());
+        let observed = recover(&pod, found, known.as_ref(), now);
+        let start_time = known
+            .as_ref()
+            .and_then(|known| known.start_time.as_ref())
+            .map(|time| time.0)
+            .or_else(|| found.map(|found| timestamp(found.created_at)))
+            .unwrap_or(now);
+        let (probe_sender, probe_news) = mpsc::channel(PROBE_NEWS);
+        let (view, watcher) = watch::channel(PodView::new(&identity, &pod));
+        let teller = Teller::new(
+            context.dependencies.reporter.clone(),
+            context.clock.clone(),
+            context.config.node_name.clone(),
+            identity.clone(),
+        );
+        let previous = known.filter(|known| known.container_statuses.is_some());
+        let worker = Self {
+            dir,
+            pod,
+            gone: false,
+            observed,
+            mailbox,
+            jobs: JoinSet::new(),
+            probes: Probes::new(probe_sender),
+            probe_news,
+            early_exits: HashMap::new(),
+            teller,
+            view,
+            start_time,
+            quiet_until: match previous {
+                None => after(now, QUIET_START),
+                Some(_) => now,
+            },
+            previous,
+            reported: false,
+            backoff_told: HashMap::new(),
+            unheard_of,
+            context,
+            identity,
+        };
+        (worker, watcher)
+    }
+
+    /// Works until nothing of the pod is left, or the kubelet ends.
+    pub(crate) async fn run(self) {
+        let key = self.identity.key.clone();
+        let span = tracing::info_span!("pod", pod = %key.name, namespace = %key.namespace);
+        self.work().instrument(span).await;
+    }
+
+    async fn work(mut self) {
+        self.read_last_words().await;
+        loop {
+            self.absorb_mail().await;
+            self.look_at_state();
+            if self.is_in_doubt() {
+                if self.wait(None).await {
+                    return;
+                }
+                continue;
+            }
+            let intent = self.intent();
+            let plan = loop {
+                let plan = plan(&self.pod, intent, &self.observed, self.context.clock.now());
+                if plan.actions.is_empty() {
+                    break plan;
+                }
+                for action in plan.actions {
+                    self.begin(action, intent).await;
+                }
+            };
+            self.tell_backoff();
+            self.keep_probing();
+            let report_at = self.report(intent).await;
+            if self.gone && self.observed.release.done().is_some() {
+                self.remove_remains().await;
+                return;
+            }
+            let wake_at = [plan.wake_at, report_at].into_iter().flatten().min();
+            if self.wait(wake_at).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for anything new; whether the kubelet ends.
+    async fn wait(&mut self, wake_at: Option<Timestamp>) -> bool {
+        let timer = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep_until(self.context.clock.instant(at)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.context.shutdown.cancelled() => return true,
+            () = self.mailbox.changed() => {}
+            () = timer => {}
+            Some(news) = self.probe_news.recv() => self.take_probe_news(&news),
+            Some(done) = self.jobs.join_next() => match done {
+                Ok(done) => self.settle(done).await,
+                // A job that panicked leaves its mark in `busy`; a fresh worker has none.
+                Err(error) => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            },
+        }
+        false
+    }
+
+    fn intent(&self) -> Intent {
+        match self.gone {
+            true => Intent::Terminate { grace: grace(&self.pod), report: false },
+            false => Intent::of(&self.pod),
+        }
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        let confirmed = || self.context.dependencies.state.read(|cluster| cluster.confirmed);
+        self.unheard_of && !self.gone && !confirmed()
+    }
+
+    fn look_at_state(&mut self) {
+        let pod = self.context.dependencies.state.read(|cluster| {
+            let pod = cluster.pods.get(&self.identity.key)?;
+            (pod.metadata.uid.as_deref() == Some(&self.identity.uid)).then(|| Arc::clone(pod))
+        });
+        match pod {
+            Some(pod) => self.pod = pod,
+            None if self.gone => {}
+            None => {
+                tracing::info!("the pod's object is gone");
+                self.gone = true;
+            }
+        }
+    }
+
+    /// Removes the last traces of a pod whose object is gone: its folder and its logs.
+    async fn remove_remains(&mut self) {
+        let dir = self.dir.clone();
+        let logs = self.identity.log_dir(&self.context.config.log_dir);
+        let removed = tokio::task::spawn_blocking(move || {
+            // The folder last: it is how a kubelet that starts again finds the logs.
+            crate::volumes::remove_tree(&logs)?;
+            crate::volumes::remove_pod(&dir)
+        });
+        match removed.await {
+            Ok(Ok(())) => tracing::info!("removed the pod"),
+            Ok(Err(error)) => tracing::warn!(%error, "failed to remove a pod's files"),
+            Err(error) => tracing::error!(%error, "failed to remove a pod's files"),
+        }
+    }
+
+    fn take_probe_news(&mut self, news: &ProbeNews) {
+        let record = self
+            .observed
+            .containers
+            .iter_mut()
+            .find(|record| record.running().is_some_and(|a| a.id() == news.container));
+        if let Some(record) = record {
+            tracing::info!(
+                container = %record.name, kind = ?news.kind, healthy = news.healthy,
+                "a probe changed its verdict"
+            );
+            health::put_verdict(&mut record.verdicts, news);
+        }
+    }
+
+    /// Tells people, once per attempt, that a container is kept from crashing too often.
+    fn tell_backoff(&mut self) {
+        if self.intent() != Intent::Run || self.observed.finished {
+            return;
+        }
+        let now = self.context.clock.now();
+        for record in &self.observed.containers {
+            let Some(attempt) = &record.current else { continue };
+            let waits = matches!(
+                super::plan::fate(&self.pod, record, now),
+                super::plan::Fate::Start { not_before, .. } if not_before > now
+            );
+            let number = attempt.labels.number;
+            if waits && self.backoff_told.insert(record.name.clone(), number) != Some(number) {
+                let key = &self.identity.key;
+                self.teller.warning(
+                    Some(&record.name),
+                    "BackOff",
+                    format!(
+                        "Back-off restarting failed container {} in pod {}_{}({})",
+                        record.name, key.name, key.namespace, self.identity.uid
+                    ),
+                );
+            }
+        }
+    }
+}

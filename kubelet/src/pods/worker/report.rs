@@ -1,0 +1,75 @@
+//! Computes the status, and tells the record and the master when it changed.
+
+use jiff::Timestamp;
+use proto::k8s::api::core::v1::PodStatus;
+
+use super::status::{PULL_ERROR_SHOWN, StatusInput, status};
+use super::{PodView, Worker};
+use crate::pods::clock::after;
+use crate::pods::plan::Intent;
+use crate::pods::record::Record;
+
+impl Worker {
+    /// Reports what changed. Gives the time at which there will be something to report even if
+    /// nothing happens.
+    pub(super) async fn report(&mut self, intent: Intent) -> Option<Timestamp> {
+        let now = self.context.clock.now();
+        let status = status(&StatusInput {
+            pod: &self.pod,
+            intent,
+            observed: &self.observed,
+            host_ips: &self.context.config.node_addresses,
+            start_time: self.start_time,
+            previous: self.previous.as_ref(),
+            now,
+        });
+        let view = PodView::of(&self.identity, &self.observed, &status);
+        self.view.send_if_modified(|seen| {
+            let changed = *seen != view;
+            *seen = view;
+            changed
+        });
+        // Nobody is interested in a pod whose object is gone, or that was reported as removed.
+        if self.gone || self.observed.removal_reported {
+            return None;
+        }
+        if now < self.quiet_until && is_uneventful(&status) {
+            return Some(self.quiet_until);
+        }
+        if self.previous.as_ref() != Some(&status) || !self.reported {
+            self.record(Some(status.clone())).await;
+            self.reported = true;
+            self.previous = Some(status.clone());
+            self.context.dependencies.reporter.pod_status(
+                self.identity.key.clone(),
+                &self.identity.uid,
+                status,
+            );
+        }
+        // A failed pull is called a back-off after a while.
+        let failures = self.observed.containers.iter().filter_map(|r| r.image.failure());
+        failures.map(|f| after(f.at, PULL_ERROR_SHOWN)).filter(|at| *at > now).min()
+    }
+
+    /// Writes down what is about to be reported.
+    pub(super) async fn record(&self, status: Option<PodStatus>) {
+        let record = Record::new(&self.identity, status);
+        let dir = self.dir.clone();
+        let written = tokio::task::spawn_blocking(move || record.write(&dir)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "failed to write the pod's record"),
+            Err(error) => tracing::error!(%error, "failed to write the pod's record"),
+        }
+    }
+}
+
+/// Whether the status says no more than that the pod is on its way.
+fn is_uneventful(status: &PodStatus) -> bool {
+    let states = status.container_statuses.iter().flatten().map(|s| s.state.as_ref());
+    status.phase.as_deref() == Some("Pending")
+        && states.into_iter().all(|state| {
+            let waiting = state.and_then(|state| state.waiting.as_ref());
+            waiting.is_none_or(|waiting| waiting.reason.as_deref() == Some("ContainerCreating"))
+        })
+}

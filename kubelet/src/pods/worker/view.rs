@@ -1,0 +1,64 @@
+//! What a worker lets others see of its pod: enough to find programs and logs.
+
+use proto::k8s::api::core::v1::{Pod, PodStatus};
+use runtime::ContainerId;
+
+use crate::pods::names::PodIdentity;
+use crate::pods::observed::Observed;
+
+/// A pod as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodView {
+    pub(crate) identity: PodIdentity,
+    pub(crate) containers: Vec<ContainerView>,
+}
+
+/// A container as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ContainerView {
+    pub(crate) name: String,
+    /// The newest attempt.
+    pub(crate) attempt: Option<(u32, ContainerId)>,
+    pub(crate) running: bool,
+    /// Why it does not run, if it waits.
+    pub(crate) waiting: Option<String>,
+}
+
+impl PodView {
+    pub(super) fn new(identity: &PodIdentity, pod: &Pod) -> Self {
+        let containers = pod
+            .spec
+            .iter()
+            .flat_map(|spec| &spec.containers)
+            .map(|container| ContainerView {
+                name: container.name.clone(),
+                attempt: None,
+                running: false,
+                waiting: Some("ContainerCreating".to_owned()),
+            })
+            .collect();
+        Self { identity: identity.clone(), containers }
+    }
+
+    pub(super) fn of(identity: &PodIdentity, observed: &Observed, status: &PodStatus) -> Self {
+        let waiting = |name: &str| {
+            let of_container = status.container_statuses.iter().flatten().find(|s| s.name == name);
+            of_container?.state.as_ref()?.waiting.as_ref()?.reason.clone()
+        };
+        let containers = observed
+            .containers
+            .iter()
+            .map(|record| ContainerView {
+                name: record.name.clone(),
+                attempt: record.current.as_ref().map(|a| (a.labels.number, a.id())),
+                running: record.running().is_some(),
+                waiting: waiting(&record.name),
+            })
+            .collect();
+        Self { identity: identity.clone(), containers }
+    }
+
+    pub(crate) fn container(&self, name: &str) -> Option<&ContainerView> {
+        self.containers.iter().find(|container| container.name == name)
+    }
+}

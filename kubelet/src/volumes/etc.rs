@@ -1,0 +1,201 @@
+//! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a pod.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use proto::k8s::api::core::v1::{Pod, PodDNSConfig};
+
+/// The name of the host that a pod's containers think they run on.
+pub(crate) fn hostname(pod: &Pod) -> String {
+    let stated = pod.spec.as_ref().and_then(|spec| spec.hostname.as_deref());
+    let name =
+        stated.filter(|name| !name.is_empty()).or(pod.metadata.name.as_deref()).unwrap_or_default();
+    // The kernel takes 64 bytes, DNS 63 per label.
+    let mut end = name.len().min(63);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].trim_end_matches(['-', '.']).to_owned()
+}
+
+/// Writes the files into `dir`, in place: containers may have them mounted.
+pub(crate) fn write(dir: &Path, pod: &Pod, addresses: &[IpAddr]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let hostname = hostname(pod);
+    fs::write(dir.join("hosts"), hosts(pod, &hostname, addresses))?;
+    fs::write(dir.join("hostname"), format!("{hostname}\n"))?;
+    fs::write(dir.join("resolv.conf"), resolv_conf(pod, &host_resolv_conf()?))
+}
+
+fn hosts(pod: &Pod, hostname: &str, addresses: &[IpAddr]) -> String {
+    let mut text = "# Kubernetes-managed hosts file.\n\
+        127.0.0.1\tlocalhost\n\
+        ::1\tlocalhost ip6-localhost ip6-loopback\n\
+        fe00::0\tip6-localnet\n\
+        fe00::0\tip6-mcastprefix\n\
+        fe00::1\tip6-allnodes\n\
+        fe00::2\tip6-allrouters\n"
+        .to_owned();
+    for address in addresses {
+        text.push_str(&format!("{address}\t{hostname}\n"));
+    }
+    let aliases = pod.spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten());
+    for (index, alias) in aliases.enumerate() {
+        if index == 0 {
+            text.push_str("\n# Entries added by HostAliases.\n");
+        }
+        let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
+        text.push_str(&format!("{}\t{names}\n", alias.ip));
+    }
+    text
+}
+
+/// Behind systemd-resolved's stub, which answers on the host's loopback only, are the resolvers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+fn host_resolv_conf() -> io::Result<String> {
+    let read = |path: &str| match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        result => result,
+    };
+    let text = read(RESOLV_CONF)?;
+    if text.lines().any(|line| line.trim() == "nameserver 127.0.0.53") {
+        let behind = read(BEHIND_RESOLVED)?;
+        if !behind.is_empty() {
+            return Ok(behind);
+        }
+    }
+    Ok(text)
+}
+
+/// What the pod's DNS policy makes of the host's configuration. There is no DNS server for the
+/// cluster's names yet, so `ClusterFirst` means the host's resolvers without the cluster's search
+/// domains: they would only make every lookup ask for names that nobody answers for.
+fn resolv_conf(pod: &Pod, host: &str) -> String {
+    let spec = pod.spec.as_ref();
+    let policy = spec.and_then(|spec| spec.dns_policy.as_deref());
+    let mut config = Resolver::default();
+    if policy != Some("None") {
+        config.read(host);
+    }
+    if let Some(stated) = spec.and_then(|spec| spec.dns_config.as_ref()) {
+        config.add(stated);
+    }
+    config.to_string()
+}
+
+#[derive(Default)]
+struct Resolver {
+    name_servers: Vec<String>,
+    searches: Vec<String>,
+    options: Vec<String>,
+}
+
+impl Resolver {
+    fn read(&mut self, text: &str) {
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("nameserver") => self.name_servers.extend(words.next().map(str::to_owned)),
+                // The last line holds, as in the C library.
+                Some("search") => self.searches = words.map(str::to_owned).collect(),
+                Some("options") => self.options = words.map(str::to_owned).collect(),
+                _ => {}
+            }
+        }
+    }
+
+    fn add(&mut self, stated: &PodDNSConfig) {
+        self.name_servers.extend(stated.nameservers.iter().flatten().cloned());
+        self.searches.extend(stated.searches.iter().flatten().cloned());
+        for option in stated.options.iter().flatten() {
+            let Some(name) = &option.name else { continue };
+            self.options.retain(|known| known.split(':').next() != Some(name));
+            self.options.push(match &option.value {
+                Some(value) => format!("{name}:{value}"),
+                None => name.clone(),
+            });
+        }
+        for list in [&mut self.name_servers, &mut self.searches] {
+            let mut seen = std::collections::HashSet::new();
+            list.retain(|entry| seen.insert(entry.clone()));
+        }
+    }
+}
+
+impl std::fmt::Display for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.searches.is_empty() {
+            writeln!(f, "search {}", self.searches.join(" "))?;
+        }
+        for server in &self.name_servers {
+            writeln!(f, "nameserver {server}")?;
+        }
+        if !self.options.is_empty() {
+            writeln!(f, "options {}", self.options.join(" "))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        let mut spec = spec;
+        spec["containers"] = serde_json::json!([]);
+        serde_json::from_value(serde_json::json!({"metadata": {"name": "web-0"}, "spec": spec}))
+            .unwrap()
+    }
+
+    #[test]
+    fn the_host_is_called_as_the_pod_unless_it_says_otherwise() {
+        assert_eq!(hostname(&pod(serde_json::json!({}))), "web-0");
+        assert_eq!(hostname(&pod(serde_json::json!({"hostname": "db"}))), "db");
+        let mut long = pod(serde_json::json!({}));
+        long.metadata.name = Some(format!("{}-{}", "a".repeat(62), "b".repeat(10)));
+        assert_eq!(hostname(&long), "a".repeat(62));
+    }
+
+    #[test]
+    fn hosts_names_the_pods_addresses_and_aliases() {
+        let pod = pod(serde_json::json!({
+            "hostAliases": [{"ip": "10.0.0.9", "hostnames": ["db", "db.local"]}]
+        }));
+        let text = hosts(&pod, "web-0", &["10.244.1.7".parse().unwrap()]);
+        assert!(text.contains("127.0.0.1\tlocalhost\n"), "{text}");
+        assert!(text.contains("\n10.244.1.7\tweb-0\n"), "{text}");
+        assert!(
+            text.ends_with("# Entries added by HostAliases.\n10.0.0.9\tdb\tdb.local\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn resolvers_follow_the_dns_policy() {
+        let host =
+            "# made by hand\nnameserver 10.0.0.2\nsearch example.org\noptions ndots:1 rotate\n";
+        assert_eq!(
+            resolv_conf(&pod(serde_json::json!({"dnsPolicy": "ClusterFirst"})), host),
+            "search example.org\nnameserver 10.0.0.2\noptions ndots:1 rotate\n"
+        );
+        let config = serde_json::json!({
+            "nameservers": ["10.0.0.2", "10.0.0.3"],
+            "searches": ["shop.local"],
+            "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]
+        });
+        assert_eq!(
+            resolv_conf(&pod(serde_json::json!({"dnsPolicy": "None", "dnsConfig": config})), host),
+            "search shop.local\nnameserver 10.0.0.2\nnameserver 10.0.0.3\noptions ndots:2 edns0\n"
+        );
+        assert_eq!(
+            resolv_conf(&pod(serde_json::json!({"dnsConfig": config})), host),
+            "search example.org shop.local\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n\
+             options rotate ndots:2 edns0\n"
+        );
+    }
+}
