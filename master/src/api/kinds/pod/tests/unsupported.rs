@@ -1,0 +1,119 @@
+//! What this version does not do is refused.
+
+use serde_json::{Value, json};
+
+use super::super::super::testing::check;
+use super::super::Pods;
+use super::full;
+
+type Fields<'a> = &'a [(&'a str, Value)];
+
+#[test]
+fn what_is_not_honoured_is_refused_with_a_sentence() {
+    let of_pod = [
+        ("activeDeadlineSeconds", json!(5)),
+        ("affinity", json!({"nodeAffinity": {}})),
+        ("automountServiceAccountToken", json!(true)),
+        ("ephemeralContainers", json!([{"name": "x", "image": "y"}])),
+        ("hostIPC", json!(true)),
+        ("hostNetwork", json!(true)),
+        ("hostPID", json!(true)),
+        ("hostUsers", json!(false)),
+        ("initContainers", json!([{"name": "x", "image": "y"}])),
+        ("os", json!({"name": "windows"})),
+        ("overhead", json!({"cpu": "1"})),
+        ("preemptionPolicy", json!("Never")),
+        ("priority", json!(1)),
+        ("priorityClassName", json!("system-node-critical")),
+        ("readinessGates", json!([{"conditionType": "x"}])),
+        ("resourceClaims", json!([{"name": "x"}])),
+        ("resources", json!({"limits": {"cpu": "1"}})),
+        ("runtimeClassName", json!("kata")),
+        ("schedulingGates", json!([{"name": "x"}])),
+        ("setHostnameAsFQDN", json!(true)),
+        ("shareProcessNamespace", json!(true)),
+        ("subdomain", json!("x")),
+        (
+            "topologySpreadConstraints",
+            json!([{"maxSkew": 1, "topologyKey": "x", "whenUnsatisfiable": "DoNotSchedule"}]),
+        ),
+    ];
+    let of_pod_context = [
+        ("fsGroup", json!(1)),
+        ("fsGroupChangePolicy", json!("Always")),
+        ("seLinuxOptions", json!({"level": "s0"})),
+        ("supplementalGroupsPolicy", json!("Strict")),
+        ("sysctls", json!([{"name": "net.core.somaxconn", "value": "1"}])),
+        ("windowsOptions", json!({})),
+        ("appArmorProfile", json!({"type": "RuntimeDefault"})),
+    ];
+    let of_container = [
+        ("lifecycle", json!({"preStop": {"sleep": {"seconds": 1}}})),
+        ("restartPolicy", json!("Always")),
+        ("volumeDevices", json!([{"name": "x", "devicePath": "/dev/x"}])),
+    ];
+    let of_context = [
+        ("privileged", json!(true)),
+        ("procMount", json!("Unmasked")),
+        ("seLinuxOptions", json!({"level": "s0"})),
+        ("windowsOptions", json!({})),
+        ("appArmorProfile", json!({"type": "Localhost", "localhostProfile": "x"})),
+    ];
+    let of_mount = [
+        ("subPath", json!("x")),
+        ("subPathExpr", json!("x")),
+        ("mountPropagation", json!("Bidirectional")),
+        ("recursiveReadOnly", json!("Enabled")),
+    ];
+    let places: [(&str, &str, Fields<'_>); 5] = [
+        ("/spec", "spec", &of_pod),
+        ("/spec/securityContext", "spec.securityContext", &of_pod_context),
+        ("/spec/containers/0", "spec.containers[0]", &of_container),
+        ("/spec/containers/0/securityContext", "spec.containers[0].securityContext", &of_context),
+        ("/spec/containers/0/volumeMounts/0", "spec.containers[0].volumeMounts[0]", &of_mount),
+    ];
+    for (pointer, path, fields) in places {
+        for (field, value) in fields {
+            check::<Pods>(
+                &full(),
+                vec![(
+                    &format!("{pointer}/{field}"),
+                    value.clone(),
+                    &format!(
+                        "{path}.{field}: Forbidden: is not supported by this version of Kutter: "
+                    ),
+                )],
+            );
+        }
+    }
+    check::<Pods>(
+        &full(),
+        vec![
+            (
+                "/spec/containers/0/resources/limits/ephemeral-storage",
+                json!("1Gi"),
+                "spec.containers[0].resources.limits[ephemeral-storage]: Forbidden: is not supported",
+            ),
+            (
+                "/spec/containers/0/resources/limits/example.com~1gpu",
+                json!("1"),
+                "spec.containers[0].resources.limits[example.com/gpu]: Forbidden: is not supported",
+            ),
+            (
+                "/spec/securityContext/seccompProfile",
+                json!({"type": "Localhost", "localhostProfile": "x"}),
+                "spec.securityContext.seccompProfile.type: Forbidden: is not supported",
+            ),
+            (
+                "/metadata/annotations",
+                json!({"kubernetes.io/ingress-bandwidth": "1M"}),
+                "metadata.annotations[kubernetes.io/ingress-bandwidth]: Forbidden: is not supported",
+            ),
+            (
+                "/spec/containers/0/ports/0",
+                json!({"containerPort": 1, "hostPort": 1, "protocol": "SCTP"}),
+                "spec.containers[0].ports[0].hostPort: Forbidden: SCTP is not supported",
+            ),
+        ],
+    );
+}
