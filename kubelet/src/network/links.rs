@@ -3,14 +3,16 @@
 //! ```text
 //!   pod netns              │ node netns
 //!   eth0 10.244.1.7/32 ────┼──── kt1f0c… ── kutter0 10.244.1.1/24 ──(routing)── uplink
-//!   default via 10.244.1.1 │     isolated port
+//!   default via 10.244.1.1 │
 //! ```
 //!
 //! Pods have host addresses (`/32`) and know nothing but their gateway: everything they send is
 //! routed by the node, also to a pod beside them. That is what lets the rules of the proxy see both
-//! directions of every flow without the bridge being made to call into netfilter, and what keeps
-//! pods from speaking to each other behind the node's back. The ports of the bridge are isolated
-//! for the same reason.
+//! directions of every flow without the bridge being made to call into netfilter.
+//!
+//! Others may make it call (`bridge-nf-call-iptables`, as Docker does). Then the kernel takes the
+//! short way from port to port for what a Service sends to a pod on the same bridge. So the ports
+//! must not be isolated, and must be in hairpin mode for pods that reach themselves.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -142,7 +144,6 @@ impl Links {
             .set_port_kind(InfoPortKind::Bridge)
             .name(veth.name)
             .hairpin(true)
-            .isolated(true)
             .build();
         self.handle.link().set_port(port).execute().await
     }

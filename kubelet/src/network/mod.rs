@@ -1,7 +1,7 @@
 //! The pod network: an address for every pod, routes to the pods of the other nodes.
 
 mod bridge;
-pub(crate) mod cidr;
+mod cidr;
 mod host_ports;
 mod ipam;
 mod links;
@@ -12,6 +12,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 pub use bridge::{BridgeNetwork, NetworkConfig, teardown};
+pub(crate) use bridge::{own_range, set_once};
+pub(crate) use cidr::{Cidr4, ipv4_ranges};
 pub use host_ports::{HostPorts, PodHostPorts};
 use serde::{Deserialize, Serialize};
 

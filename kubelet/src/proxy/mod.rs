@@ -1,9 +1,38 @@
 //! The service proxy: Services and endpoint slices, made into rules of the kernel.
+//!
+//! * [`ruleset`] decides what should be; it is a value, made by a pure function.
+//! * [`program`] says which chains do that, [`elements`] what is in their sets and maps. They are
+//!   few, and the same for all Services: a packet's cost does not grow with the number of Services.
+//! * [`diff`] finds what leads from one ruleset to another.
+//! * [`nft`] has the kernel do it, all at once, in a table of our own.
+//!
+//! Memory is the truth: the kernel is told what changes and never asked.
 
+mod diff;
+mod elements;
+mod endpoints;
+mod expr;
+mod nft;
+mod program;
+mod ruleset;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 
-use crate::network::HostPorts;
-use crate::state::StateHandle;
+use self::diff::{Command, difference, replacement};
+use self::nft::Nft;
+pub use self::nft::NftError as ProxyError;
+use self::ruleset::{Ruleset, View};
+use crate::network::{HostPorts, PodHostPorts, set_once};
+use crate::state::{Change, StateHandle};
 
 /// How a node's proxy is set up.
 #[derive(Clone, Debug)]
@@ -12,13 +41,11 @@ pub struct ProxyConfig {
     pub table: String,
     /// This node's name, as endpoint slices have it.
     pub node_name: String,
-    /// The bridge pods are attached to.
-    pub bridge: String,
 }
 
-/// Why the kernel's rules could not be changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ProxyError {}
+/// Pauses between attempts when the kernel refuses.
+const RETRY: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(30);
 
 /// Keeps the kernel's rules as the state says, until shutdown. The rules stay.
 pub async fn run(
@@ -27,11 +54,154 @@ pub async fn run(
     config: ProxyConfig,
     shutdown: CancellationToken,
 ) {
-    let _ = (state, host_ports, config);
-    shutdown.cancelled().await;
+    let mut changes = state.changes();
+    let mut host_ports = host_ports.subscribe();
+    let mut proxy = Proxy { config, installed: None, conflicts: BTreeSet::new() };
+    let mut retry = *RETRY.start();
+    loop {
+        // Whatever changed until here is covered by this pass: changes that come in bursts are
+        // made together, as fast as the kernel takes them.
+        let pause = match state.read(View::of) {
+            None => None,
+            Some(view) => {
+                let ports = host_ports.borrow_and_update().clone();
+                match proxy.sync(view, ports).await {
+                    Ok(()) => {
+                        retry = *RETRY.start();
+                        None
+                    }
+                    Err(error) => {
+                        warn!(error = chain(&error), ?retry, "failed to change the rules");
+                        let pause = retry;
+                        retry = (retry * 2).min(*RETRY.end());
+                        Some(pause)
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = concerning(&mut changes) => {}
+            // The sender may be gone when no pod can be attached any more.
+            Ok(()) = host_ports.changed() => {}
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+        }
+    }
+}
+
+/// Waits for a change of the state that rules may follow from, and takes all that are there.
+async fn concerning(changes: &mut Receiver<Change>) {
+    loop {
+        match changes.recv().await {
+            Ok(change) if !concerns(&change) => continue,
+            Ok(_) | Err(RecvError::Lagged(_)) => break,
+            // The sender lives as long as the handle we hold.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+    while matches!(changes.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
+}
+
+fn concerns(change: &Change) -> bool {
+    match change {
+        Change::Everything | Change::Service(_) | Change::EndpointSlice(_) | Change::Node => true,
+        Change::Pod(_) | Change::ConfigMap(_) | Change::Secret(_) | Change::Peers => false,
+    }
+}
+
+struct Proxy {
+    config: ProxyConfig,
+    /// What the kernel has; nothing before the first pass and after a failure.
+    installed: Option<Arc<Ruleset>>,
+    /// Ports of Services that are not served since others have their addresses.
+    conflicts: BTreeSet<String>,
+}
+
+impl Proxy {
+    /// One pass.
+    async fn sync(
+        &mut self,
+        view: View,
+        ports: BTreeMap<String, PodHostPorts>,
+    ) -> Result<(), ProxyError> {
+        let before = self.installed.take();
+        let config = self.config.clone();
+        let pass = tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let nothing = Ruleset::default();
+            let known = before.as_deref().unwrap_or(&nothing);
+            let (ruleset, conflicts) = ruleset::ruleset(&view, &config.node_name, &ports, known);
+            let commands = match &before {
+                Some(before) => difference(before, &ruleset),
+                None => replacement(&ruleset),
+            };
+            if !commands.is_empty() {
+                install(&config, &commands)?;
+                let services = ruleset.services.len();
+                let steps = commands.len();
+                let took = started.elapsed();
+                if before.is_some() {
+                    debug!(services, steps, ?took, "changed the rules");
+                } else {
+                    info!(services, ?took, "installed the rules");
+                }
+            }
+            Ok::<_, ProxyError>((ruleset, conflicts))
+        });
+        let (ruleset, conflicts) = match pass.await {
+            Ok(outcome) => outcome?,
+            Err(error) => {
+                return Err(ProxyError::Socket {
+                    operation: "compute the rules".into(),
+                    source: std::io::Error::other(error),
+                });
+            }
+        };
+        for port in conflicts.difference(&self.conflicts) {
+            warn!(port, "another service has an address of this one: it is not served there");
+        }
+        self.conflicts = conflicts;
+        self.installed = Some(Arc::new(ruleset));
+        Ok(())
+    }
+}
+
+fn install(config: &ProxyConfig, commands: &[Command]) -> Result<(), ProxyError> {
+    Nft::open(&config.table)?.apply(commands)?;
+    set_route_localnet("1")
+}
+
+/// Lets packets from the loopback address leave the node, and answers to them come in, so that
+/// node ports work there. A rule keeps everything else with such an address out, so this comes
+/// after the rules and goes before them.
+fn set_route_localnet(value: &str) -> Result<(), ProxyError> {
+    set_once("/proc/sys/net/ipv4/conf/all/route_localnet", value).map_err(|source| {
+        ProxyError::Socket { operation: format!("set route_localnet to {value}"), source }
+    })
 }
 
 /// Removes the proxy's table.
-pub async fn teardown(_config: &ProxyConfig) -> Result<(), ProxyError> {
-    Ok(())
+pub async fn teardown(config: &ProxyConfig) -> Result<(), ProxyError> {
+    let table = config.table.clone();
+    let removal = tokio::task::spawn_blocking(move || {
+        set_route_localnet("0")?;
+        Nft::open(&table)?.apply(&[Command::AddTable, Command::DeleteTable])
+    });
+    removal.await.unwrap_or_else(|error| {
+        Err(ProxyError::Socket {
+            operation: "remove the rules".into(),
+            source: std::io::Error::other(error),
+        })
+    })
+}
+
+/// An error with all that led to it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

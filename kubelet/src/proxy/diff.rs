@@ -1,0 +1,150 @@
+//! What leads from one [`Ruleset`] to another: chains and elements to add and to delete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::elements::{Element, Key, of_node, of_service};
+use super::expr::{Chain, Hook, Rule, Set};
+use super::program::{Shape, base_chains};
+use super::ruleset::Ruleset;
+
+/// One step of a change. All steps of a change take effect at once, or none does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Makes the table; one that is there is kept.
+    AddTable,
+    /// Deletes the table with all that is in it.
+    DeleteTable,
+    /// Makes a set or map.
+    AddSet(Set),
+    /// Makes a chain.
+    AddChain { name: String, hook: Option<Hook> },
+    /// Deletes the rules of a chain.
+    FlushChain { name: String },
+    /// Puts a rule at the end of a chain.
+    AddRule { chain: String, rule: Rule },
+    /// Deletes a chain nothing leads to.
+    DeleteChain { name: String },
+    /// Adds elements of one set.
+    AddElements(Set, Vec<Element>),
+    /// Deletes elements of one set.
+    DeleteElements(Set, Vec<Key>),
+}
+
+/// Puts a ruleset in place of whatever is there.
+pub(crate) fn replacement(ruleset: &Ruleset) -> Vec<Command> {
+    // The first makes sure that there is something to delete.
+    let mut commands = vec![Command::AddTable, Command::DeleteTable, Command::AddTable];
+    commands.extend(Set::ALL.map(Command::AddSet));
+    commands.extend(changes(None, ruleset));
+    commands
+}
+
+/// Leads from one ruleset to another.
+pub(crate) fn difference(before: &Ruleset, after: &Ruleset) -> Vec<Command> {
+    changes(Some(before), after)
+}
+
+fn changes(before: Option<&Ruleset>, after: &Ruleset) -> Vec<Command> {
+    let chains_before = before.map(chains).unwrap_or_default();
+    let chains_after = chains(after);
+    let mut elements = Elements::default();
+    match before {
+        Some(before) => elements.compare(before, after),
+        None => elements.add_all(after),
+    }
+    // Elements lead to chains: these come first and go last.
+    let mut commands = Vec::new();
+    add_chains(&chains_before, &chains_after, &mut commands);
+    let deleted = elements.deleted.into_iter();
+    commands.extend(deleted.map(|(set, keys)| Command::DeleteElements(set, keys)));
+    let added = elements.added.into_iter();
+    commands.extend(added.map(|(set, elements)| Command::AddElements(set, elements)));
+    let gone = chains_before.keys().filter(|name| !chains_after.contains_key(*name));
+    commands.extend(gone.map(|name| Command::DeleteChain { name: name.clone() }));
+    commands
+}
+
+/// All chains of a ruleset.
+pub(crate) fn chains(ruleset: &Ruleset) -> BTreeMap<String, Chain> {
+    let services = ruleset.services.iter();
+    let shapes: BTreeSet<Shape> = services.filter_map(|(at, service)| service.shape(*at)).collect();
+    let mut chains = base_chains(&ruleset.ranges);
+    chains.extend(shapes.into_iter().flat_map(Shape::chains));
+    chains
+}
+
+fn add_chains(
+    before: &BTreeMap<String, Chain>,
+    after: &BTreeMap<String, Chain>,
+    commands: &mut Vec<Command>,
+) {
+    let changed: Vec<(&String, &Chain)> =
+        after.iter().filter(|(name, chain)| before.get(*name) != Some(chain)).collect();
+    // Rules lead to chains too, so all of these are made before any rule.
+    commands.extend(changed.iter().map(|(name, chain)| match before.get(*name) {
+        Some(_) => Command::FlushChain { name: (*name).clone() },
+        None => Command::AddChain { name: (*name).clone(), hook: chain.hook },
+    }));
+    for (name, chain) in changed {
+        let rules = chain.rules.iter();
+        commands
+            .extend(rules.map(|rule| Command::AddRule { chain: name.clone(), rule: rule.clone() }));
+    }
+}
+
+#[derive(Default)]
+struct Elements {
+    added: BTreeMap<Set, Vec<Element>>,
+    deleted: BTreeMap<Set, Vec<Key>>,
+}
+
+impl Elements {
+    fn add_all(&mut self, after: &Ruleset) {
+        let mut all = Vec::new();
+        of_node(after, &mut all);
+        for (at, service) in &after.services {
+            of_service(*at, service, &mut all);
+        }
+        for element in all {
+            self.added.entry(element.key.set).or_default().push(element);
+        }
+    }
+
+    fn compare(&mut self, before: &Ruleset, after: &Ruleset) {
+        let mut old = Vec::new();
+        let mut new = Vec::new();
+        of_node(before, &mut old);
+        of_node(after, &mut new);
+        for (at, service) in &before.services {
+            let unchanged = after.services.get(at).is_some_and(|same| Arc::ptr_eq(service, same));
+            if !unchanged {
+                of_service(*at, service, &mut old);
+            }
+        }
+        for (at, service) in &after.services {
+            let unchanged = before.services.get(at).is_some_and(|same| Arc::ptr_eq(service, same));
+            if !unchanged {
+                of_service(*at, service, &mut new);
+            }
+        }
+        // All together: what one Service gives up another may take in the same change.
+        let mut old: BTreeMap<Key, Element> =
+            old.into_iter().map(|element| (element.key.clone(), element)).collect();
+        for element in new {
+            match old.remove(&element.key) {
+                Some(same) if same == element => continue,
+                Some(_) => self.delete(element.key.clone()),
+                None => {}
+            }
+            self.added.entry(element.key.set).or_default().push(element);
+        }
+        for (key, _) in old {
+            self.delete(key);
+        }
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.deleted.entry(key.set).or_default().push(key);
+    }
+}

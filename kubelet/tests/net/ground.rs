@@ -1,0 +1,403 @@
+//! What the tests stand on: nodes and pods as network namespaces, each held by a thread.
+//!
+//! A namespace lives exactly as long as its thread, so nothing is left behind by a test that
+//! panics. The test's own thread never sends a packet: all traffic starts inside a namespace.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kubelet::network::{BridgeNetwork, HostPort, NetworkConfig, PodNetwork};
+use kubelet::proxy::{self, ProxyConfig};
+use kubelet::state::{Change, StateHandle};
+use nix::sched::{CloneFlags, unshare};
+use proto::Peer;
+use proto::k8s::api::core::v1::{Node, NodeAddress, NodeSpec, NodeStatus};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long a packet may take. Generous: the machine may be busy, and only failures wait for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether namespaces can be made; says so if not.
+pub(crate) fn is_root(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("{test}: left out, it makes network namespaces and needs root");
+    }
+    root
+}
+
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A network namespace with a runtime inside.
+pub(crate) struct Namespace {
+    jobs: mpsc::UnboundedSender<Job>,
+    /// Id of the thread that holds it.
+    pub(crate) tid: i32,
+}
+
+impl Namespace {
+    pub(crate) fn new() -> Self {
+        let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            send.send(nix::unistd::gettid().as_raw()).unwrap();
+            runtime.block_on(async {
+                while let Some(job) = queue.recv().await {
+                    tokio::spawn(job);
+                }
+            });
+            runtime.shutdown_background();
+        });
+        Self { jobs, tid: receive.recv().unwrap() }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/self/task/{}/ns/net", self.tid).into()
+    }
+
+    /// Starts something inside and lets it run.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        assert!(self.jobs.send(Box::pin(work)).is_ok(), "the namespace has died");
+    }
+
+    /// Runs something inside and waits for it.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let (send, receive) = std::sync::mpsc::channel();
+        self.spawn(async move {
+            let _ = send.send(work.await);
+        });
+        receive.recv().expect("what ran inside panicked")
+    }
+
+    /// Runs a program inside; returns what it printed.
+    pub(crate) fn command(&self, line: &str) -> String {
+        let line = line.to_owned();
+        self.run(async move {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{line}: {errors}");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        })
+    }
+
+    /// What a server says over TCP, on a connection of its own.
+    pub(crate) fn ask_tcp(&self, server: impl ToString) -> io::Result<Answer> {
+        let server: SocketAddr = server.to_string().parse().unwrap();
+        self.run(within(async move {
+            let mut stream = TcpStream::connect(server).await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            Ok(Answer::of(&text))
+        }))
+    }
+
+    /// What a server says over UDP, from a socket of its own.
+    pub(crate) fn ask_udp(&self, server: impl ToString) -> io::Result<Answer> {
+        let server: SocketAddr = server.to_string().parse().unwrap();
+        self.run(within(async move {
+            let socket = UdpSocket::bind("0.0.0.0:0").await?;
+            socket.connect(server).await?;
+            socket.send(b"who?").await?;
+            let mut buffer = [0; 256];
+            let length = socket.recv(&mut buffer).await?;
+            Ok(Answer::of(&String::from_utf8_lossy(&buffer[..length])))
+        }))
+    }
+
+    /// Starts servers that say who they are and who asked.
+    pub(crate) fn serve(&self, name: &str, port: u16) {
+        let name = name.to_owned();
+        self.run(async move {
+            let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.unwrap();
+            let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await.unwrap();
+            let tcp_name = name.clone();
+            tokio::spawn(async move {
+                loop {
+                    let (mut stream, client) = tcp.accept().await.unwrap();
+                    let text = format!("{tcp_name} {}", client.ip());
+                    // A client that has gone away is its own affair.
+                    let _ = stream.write_all(text.as_bytes()).await;
+                }
+            });
+            tokio::spawn(async move {
+                let mut buffer = [0; 256];
+                loop {
+                    let Ok((_, client)) = udp.recv_from(&mut buffer).await else { continue };
+                    let text = format!("{name} {}", client.ip());
+                    let _ = udp.send_to(text.as_bytes(), client).await;
+                }
+            });
+        });
+    }
+}
+
+async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Who answered, and whom it believed to be asked by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) server: String,
+    pub(crate) client: IpAddr,
+}
+
+impl Answer {
+    fn of(text: &str) -> Self {
+        let (server, client) = text.split_once(' ').unwrap_or_else(|| panic!("{text:?}"));
+        Self { server: server.to_owned(), client: client.parse().unwrap() }
+    }
+}
+
+/// Nodes on one segment.
+pub(crate) struct Cluster {
+    segment: Namespace,
+    pub(crate) nodes: Vec<TestNode>,
+    _folder: tempfile::TempDir,
+}
+
+pub(crate) struct TestNode {
+    pub(crate) namespace: Namespace,
+    pub(crate) name: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) state: StateHandle,
+    pub(crate) network: Arc<BridgeNetwork>,
+    pub(crate) network_config: NetworkConfig,
+    pub(crate) proxy_config: ProxyConfig,
+    pub(crate) stop: CancellationToken,
+}
+
+pub(crate) struct TestPod {
+    pub(crate) namespace: Namespace,
+    pub(crate) address: Ipv4Addr,
+}
+
+impl Cluster {
+    /// Nodes `node-0` … at `192.168.77.10` …, whose pods are in `10.244.N.0/24`.
+    pub(crate) fn new(size: u8) -> Self {
+        let segment = Namespace::new();
+        segment.command("ip link add wire type bridge");
+        segment.command("ip link set wire up");
+        let folder = tempfile::tempdir().unwrap();
+        let nodes: Vec<TestNode> =
+            (0..size).map(|number| TestNode::new(number, &segment, folder.path())).collect();
+        let cluster = Self { segment, nodes, _folder: folder };
+        for node in &cluster.nodes {
+            cluster.introduce(node);
+        }
+        cluster
+    }
+
+    /// An address on the segment that is no node's.
+    pub(crate) fn outsider(&self) -> Namespace {
+        let outsider = Namespace::new();
+        plug_in(&self.segment, &outsider, "outsider", Ipv4Addr::new(192, 168, 77, 200));
+        outsider
+    }
+
+    /// Tells a node of itself and the others, as a master would.
+    fn introduce(&self, node: &TestNode) {
+        let peers: Vec<Peer> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, peer)| peer.name != node.name)
+            .map(|(number, peer)| Peer {
+                node: peer.name.clone(),
+                addresses: vec![peer.address.into()],
+                pod_cidrs: vec![format!("10.244.{number}.0/24")],
+            })
+            .collect();
+        let own = self.nodes.iter().position(|other| other.name == node.name).unwrap();
+        let object = Node {
+            spec: Some(NodeSpec {
+                pod_cidr: Some(format!("10.244.{own}.0/24")),
+                ..NodeSpec::default()
+            }),
+            status: Some(NodeStatus {
+                addresses: Some(vec![NodeAddress {
+                    type_: "InternalIP".into(),
+                    address: node.address.to_string(),
+                }]),
+                ..NodeStatus::default()
+            }),
+            ..Node::default()
+        };
+        node.state.write([Change::Everything], |state| {
+            state.peers =
+                peers.into_iter().map(|peer| (peer.node.clone(), Arc::new(peer))).collect();
+            state.node = Some(Arc::new(object));
+            state.pod_cidrs = vec!["10.244.0.0/16".into()];
+            state.service_cidrs = vec!["10.96.0.0/16".into()];
+            state.cluster_domain = "cluster.local".into();
+        });
+    }
+
+    /// Changes what every node knows.
+    pub(crate) fn tell(
+        &self,
+        changes: &[Change],
+        edit: impl Fn(&mut kubelet::state::ClusterState),
+    ) {
+        for node in &self.nodes {
+            node.state.write(changes.iter().cloned(), &edit);
+        }
+    }
+}
+
+/// Joins a namespace to the segment.
+fn plug_in(segment: &Namespace, namespace: &Namespace, port: &str, address: Ipv4Addr) {
+    let tid = namespace.tid;
+    segment.command(&format!("ip link add {port} type veth peer name uplink netns {tid}"));
+    segment.command(&format!("ip link set {port} master wire up"));
+    namespace.command("ip link set lo up");
+    namespace.command(&format!("ip address add {address}/24 dev uplink"));
+    namespace.command("ip link set uplink up");
+}
+
+impl TestNode {
+    fn new(number: u8, segment: &Namespace, folder: &std::path::Path) -> Self {
+        let namespace = Namespace::new();
+        let name = format!("node-{number}");
+        let address = Ipv4Addr::new(192, 168, 77, 10 + number);
+        plug_in(segment, &namespace, &name, address);
+        let state = StateHandle::default();
+        let network_config =
+            NetworkConfig { bridge: "kutter0".into(), state_dir: folder.join(&name) };
+        let proxy_config = ProxyConfig { table: "kutter".into(), node_name: name.clone() };
+        let stop = CancellationToken::new();
+        let network = start(&namespace, &network_config, &proxy_config, &state, &stop);
+        Self { namespace, name, address, state, network, network_config, proxy_config, stop }
+    }
+
+    /// As if the kubelet was killed and started again. What it made in the kernel stays.
+    pub(crate) fn restart(&mut self) {
+        self.stop.cancel();
+        self.stop = CancellationToken::new();
+        self.network = start(
+            &self.namespace,
+            &self.network_config,
+            &self.proxy_config,
+            &self.state,
+            &self.stop,
+        );
+    }
+
+    pub(crate) fn pod(&self, uid: &str) -> TestPod {
+        self.pod_with_ports(uid, &[])
+    }
+
+    pub(crate) fn pod_with_ports(&self, uid: &str, ports: &[HostPort]) -> TestPod {
+        let namespace = Namespace::new();
+        let address = self.attach(uid, &namespace, ports);
+        TestPod { namespace, address }
+    }
+
+    pub(crate) fn attach(&self, uid: &str, namespace: &Namespace, ports: &[HostPort]) -> Ipv4Addr {
+        let (network, path) = (Arc::clone(&self.network), namespace.path());
+        let (uid, ports) = (uid.to_owned(), ports.to_vec());
+        let addresses =
+            self.namespace.run(async move { network.attach(&uid, &path, &ports).await }).unwrap();
+        match addresses[..] {
+            [IpAddr::V4(address)] => address,
+            _ => panic!("{addresses:?}"),
+        }
+    }
+
+    pub(crate) fn detach(&self, uid: &str) {
+        let (network, uid) = (Arc::clone(&self.network), uid.to_owned());
+        self.namespace.run(async move { network.detach(&uid).await }).unwrap();
+    }
+
+    pub(crate) fn retain(&self, alive: &[&str]) {
+        let network = Arc::clone(&self.network);
+        let alive: Vec<String> = alive.iter().map(|uid| (*uid).to_owned()).collect();
+        self.namespace.run(async move { network.retain(&alive).await }).unwrap();
+    }
+
+    pub(crate) fn teardown(&self) {
+        self.stop.cancel();
+        let (network, proxy) = (self.network_config.clone(), self.proxy_config.clone());
+        self.namespace.run(async move {
+            proxy::teardown(&proxy).await.unwrap();
+            kubelet::network::teardown(&network).await.unwrap();
+        });
+    }
+
+    /// The routes a kubelet has made.
+    pub(crate) fn routes(&self) -> Vec<String> {
+        let text = self.namespace.command("ip -4 route show proto 107");
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    /// Interfaces of pods on this node.
+    pub(crate) fn veths(&self) -> usize {
+        let text = self.namespace.command("ip -o link show type veth");
+        text.lines().filter(|line| line.contains(": kt")).count()
+    }
+}
+
+fn start(
+    namespace: &Namespace,
+    network_config: &NetworkConfig,
+    proxy_config: &ProxyConfig,
+    state: &StateHandle,
+    stop: &CancellationToken,
+) -> Arc<BridgeNetwork> {
+    let network =
+        Arc::new(BridgeNetwork::new(network_config.clone(), state.clone()).expect("a network"));
+    let (kept, shutdown) = (Arc::clone(&network), stop.clone());
+    namespace.spawn(async move { kept.run(shutdown).await });
+    namespace.spawn(proxy::run(
+        state.clone(),
+        network.host_ports(),
+        proxy_config.clone(),
+        stop.clone(),
+    ));
+    network
+}
+
+/// Asks until the answer is as expected: state reaches the kernel a moment after it is told.
+pub(crate) fn eventually<T: std::fmt::Debug>(
+    what: &str,
+    mut look: impl FnMut() -> T,
+    right: impl Fn(&T) -> bool,
+) -> T {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let seen = look();
+        if right(&seen) {
+            return seen;
+        }
+        assert!(std::time::Instant::now() < deadline, "{what}: at last {seen:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// How often each server answered.
+pub(crate) fn tally(answers: impl IntoIterator<Item = Answer>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for answer in answers {
+        *counts.entry(answer.server).or_default() += 1;
+    }
+    counts
+}

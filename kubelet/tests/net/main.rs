@@ -1,0 +1,7 @@
+//! Pod network and service proxy against a real kernel, in network namespaces of their own.
+//!
+//! Needs root; without it each test says so and passes.
+
+mod ground;
+mod pods;
+mod services;
