@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use proto::ObjectKey;
 
+use crate::cache::ObjectEvent;
+
 pub(crate) type Labels = BTreeMap<String, String>;
 
 /// Pods with equal labels, and the objects whose selectors match them.
@@ -143,6 +145,33 @@ impl<P: Clone + Eq + Hash> Selection<P> {
         if self.namespaces.get(name).is_some_and(empty) {
             self.namespaces.remove(name);
         }
+    }
+}
+
+impl Selection<ObjectKey> {
+    /// Follows a change of a pod. Gives the objects that selected it until now or select it now.
+    pub(crate) fn pod_changed(&mut self, event: &ObjectEvent) -> Vec<Arc<ObjectKey>> {
+        let (old, new) = match event {
+            ObjectEvent::Added(new) => (None, Some(new)),
+            ObjectEvent::Modified { old, new } => (Some(old), Some(new)),
+            ObjectEvent::Deleted(old) => (Some(old), None),
+        };
+        let namespace = &event.object().key.namespace;
+        if let (Some(old), Some(new)) = (old, new)
+            && old.labels == new.labels
+        {
+            return self.of(namespace, &new.labels);
+        }
+        let mut concerned = Vec::new();
+        if let Some(old) = old {
+            concerned.extend(self.of(namespace, &old.labels));
+            self.remove_pod(namespace, &old.labels, &old.key);
+        }
+        if let Some(new) = new {
+            self.add_pod(namespace, &Arc::new(new.labels.clone()), new.key.clone());
+            concerned.extend(self.of(namespace, &new.labels));
+        }
+        concerned
     }
 }
 

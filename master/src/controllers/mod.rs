@@ -4,6 +4,8 @@
 //! what to do) and acts in a thin driver. [`driver`] is what they share.
 
 mod driver;
+mod endpoints;
+mod node_lifecycle;
 mod pods;
 mod queue;
 mod replication;
@@ -18,6 +20,7 @@ use tracing::{error, info, warn};
 
 use self::pods::PodViews;
 
+use crate::api::error::ApiError;
 use crate::api::objects::Objects;
 use crate::events::EventRecorder;
 use crate::store::Compare;
@@ -93,7 +96,7 @@ async fn lead(
     objects: Objects,
     fence: Arc<[Compare]>,
     recorder: EventRecorder,
-    _config: &Config,
+    config: &Config,
     stop: CancellationToken,
 ) {
     let caches = Arc::clone(objects.caches());
@@ -111,7 +114,19 @@ async fn lead(
     let mut running = JoinSet::new();
     let replication = replication::Replication::new(context.clone());
     running.spawn(driver::run(Arc::new(replication), Arc::clone(&caches), stop.clone()));
+    let endpoints = endpoints::EndpointsController::new(context.clone());
+    running.spawn(driver::run(Arc::new(endpoints), Arc::clone(&caches), stop.clone()));
+    let lifecycle = node_lifecycle::NodeLifecycle::new(context.clone(), config.clone());
+    running.spawn(driver::run(Arc::new(lifecycle), Arc::clone(&caches), stop.clone()));
     info!("controllers are running");
     // Each ends only when stopped. Dropping the set, when the lead is lost, aborts them all.
     running.join_all().await;
+}
+
+/// Whether something cannot be made because its namespace is being deleted, and with it everything
+/// in it: not worth a word.
+fn is_terminating(error: &ApiError) -> bool {
+    let details = error.to_status().details.unwrap_or_default();
+    let mut causes = details.causes.into_iter().flatten();
+    causes.any(|cause| cause.reason.as_deref() == Some("NamespaceTerminating"))
 }

@@ -24,6 +24,7 @@ mod resources;
 mod score;
 mod spread;
 
+pub(crate) use demand::Toleration;
 pub use driver::run;
 
 #[cfg(test)]

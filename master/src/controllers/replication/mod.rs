@@ -31,7 +31,7 @@ use crate::api::error::ApiError;
 use crate::api::kinds::pod::Pods;
 use crate::api::kinds::replication_controller::ReplicationControllers;
 use crate::api::objects::{DeleteOptions, Part};
-use crate::cache::{CachedObject, ObjectEvent};
+use crate::cache::ObjectEvent;
 use crate::events::{Occurrence, reference};
 use crate::selection::{Labels, Selection};
 
@@ -258,7 +258,7 @@ impl Replication {
                 Ok(())
             }
             // Not worth a word: all of the namespace goes.
-            Err(error) if is_terminating(&error) => Ok(()),
+            Err(error) if super::is_terminating(&error) => Ok(()),
             Err(error) => {
                 let message = format!("Error creating: {error}");
                 self.tell(Occurrence::warning, desired, key, "FailedCreate", message);
@@ -337,13 +337,6 @@ fn failed(reason: &'static str, what: String, source: ApiError) -> Trouble {
     Trouble { failure: Some(failure), source: SyncError::Write { what, source } }
 }
 
-/// Whether the namespace is being deleted, and with it everything in it.
-fn is_terminating(error: &ApiError) -> bool {
-    let details = error.to_status().details.unwrap_or_default();
-    let mut causes = details.causes.into_iter().flatten();
-    causes.any(|cause| cause.reason.as_deref() == Some("NamespaceTerminating"))
-}
-
 impl Index {
     fn controller_changed(&mut self, event: &ObjectEvent, add: &mut dyn FnMut(ObjectKey)) {
         let object = event.object();
@@ -361,36 +354,22 @@ impl Index {
         add(object.key.clone());
     }
 
+    /// Its controller, the one before and the one now; and where it has none, all that could adopt it.
     fn pod_changed(&mut self, event: &ObjectEvent, add: &mut dyn FnMut(ObjectKey)) {
-        let (old, new) = match event {
-            ObjectEvent::Added(new) => (None, Some(new)),
-            ObjectEvent::Modified { old, new } => (Some(old), Some(new)),
-            ObjectEvent::Deleted(old) => (Some(old), None),
+        let selecting = self.selection.pod_changed(event);
+        let before = match event {
+            ObjectEvent::Modified { old, .. } => Some(old),
+            _ => None,
         };
-        let same_labels = matches!((old, new), (Some(old), Some(new)) if old.labels == new.labels);
-        for pod in old.into_iter().chain(new) {
-            self.concerned(pod, add);
-        }
-        if same_labels {
-            return;
-        }
-        if let Some(old) = old {
-            self.selection.remove_pod(&old.key.namespace, &old.labels, &old.key);
-        }
-        if let Some(new) = new {
-            let labels = Arc::new(new.labels.clone());
-            self.selection.add_pod(&new.key.namespace, &labels, new.key.clone());
-        }
-    }
-
-    /// Its controller; and for a pod without one, all that could adopt it.
-    fn concerned(&self, pod: &CachedObject, add: &mut dyn FnMut(ObjectKey)) {
-        match &pod.controller_uid {
-            Some(uid) => self.by_uid.get(uid).cloned().into_iter().for_each(add),
-            None => {
-                let selecting = self.selection.of(&pod.key.namespace, &pod.labels);
-                selecting.iter().for_each(|key| add((**key).clone()));
+        let mut free = false;
+        for pod in before.into_iter().chain([event.object()]) {
+            match &pod.controller_uid {
+                Some(uid) => self.by_uid.get(uid).cloned().into_iter().for_each(&mut *add),
+                None => free = true,
             }
+        }
+        if free {
+            selecting.iter().for_each(|key| add((**key).clone()));
         }
     }
 }
