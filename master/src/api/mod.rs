@@ -14,3 +14,4 @@ pub mod streams;
 mod write;
 
 pub use rest::{Api, router};
+pub(crate) use write::{FOREGROUND, ORPHAN};

@@ -5,7 +5,11 @@
 
 mod driver;
 mod endpoints;
+mod event_expiry;
+mod garbage;
+mod namespace;
 mod node_lifecycle;
+mod pod_gc;
 mod pods;
 mod queue;
 mod replication;
@@ -13,15 +17,19 @@ mod replication;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proto::k8s as k8s_openapi;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::driver::{Controller, SyncError};
 use self::pods::PodViews;
 
 use crate::api::error::ApiError;
 use crate::api::objects::Objects;
+use crate::cache::CachedObject;
 use crate::events::EventRecorder;
 use crate::store::Compare;
 
@@ -112,12 +120,16 @@ async fn lead(
         tokio::time::sleep(CATCH_UP_RETRY).await;
     }
     let mut running = JoinSet::new();
-    let replication = replication::Replication::new(context.clone());
-    running.spawn(driver::run(Arc::new(replication), Arc::clone(&caches), stop.clone()));
-    let endpoints = endpoints::EndpointsController::new(context.clone());
-    running.spawn(driver::run(Arc::new(endpoints), Arc::clone(&caches), stop.clone()));
+    let patience = config.node_monitor_grace_period;
     let lifecycle = node_lifecycle::NodeLifecycle::new(context.clone(), config.clone());
-    running.spawn(driver::run(Arc::new(lifecycle), Arc::clone(&caches), stop.clone()));
+    let pod_gc = pod_gc::PodGc::new(context.clone(), patience);
+    start(&mut running, &context, &stop, replication::Replication::new(context.clone()));
+    start(&mut running, &context, &stop, endpoints::EndpointsController::new(context.clone()));
+    start(&mut running, &context, &stop, lifecycle);
+    start(&mut running, &context, &stop, pod_gc);
+    start(&mut running, &context, &stop, namespace::NamespaceDeletion::new(context.clone()));
+    start(&mut running, &context, &stop, garbage::GarbageCollector::new(context.clone()));
+    start(&mut running, &context, &stop, event_expiry::EventExpiry::new(context.clone()));
     info!("controllers are running");
     // Each ends only when stopped. Dropping the set, when the lead is lost, aborts them all.
     running.join_all().await;
@@ -129,4 +141,24 @@ fn is_terminating(error: &ApiError) -> bool {
     let details = error.to_status().details.unwrap_or_default();
     let mut causes = details.causes.into_iter().flatten();
     causes.any(|cause| cause.reason.as_deref() == Some("NamespaceTerminating"))
+}
+
+fn start<C: Controller>(
+    running: &mut JoinSet<()>,
+    context: &Context,
+    stop: &CancellationToken,
+    controller: C,
+) {
+    let caches = Arc::clone(context.objects.caches());
+    running.spawn(driver::run(Arc::new(controller), caches, stop.clone()));
+}
+
+/// The metadata of an object of any kind.
+fn metadata(object: &CachedObject) -> Result<ObjectMeta, SyncError> {
+    #[derive(serde::Deserialize)]
+    struct Partial {
+        metadata: ObjectMeta,
+    }
+    let partial: Partial = object.decode().map_err(SyncError::decode(&object.key))?;
+    Ok(partial.metadata)
 }

@@ -11,6 +11,8 @@ mod delete;
 mod metadata;
 mod update;
 
+pub(crate) use delete::{FOREGROUND, ORPHAN};
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

@@ -66,7 +66,12 @@ impl Controller for EndpointsController {
         vec!["services", "pods", "endpoints", "endpointslices"]
     }
 
-    fn affected(&self, resource: &'static str, event: &ObjectEvent, add: &mut dyn FnMut(ObjectKey)) {
+    fn affected(
+        &self,
+        resource: &'static str,
+        event: &ObjectEvent,
+        add: &mut dyn FnMut(ObjectKey),
+    ) {
         match resource {
             "services" => self.index().service_changed(event, add),
             "pods" => self.index().pod_changed(event, add),
@@ -254,7 +259,8 @@ impl EndpointsController {
     async fn remove_endpoints(&self, key: &ObjectKey) -> Result<(), SyncError> {
         let was_there = self.index().gone.contains(key);
         if let Some(cached) = self.cached("endpoints", key) {
-            let ours = cached.labels.get(legacy::MANAGED_BY).is_some_and(|by| by == legacy::MANAGER);
+            let ours =
+                cached.labels.get(legacy::MANAGED_BY).is_some_and(|by| by == legacy::MANAGER);
             if ours || was_there {
                 let uid = Some(cached.uid.clone());
                 let options = DeleteOptions { uid, ..DeleteOptions::default() };

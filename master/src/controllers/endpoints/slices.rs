@@ -110,7 +110,11 @@ fn fill(drafts: &mut Vec<Draft>, group: &Group, endpoints: Vec<Endpoint>) {
     let mut order: Vec<usize> = (0..drafts.len()).collect();
     order.sort_by_key(|index| {
         let draft = &drafts[*index];
-        (!draft.changed, draft.endpoints.is_empty(), MAX_ENDPOINTS.saturating_sub(draft.endpoints.len()))
+        (
+            !draft.changed,
+            draft.endpoints.is_empty(),
+            MAX_ENDPOINTS.saturating_sub(draft.endpoints.len()),
+        )
     });
     for index in order {
         let draft = &mut drafts[index];

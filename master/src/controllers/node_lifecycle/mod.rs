@@ -17,8 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -248,8 +248,12 @@ impl NodeLifecycle {
                 let marked = objects.update::<Pods>(&pod, Part::Status, fence, mark).await;
                 if matches!(marked, Ok(Some(_))) {
                     let object = reference("Pod", &pod, &uid);
-                    let occurrence =
-                        Occurrence::warning(Self::NAME, object, "NodeNotReady", "Node is not ready");
+                    let occurrence = Occurrence::warning(
+                        Self::NAME,
+                        object,
+                        "NodeNotReady",
+                        "Node is not ready",
+                    );
                     self.context.recorder.record(occurrence);
                 }
                 ended(marked.map(drop), format!("mark pod {pod} as not ready"))

@@ -95,10 +95,9 @@ pub(crate) fn reconcile(config: &Config, node: &Node, observed: &Observed<'_>) -
     }
     if lost {
         let ready = observed.pods.iter().filter(|pod| pod.ready && !pod.is_finished());
-        plan.actions.extend(ready.map(|pod| Action::MarkPodNotReady {
-            pod: pod.key.clone(),
-            uid: pod.uid.clone(),
-        }));
+        plan.actions.extend(
+            ready.map(|pod| Action::MarkPodNotReady { pod: pod.key.clone(), uid: pod.uid.clone() }),
+        );
     }
     for pod in observed.pods.iter().filter(|pod| pod.is_active()) {
         let Some(at) = leaves_at(config, pod, &taints, observed, lost) else { continue };
@@ -177,9 +176,8 @@ fn taints(node: &Node, old: &[Taint], conditions: &[NodeCondition], now: Timesta
         [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&key)
             || TROUBLES.iter().any(|(_, taint)| *taint == key)
     };
-    let same = |taint: &Taint, (key, effect): &(&str, &str)| {
-        taint.key == *key && taint.effect == *effect
-    };
+    let same =
+        |taint: &Taint, (key, effect): &(&str, &str)| taint.key == *key && taint.effect == *effect;
     let kept = old
         .iter()
         .filter(|taint| !ours(&taint.key) || meant.iter().any(|meant| same(taint, meant)))
