@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::columns::{AGE, NAME, age, column, labels, name, wide};
 use super::path::Path;
 use super::pod;
-use super::{Column, Kind, ResourceInfo, Scaling, metadata};
+use super::{Column, Kind, Propagation, ResourceInfo, Scaling, metadata};
 use crate::api::field_error::FieldError;
 
 /// `replicationcontrollers`
@@ -33,6 +33,9 @@ impl Kind for ReplicationControllers {
         status: true,
         scale: true,
     };
+
+    // What v1 has always done; clients that mean otherwise say so, as kubectl does.
+    const DEFAULT_PROPAGATION: Propagation = Propagation::Orphan;
 
     fn default(object: &mut ReplicationController) {
         let spec = object.spec.get_or_insert_default();

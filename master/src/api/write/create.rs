@@ -31,6 +31,8 @@ impl Writer {
             let mut named = object.boxed_clone();
             if generated {
                 metadata::generate_name(named.meta_mut());
+                // Some defaults go by the name.
+                kind.default(&mut *named);
             }
             match self.create_named(kind, named, options).await {
                 Err(error) if generated && error.is_already_exists() => {}

@@ -1,0 +1,217 @@
+use super::*;
+
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+async fn with_config_maps() -> Server {
+    let server = Server::start().await;
+    server.post("/api/v1/namespaces", json!({"metadata": {"name": "default-b"}})).await.ok();
+    for (name, labels) in [
+        ("a", json!({"tier": "front", "app": "web"})),
+        ("b", json!({"tier": "back"})),
+        ("c", json!({"tier": "back", "app": "db"})),
+        ("d", json!({})),
+    ] {
+        server.post(CONFIG_MAPS, config_map(name, labels, json!({"k": name}))).await.ok();
+    }
+    let other = "/api/v1/namespaces/default-b/configmaps";
+    server.post(other, config_map("e", json!({"tier": "back"}), json!({}))).await.ok();
+    server
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    let items = list["items"].as_array().unwrap();
+    items.iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn lists_what_labels_and_fields_select() {
+    let server = with_config_maps().await;
+    let cases = [
+        ("", "a b c d"),
+        ("?labelSelector=tier%3Dback", "b c"),
+        ("?labelSelector=tier%20in%20(front%2Cback)%2Capp", "a c"),
+        ("?labelSelector=tier%20notin%20(back)", "a d"),
+        ("?labelSelector=!tier", "d"),
+        ("?labelSelector=app!%3Dweb", "b c d"),
+        ("?fieldSelector=metadata.name%3Db", "b"),
+        ("?fieldSelector=metadata.name!%3Db,metadata.namespace%3Ddefault", "a c d"),
+        ("?fieldSelector=metadata.namespace%3Dother", ""),
+    ];
+    for (query, expected) in cases {
+        let list = server.get(&format!("{CONFIG_MAPS}{query}")).await.ok();
+        assert_eq!(list["kind"], "ConfigMapList");
+        assert_eq!(list["apiVersion"], "v1");
+        assert_eq!(names(&list).join(" "), expected, "{query}");
+        assert!(list["metadata"]["resourceVersion"].is_string());
+    }
+    let all = server.get("/api/v1/configmaps").await.ok();
+    assert_eq!(names(&all).len(), 5);
+    let unknown = server.get(&format!("{CONFIG_MAPS}?fieldSelector=data.k%3Da")).await;
+    assert_eq!(unknown.refused(400, "BadRequest"), "field label not supported: data.k");
+    server.get(&format!("{CONFIG_MAPS}?labelSelector=a%20b")).await.refused(400, "BadRequest");
+}
+
+#[tokio::test]
+async fn items_of_a_list_are_the_bytes_that_a_get_answers() {
+    let server = with_config_maps().await;
+    let one = server.get(&format!("{CONFIG_MAPS}/c")).await.ok();
+    let list = server.get(CONFIG_MAPS).await.ok();
+    assert_eq!(list["items"][2], one);
+}
+
+#[tokio::test]
+async fn pages_are_one_consistent_snapshot() {
+    let server = with_config_maps().await;
+    let path = "/api/v1/configmaps?limit=2";
+    let first = server.get(path).await.ok();
+    // In the order of the store's keys, in which the namespace default-b comes before default.
+    assert_eq!(names(&first), ["e", "a"]);
+    assert_eq!(first["metadata"]["remainingItemCount"], 3);
+    // What happens meanwhile is not seen.
+    server.delete(&format!("{CONFIG_MAPS}/b"), None).await.ok();
+    server.post(CONFIG_MAPS, config_map("bb", json!({}), json!({}))).await.ok();
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = server.get(&format!("{path}&continue={token}")).await.ok();
+    assert_eq!(names(&second), ["b", "c"]);
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let token = second["metadata"]["continue"].as_str().unwrap();
+    let third = server.get(&format!("{path}&continue={token}")).await.ok();
+    assert_eq!(names(&third), ["d"]);
+    assert!(third["metadata"].get("continue").is_none());
+    server.get(&format!("{path}&continue=bogus")).await.refused(400, "BadRequest");
+
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let exact = format!("{CONFIG_MAPS}?resourceVersion={version}&resourceVersionMatch=Exact");
+    assert_eq!(names(&server.get(&exact).await.ok()), ["a", "b", "c", "d"]);
+    server.store.compact(server.store.current_revision().await.unwrap()).await.unwrap();
+    server.get(&format!("{path}&continue={token}")).await.refused(410, "Expired");
+}
+
+#[tokio::test]
+async fn resource_versions_mean_what_kubernetes_says() {
+    let server = with_config_maps().await;
+    let list = server.get(CONFIG_MAPS).await.ok();
+    let version: u64 = list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    for query in ["resourceVersion=0", &format!("resourceVersion={version}")] {
+        assert_eq!(names(&server.get(&format!("{CONFIG_MAPS}?{query}")).await.ok()).len(), 4);
+    }
+    let future = server.get(&format!("{CONFIG_MAPS}?resourceVersion={}", version + 100)).await;
+    assert!(future.refused(504, "Timeout").contains("Too large resource version"));
+    assert_eq!(future.body["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    for query in [
+        "resourceVersionMatch=Exact",
+        "resourceVersion=0&resourceVersionMatch=Exact",
+        "resourceVersion=1&resourceVersionMatch=Nearly",
+    ] {
+        server.get(&format!("{CONFIG_MAPS}?{query}")).await.refused(422, "Invalid");
+    }
+    server.get(&format!("{CONFIG_MAPS}?resourceVersion=x")).await.refused(400, "BadRequest");
+}
+
+#[tokio::test]
+async fn tables_have_a_cell_for_every_column() {
+    let server = with_config_maps().await;
+    server.post(PODS, pod("web")).await.ok();
+    for (path, rows) in [(PODS, 1), (CONFIG_MAPS, 4), ("/api/v1/namespaces", 3)] {
+        let table = server.get_as(path, TABLE).await.ok();
+        assert_eq!(table["kind"], "Table");
+        assert_eq!(table["apiVersion"], "meta.k8s.io/v1");
+        let columns = table["columnDefinitions"].as_array().unwrap().len();
+        assert_eq!(table["columnDefinitions"][0]["name"], "Name");
+        let found = table["rows"].as_array().unwrap();
+        assert_eq!(found.len(), rows);
+        for row in found {
+            assert_eq!(row["cells"].as_array().unwrap().len(), columns);
+            assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
+            assert_eq!(row["object"]["metadata"]["name"], row["cells"][0]);
+        }
+    }
+    let one = server.get_as(&format!("{PODS}/web?includeObject=Object"), TABLE).await.ok();
+    assert_eq!(one["rows"][0]["object"]["spec"]["containers"][0]["name"], "main");
+    let none = server.get_as(&format!("{PODS}?includeObject=None"), TABLE).await.ok();
+    assert!(none["rows"][0].get("object").is_none());
+}
+
+#[tokio::test]
+async fn metadata_alone_can_be_had_and_yaml_and_indented_json() {
+    let server = with_config_maps().await;
+    let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    let list = server.get_as(CONFIG_MAPS, partial).await.ok();
+    assert_eq!(list["kind"], "PartialObjectMetadataList");
+    assert_eq!(list["apiVersion"], "meta.k8s.io/v1");
+    assert!(list["items"][0].get("data").is_none());
+    assert_eq!(names(&list), ["a", "b", "c", "d"]);
+    let one = format!("{CONFIG_MAPS}/a");
+    let yaml = server.get_as(&one, "application/yaml").await;
+    assert_eq!(yaml.headers[header::CONTENT_TYPE], "application/yaml");
+    let yaml: Value = serde_yaml::from_str(yaml.body.as_str().unwrap()).unwrap();
+    assert_eq!(yaml, server.get(&one).await.ok());
+    assert_eq!(server.get(&format!("{one}?pretty=true")).await.ok(), yaml);
+    server.get_as(&one, "text/html").await.refused(406, "NotAcceptable");
+    let protobuf = "application/vnd.kubernetes.protobuf,application/json";
+    assert_eq!(server.get_as(&one, protobuf).await.ok(), yaml);
+}
+
+#[tokio::test]
+async fn discovery_tells_what_is_served() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/api").await.ok()["versions"], json!(["v1"]));
+    let groups = server.get("/apis").await.ok();
+    assert_eq!(groups["groups"][0]["preferredVersion"]["groupVersion"], "discovery.k8s.io/v1");
+    let core = server.get("/api/v1").await.ok();
+    let resources = core["resources"].as_array().unwrap();
+    let find = |name: &str| resources.iter().find(|resource| resource["name"] == name);
+    assert_eq!(find("pods").unwrap()["shortNames"], json!(["po"]));
+    assert_eq!(find("replicationcontrollers/scale").unwrap()["group"], "autoscaling");
+    assert!(find("pods/status").is_some() && find("deployments").is_none());
+    for group in ["/apis/discovery.k8s.io", "/apis/discovery.k8s.io/v1"] {
+        server.get(group).await.ok();
+    }
+    server.get("/apis/apps/v1").await.refused(404, "NotFound");
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
+                      application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,\
+                      application/json";
+    let all = server.get_as("/api", aggregated).await;
+    assert!(all.headers[header::CONTENT_TYPE].to_str().unwrap().contains("v=v2;"));
+    assert_eq!(all.ok()["items"][0]["versions"][0]["version"], "v1");
+    let version = server.get("/version").await.ok();
+    assert!(version["gitVersion"].as_str().unwrap().starts_with("v1."));
+}
+
+#[tokio::test]
+async fn strangers_get_401_nodes_403_and_probes_an_answer() {
+    let server = Server::start().await;
+    let with = |path: &str, identity: Option<Identity>| {
+        let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        if let Some(identity) = identity {
+            request.extensions_mut().insert(identity);
+        }
+        server.send(request)
+    };
+    for path in [PODS, "/api", "/apis", "/nothing", "/healthzz"] {
+        with(path, None).await.refused(401, "Unauthorized");
+        let node = Identity { user: "system:node:n1".into(), groups: vec!["system:nodes".into()] };
+        with(path, Some(node)).await.refused(403, "Forbidden");
+    }
+    for path in ["/healthz", "/livez", "/readyz", "/version"] {
+        assert_eq!(with(path, None).await.status, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn paths_that_name_nothing_get_a_status() {
+    let server = Server::start().await;
+    for path in [
+        "/",
+        "/api/v2/pods",
+        "/api/v1/nothing",
+        "/api/v1/pods/web",
+        "/api/v1/namespaces/default/nodes",
+        "/api/v1/namespaces/default/pods/web/nothing",
+        "/api/v1/namespaces/default/configmaps/a/scale",
+    ] {
+        server.get(path).await.refused(404, "NotFound");
+    }
+    let created = server.post("/api/v1/configmaps", json!({})).await;
+    created.refused(405, "MethodNotAllowed");
+}

@@ -1,0 +1,466 @@
+use super::*;
+
+use proto::ObjectKey;
+
+use crate::api::kinds::{Pods, ReplicationControllers};
+use crate::api::objects::{Binding, DeleteOptions, Part};
+use crate::store::Compare;
+
+#[tokio::test]
+async fn creates_gets_updates_and_deletes() {
+    let server = Server::start().await;
+    let created = server.post(CONFIG_MAPS, config_map("a", json!({}), json!({"k": "1"}))).await;
+    assert_eq!(created.status, StatusCode::CREATED);
+    let created = created.ok();
+    let meta = &created["metadata"];
+    assert_eq!(meta["namespace"], "default");
+    assert!(meta["uid"].as_str().is_some_and(|uid| uid.len() == 36));
+    assert!(meta["creationTimestamp"].as_str().is_some_and(|time| time.ends_with('Z')));
+    assert!(meta["resourceVersion"].as_str().is_some());
+    let path = format!("{CONFIG_MAPS}/a");
+    assert_eq!(server.get(&path).await.ok(), created);
+
+    let mut wanted = created.clone();
+    wanted["data"]["k"] = json!("2");
+    let updated = server.put(&path, wanted.clone()).await.ok();
+    assert_eq!(updated["data"]["k"], "2");
+    assert_eq!(updated["metadata"]["uid"], created["metadata"]["uid"]);
+    assert_ne!(updated["metadata"]["resourceVersion"], created["metadata"]["resourceVersion"]);
+    // The version that it was based on is no longer the newest.
+    let stale = server.put(&path, wanted.clone()).await;
+    assert!(stale.refused(409, "Conflict").contains("the object has been modified"));
+    // Without a version there is nothing to be stale.
+    wanted["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    wanted["data"]["k"] = json!("3");
+    let updated = server.put(&path, wanted.clone()).await.ok();
+    assert_eq!(updated["data"]["k"], "3");
+    // Nothing changes: nothing is written.
+    let same = server.put(&path, wanted).await.ok();
+    assert_eq!(same["metadata"]["resourceVersion"], updated["metadata"]["resourceVersion"]);
+
+    let deleted = server.delete(&path, None).await.ok();
+    assert_eq!(deleted["status"], "Success");
+    assert_eq!(deleted["details"]["uid"], created["metadata"]["uid"]);
+    assert!(
+        server.get(&path).await.refused(404, "NotFound").contains("configmaps \"a\" not found")
+    );
+    server.delete(&path, None).await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn refuses_a_second_object_of_a_name_and_makes_names_up() {
+    let server = Server::start().await;
+    let object = config_map("a", json!({}), json!({}));
+    server.post(CONFIG_MAPS, object.clone()).await.ok();
+    let second = server.post(CONFIG_MAPS, object).await;
+    assert_eq!(second.refused(409, "AlreadyExists"), "configmaps \"a\" already exists");
+    assert_eq!(second.body["details"]["kind"], "configmaps");
+    let nameless = json!({"metadata": {"generateName": "run-"}});
+    let made = server.post(CONFIG_MAPS, nameless.clone()).await.ok();
+    let name = made["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("run-") && name.len() == 9, "{name}");
+    assert_ne!(server.post(CONFIG_MAPS, nameless).await.ok()["metadata"]["name"], name);
+}
+
+#[tokio::test]
+async fn tells_all_field_errors_at_once() {
+    let server = Server::start().await;
+    let mut bad = pod("Bad_Name");
+    bad["metadata"]["labels"] = json!({"app": "not a value", "-x": "y"});
+    bad["metadata"]["finalizers"] = json!(["nonsense"]);
+    bad["spec"]["containers"] = json!([{"name": "main"}, {"image": "x"}]);
+    let answer = server.post(PODS, bad).await;
+    let message = answer.refused(422, "Invalid");
+    assert!(message.starts_with("Pod \"Bad_Name\" is invalid: ["), "{message}");
+    let causes = answer.body["details"]["causes"].as_array().unwrap();
+    let fields: Vec<&str> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    for field in
+        ["metadata.name", "metadata.labels", "metadata.finalizers", "spec.containers[0].image"]
+    {
+        assert!(fields.contains(&field), "{field} in {fields:?}");
+    }
+    assert!(causes.iter().any(|cause| cause["reason"] == "FieldValueRequired"));
+    assert!(causes.iter().all(|cause| !cause["message"].as_str().unwrap().is_empty()));
+}
+
+#[tokio::test]
+async fn names_the_path_of_a_wrong_type_and_of_unknown_fields() {
+    let server = Server::start().await;
+    let mut wrong = pod("a");
+    wrong["spec"]["containers"][0]["ports"] = json!([{"containerPort": "http"}]);
+    let answer = server.post(PODS, wrong).await;
+    let message = answer.refused(400, "BadRequest");
+    assert!(message.contains("spec.containers[0].ports[0].containerPort"), "{message}");
+    assert_eq!(
+        answer.body["details"]["causes"][0]["field"],
+        "spec.containers[0].ports[0].containerPort"
+    );
+
+    let mut unknown = pod("a");
+    unknown["spec"]["containers"][0]["imagePulPolicy"] = json!("Always");
+    let strict = server.post(&format!("{PODS}?fieldValidation=Strict"), unknown.clone()).await;
+    let message = strict.refused(400, "BadRequest");
+    assert!(
+        message.ends_with(
+            "strict decoding error: unknown field \"spec.containers[0].imagePulPolicy\""
+        ),
+        "{message}"
+    );
+    let warned = server.post(PODS, unknown.clone()).await;
+    let warning = warned.headers[header::WARNING].to_str().unwrap().to_owned();
+    assert_eq!(warning, "299 - \"unknown field \\\"spec.containers[0].imagePulPolicy\\\"\"");
+    assert!(warned.ok()["spec"]["containers"][0].get("imagePulPolicy").is_none());
+    unknown["metadata"]["name"] = json!("b");
+    let ignored = server.post(&format!("{PODS}?fieldValidation=Ignore"), unknown).await;
+    assert!(!ignored.headers.contains_key(header::WARNING));
+    ignored.ok();
+    let duplicate = r#"{"metadata": {"name": "c"}, "data": {"a": "1", "a": "2"}}"#;
+    let path = format!("{CONFIG_MAPS}?fieldValidation=Strict");
+    let json = Some("application/json");
+    let answer = server.send(request(Method::POST, &path, json, Body::from(duplicate))).await;
+    assert!(answer.refused(400, "BadRequest").contains("duplicate field \"data.a\""));
+}
+
+#[tokio::test]
+async fn refuses_bodies_that_are_too_large_or_no_objects() {
+    let server = Server::start().await;
+    let post = |form: &'static str, body: Vec<u8>| {
+        server.send(request(Method::POST, CONFIG_MAPS, Some(form), Body::from(body)))
+    };
+    let large = format!("{{\"data\": {{\"k\": \"{}\"}}}}", "x".repeat(3 << 20));
+    post("application/json", large.into_bytes()).await.refused(413, "RequestEntityTooLarge");
+    post("application/json", b"{\"a\": \xff}".to_vec()).await.refused(400, "BadRequest");
+    post("application/json", vec![b'['; 100_000]).await.refused(400, "BadRequest");
+    post("application/json", b"".to_vec()).await.refused(400, "BadRequest");
+    post("application/json", b"[]".to_vec()).await.refused(400, "BadRequest");
+    post("application/vnd.kubernetes.protobuf", b"k8s\0".to_vec())
+        .await
+        .refused(415, "UnsupportedMediaType");
+    let yaml = b"metadata:\n  name: from-yaml\ndata:\n  k: v\n".to_vec();
+    assert_eq!(post("application/yaml", yaml).await.ok()["data"]["k"], "v");
+    let other_kind = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}});
+    let answer = server.post(CONFIG_MAPS, other_kind).await;
+    assert!(answer.refused(400, "BadRequest").contains("(Secret) does not match"));
+}
+
+#[tokio::test]
+async fn namespaces_have_to_be_there_and_alive() {
+    let server = Server::start().await;
+    let path = "/api/v1/namespaces/other/configmaps";
+    let object = config_map("a", json!({}), json!({}));
+    let answer = server.post(path, object.clone()).await;
+    assert_eq!(answer.refused(404, "NotFound"), "namespaces \"other\" not found");
+    server.post("/api/v1/namespaces", json!({"metadata": {"name": "other"}})).await.ok();
+    server.post(path, object).await.ok();
+
+    let gone = server.delete("/api/v1/namespaces/other", None).await.ok();
+    assert_eq!(gone["status"]["phase"], "Terminating");
+    assert!(gone["metadata"]["deletionTimestamp"].is_string());
+    let answer = server.post(path, config_map("b", json!({}), json!({}))).await;
+    let message = answer.refused(403, "Forbidden");
+    assert!(message.contains("because it is being terminated"), "{message}");
+    assert_eq!(answer.body["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    let answer = server.delete("/api/v1/namespaces/default", None).await;
+    answer.refused(403, "Forbidden");
+
+    // The namespace goes when whoever emptied it takes its finalizer off.
+    let key = ObjectKey::new("", "other");
+    let emptied = server.objects.update::<Namespaces>(&key, Part::Spec, &[], |namespace| {
+        namespace.spec.get_or_insert_default().finalizers = Some(Vec::new());
+        true
+    });
+    emptied.await.unwrap();
+    server.get("/api/v1/namespaces/other").await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn finalizers_hold_an_object_until_they_are_taken_off() {
+    let server = Server::start().await;
+    let mut object = config_map("a", json!({}), json!({}));
+    object["metadata"]["finalizers"] = json!(["example.com/wait"]);
+    server.post(CONFIG_MAPS, object).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    let pending = server.delete(&path, None).await.ok();
+    assert_eq!(pending["kind"], "ConfigMap");
+    assert!(pending["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(pending["metadata"]["deletionGracePeriodSeconds"], 0);
+    // Deleting again changes nothing.
+    let again = server.delete(&path, None).await.ok();
+    assert_eq!(again["metadata"]["resourceVersion"], pending["metadata"]["resourceVersion"]);
+    let more = json!({"metadata": {"finalizers": ["example.com/wait", "example.com/more"]}});
+    let answer = server.patch(&path, "merge-patch+json", more).await;
+    assert!(answer.refused(422, "Invalid").contains("no new finalizers can be added"));
+    let none = json!({"metadata": {"finalizers": null}});
+    server.patch(&path, "merge-patch+json", none).await.ok();
+    server.get(&path).await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn propagation_becomes_finalizers_and_preconditions_are_kept() {
+    let server = Server::start().await;
+    for name in ["orphan", "foreground"] {
+        server.post(CONFIG_MAPS, config_map(name, json!({}), json!({}))).await.ok();
+    }
+    let orphan =
+        json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"});
+    let pending = server.delete(&format!("{CONFIG_MAPS}/orphan"), Some(orphan)).await.ok();
+    assert_eq!(pending["metadata"]["finalizers"], json!(["orphan"]));
+    let path = format!("{CONFIG_MAPS}/foreground?propagationPolicy=Foreground");
+    let pending = server.delete(&path, None).await.ok();
+    assert_eq!(pending["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+
+    server.post(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    let other = json!({"preconditions": {"uid": "something-else"}});
+    assert!(
+        server.delete(&path, Some(other)).await.refused(409, "Conflict").contains("Precondition")
+    );
+    let bad = json!({"propagationPolicy": "Sideways"});
+    server.delete(&path, Some(bad)).await.refused(400, "BadRequest");
+    let dry = json!({"dryRun": ["All"]});
+    server.delete(&path, Some(dry)).await.ok();
+    server.get(&path).await.ok();
+}
+
+#[tokio::test]
+async fn patches_in_all_three_forms_and_refuses_the_fourth() {
+    let server = Server::start().await;
+    server.post(PODS, pod("web")).await.ok();
+    let path = format!("{PODS}/web");
+    let strategic = json!({"spec": {"containers": [{"name": "main", "image": "demo:2"}]}});
+    let patched = server.patch(&path, "strategic-merge-patch+json", strategic).await.ok();
+    assert_eq!(patched["spec"]["containers"][0]["image"], "demo:2");
+    assert_eq!(patched["spec"]["containers"][0]["name"], "main");
+    let merge = json!({"metadata": {"labels": {"app": null, "tier": "front"}}});
+    let patched = server.patch(&path, "merge-patch+json", merge).await.ok();
+    assert_eq!(patched["metadata"]["labels"], json!({"tier": "front"}));
+    let operations = json!([
+        {"op": "test", "path": "/metadata/labels/tier", "value": "front"},
+        {"op": "add", "path": "/metadata/annotations", "value": {"note": "x"}},
+    ]);
+    let patched = server.patch(&path, "json-patch+json", operations).await.ok();
+    assert_eq!(patched["metadata"]["annotations"]["note"], "x");
+    let failing = json!([{"op": "test", "path": "/metadata/name", "value": "other"}]);
+    server.patch(&path, "json-patch+json", failing).await.refused(422, "Invalid");
+    let stale = json!({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}});
+    server.patch(&path, "merge-patch+json", stale).await.refused(409, "Conflict");
+    server.patch(&path, "apply-patch+yaml", json!({})).await.refused(415, "UnsupportedMediaType");
+    let unknown = json!({"spec": {"nonsense": 1}});
+    server
+        .patch(&format!("{path}?fieldValidation=Strict"), "merge-patch+json", unknown)
+        .await
+        .refused(400, "BadRequest");
+}
+
+#[tokio::test]
+async fn status_is_written_by_itself() {
+    let server = Server::start().await;
+    let mut object = pod("web");
+    object["status"] = json!({"phase": "Running"});
+    let created = server.post(PODS, object).await.ok();
+    assert_eq!(created["status"]["phase"], "Pending");
+    let path = format!("{PODS}/web/status");
+    let both = json!({"metadata": {"labels": {"app": "web"}},
+        "spec": {"nodeName": "n1"}, "status": {"phase": "Failed", "reason": "Test"}});
+    let patched = server.patch(&path, "merge-patch+json", both).await.ok();
+    assert_eq!(patched["status"]["phase"], "Failed");
+    assert!(patched["spec"].get("nodeName").is_none());
+    let plain = json!({"metadata": {"labels": {"x": "y"}}, "status": {"phase": "Succeeded"}});
+    let patched = server.patch(&format!("{PODS}/web"), "merge-patch+json", plain).await.ok();
+    assert_eq!(patched["status"]["phase"], "Failed");
+    assert_eq!(patched["metadata"]["labels"]["x"], "y");
+    assert_eq!(server.get(&path).await.ok(), patched);
+}
+
+fn replication_controller() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "web"},
+        "spec": {"replicas": 2, "selector": {"app": "web"}, "template": {
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "main", "image": "demo:1"}]},
+        }},
+    })
+}
+
+#[tokio::test]
+async fn scales_through_the_subresource_and_counts_generations() {
+    let server = Server::start().await;
+    let controllers = "/api/v1/namespaces/default/replicationcontrollers";
+    let created = server.post(controllers, replication_controller()).await.ok();
+    assert_eq!(created["metadata"]["generation"], 1);
+    let path = format!("{controllers}/web/scale");
+    let scale = server.get(&path).await.ok();
+    assert_eq!(scale["kind"], "Scale");
+    assert_eq!(scale["apiVersion"], "autoscaling/v1");
+    assert_eq!(scale["spec"]["replicas"], 2);
+    assert_eq!(scale["status"]["selector"], "app=web");
+    let patch = json!({"spec": {"replicas": 5}});
+    let scaled = server.patch(&path, "merge-patch+json", patch).await.ok();
+    assert_eq!(scaled["spec"]["replicas"], 5);
+    let controller = server.get(&format!("{controllers}/web")).await.ok();
+    assert_eq!(controller["spec"]["replicas"], 5);
+    assert_eq!(controller["metadata"]["generation"], 2);
+    server.put(&path, scale).await.refused(409, "Conflict");
+    let negative = json!({"spec": {"replicas": -1}});
+    let answer = server.patch(&path, "merge-patch+json", negative).await;
+    assert_eq!(
+        answer.refused(422, "Invalid").split(':').next(),
+        Some("Scale.autoscaling \"web\" is invalid")
+    );
+    // Labels are no part of the spec.
+    let labels = json!({"metadata": {"labels": {"a": "b"}}});
+    let path = format!("{controllers}/web");
+    let labelled = server.patch(&path, "merge-patch+json", labels).await.ok();
+    assert_eq!(labelled["metadata"]["generation"], 2);
+}
+
+#[tokio::test]
+async fn addresses_are_claimed_once_and_given_back() {
+    let server = Server::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, port: Value| {
+        json!({"metadata": {"name": name},
+            "spec": {"type": "NodePort", "selector": {"app": "web"}, "ports": [port]}})
+    };
+    let free = json!({"port": 80});
+    let a = server.post(services, service("a", free.clone())).await.ok();
+    let b = server.post(services, service("b", free.clone())).await.ok();
+    assert_ne!(a["spec"]["clusterIP"], b["spec"]["clusterIP"]);
+    assert_ne!(a["spec"]["ports"][0]["nodePort"], b["spec"]["ports"][0]["nodePort"]);
+    let taken = json!({"port": 80, "nodePort": a["spec"]["ports"][0]["nodePort"]});
+    server.post(services, service("c", taken.clone())).await.refused(422, "Invalid");
+    server.delete(&format!("{services}/a"), None).await.ok();
+    server.objects.caches().fresh().await.unwrap();
+    server.post(services, service("c", taken)).await.ok();
+    // Many at once: each gets its own, or is told that there are none left.
+    let concurrent = (0..20).map(|n| {
+        let server = &server;
+        let mut object = service(&format!("s{n}"), json!({"port": 80}));
+        object["spec"]["type"] = json!("ClusterIP");
+        async move { server.post(services, object).await.ok() }
+    });
+    let mut addresses: Vec<String> = futures::future::join_all(concurrent)
+        .await
+        .iter()
+        .map(|service| service["spec"]["clusterIP"].to_string())
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 20);
+}
+
+#[tokio::test]
+async fn pods_are_bound_once_and_only_by_who_may() {
+    let server = Server::start().await;
+    let mut bindings = Vec::new();
+    for n in 0..150 {
+        let name = format!("p{n}");
+        let created = server.post(PODS, pod(&name)).await.ok();
+        let uid = created["metadata"]["uid"].as_str().unwrap().to_owned();
+        bindings.push(Binding { pod: ObjectKey::new("default", name), uid, node: "n1".to_owned() });
+    }
+    bindings[7].uid = "another".to_owned();
+    bindings[9].pod.name = "missing".to_owned();
+    let fence = [Compare::Present("/registry/kutter.leader/leader".to_owned())];
+    let results = server.objects.bind(bindings.clone(), &fence).await;
+    assert!(results.iter().enumerate().all(|(n, result)| {
+        let error = result.as_ref().unwrap_err();
+        // Who is not there is told so before the fence is looked at.
+        error.is_fenced_off() || (n == 7 && error.is_conflict()) || (n == 9 && error.is_not_found())
+    }));
+    let results = server.objects.bind(bindings.clone(), &[]).await;
+    for (n, result) in results.iter().enumerate() {
+        match n {
+            7 => assert!(result.as_ref().unwrap_err().is_conflict()),
+            9 => assert!(result.as_ref().unwrap_err().is_not_found()),
+            _ => assert_eq!(*result, Ok(()), "{n}"),
+        }
+    }
+    let bound = server.get(&format!("{PODS}/p0")).await.ok();
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    let binding = json!({"target": {"kind": "Node", "name": "n2"}});
+    let answer = server.post(&format!("{PODS}/p0/binding"), binding.clone()).await;
+    assert!(answer.refused(409, "Conflict").contains("already assigned to node"));
+    let answer = server.post(&format!("{PODS}/p7/binding"), binding).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    assert_eq!(answer.ok()["status"], "Success");
+}
+
+#[tokio::test]
+async fn a_bound_pod_is_deleted_gracefully_and_an_unbound_one_at_once() {
+    let server = Server::start().await;
+    for name in ["bound", "unbound"] {
+        server.post(PODS, pod(name)).await.ok();
+    }
+    let binding = json!({"target": {"kind": "Node", "name": "n1"}});
+    server.post(&format!("{PODS}/bound/binding"), binding).await.ok();
+    server.delete(&format!("{PODS}/unbound"), None).await.ok();
+    server.get(&format!("{PODS}/unbound")).await.refused(404, "NotFound");
+
+    let path = format!("{PODS}/bound");
+    let pending = server.delete(&path, None).await.ok();
+    assert_eq!(pending["metadata"]["deletionGracePeriodSeconds"], 30);
+    let shorter = server.delete(&path, Some(json!({"gracePeriodSeconds": 5}))).await.ok();
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    let time = |object: &Value| {
+        let text = object["metadata"]["deletionTimestamp"].as_str().unwrap();
+        text.parse::<jiff::Timestamp>().unwrap()
+    };
+    assert_eq!(time(&pending).duration_since(time(&shorter)).as_secs(), 25);
+    let longer = server.delete(&path, Some(json!({"gracePeriodSeconds": 60}))).await.ok();
+    assert_eq!(longer["metadata"]["deletionGracePeriodSeconds"], 5);
+    let key = ObjectKey::new("default", "bound");
+    let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+    server.objects.delete::<Pods>(&key, now, &[]).await.unwrap();
+    server.get(&path).await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn deletes_a_selected_collection() {
+    let server = Server::start().await;
+    for (name, tier) in [("a", "front"), ("b", "front"), ("c", "back")] {
+        server.post(CONFIG_MAPS, config_map(name, json!({"tier": tier}), json!({}))).await.ok();
+    }
+    let deleted = server.delete(&format!("{CONFIG_MAPS}?labelSelector=tier%3Dfront"), None).await;
+    assert_eq!(deleted.ok()["items"].as_array().unwrap().len(), 2);
+    let left = server.get(CONFIG_MAPS).await.ok();
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+    server.delete("/api/v1/namespaces", None).await.refused(405, "MethodNotAllowed");
+}
+
+#[tokio::test]
+async fn a_dry_run_checks_and_writes_nothing() {
+    let server = Server::start().await;
+    let path = format!("{CONFIG_MAPS}?dryRun=All");
+    let before = server.store.current_revision().await.unwrap();
+    let made = server.post(&path, config_map("a", json!({}), json!({}))).await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    server.post(&path, config_map("A_", json!({}), json!({}))).await.refused(422, "Invalid");
+    server.post(&format!("{CONFIG_MAPS}?dryRun=Some"), json!({})).await.refused(422, "Invalid");
+    assert_eq!(server.store.current_revision().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn in_process_updates_retry_and_concurrent_ones_are_all_counted() {
+    let server = Server::start().await;
+    let controllers = "/api/v1/namespaces/default/replicationcontrollers";
+    let mut object = replication_controller();
+    object["spec"]["replicas"] = json!(0);
+    server.post(controllers, object).await.ok();
+    let key = ObjectKey::new("default", "web");
+    let increments = (0..32).map(|_| {
+        server.objects.update::<ReplicationControllers>(&key, Part::Spec, &[], |controller| {
+            *controller.spec.as_mut().unwrap().replicas.get_or_insert(0) += 1;
+            true
+        })
+    });
+    for result in futures::future::join_all(increments).await {
+        result.unwrap();
+    }
+    let counted = server.get(&format!("{controllers}/web")).await.ok();
+    assert_eq!(counted["spec"]["replicas"], 32);
+    let none = ObjectKey::new("default", "none");
+    let nothing = server.objects.update::<Pods>(&none, Part::Status, &[], |_| false);
+    assert!(nothing.await.unwrap_err().is_not_found());
+}
