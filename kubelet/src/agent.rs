@@ -1,9 +1,14 @@
 //! All that a node does, put together: snapshot, session, certificate, status and pods.
+//!
+//! What the machine is made of comes from outside, so that the same code runs thousands of hollow
+//! nodes in one process, and nodes of tests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use runtime::ContainerRuntime;
+use runtime::image::ImageService;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -11,7 +16,9 @@ use tracing::{info, warn};
 use crate::config::MasterUrl;
 use crate::credentials::{Credentials, CredentialsFolder};
 use crate::join::{self, Chain};
+use crate::network::PodNetwork;
 use crate::node_status::{NodeStatusKeeper, Observe};
+use crate::pods::{PodManager, PodsConfig, PodsDependencies, PodsError};
 use crate::reporter::Reporter;
 use crate::session::Session;
 use crate::snapshot::SnapshotFolder;
@@ -36,28 +43,61 @@ pub struct Agent {
     pub state: StateHandle,
     /// What the node says.
     pub reporter: Reporter,
-    /// What tunnels lead to.
-    pub streams: Arc<dyn PodStreams>,
+}
+
+/// What a node's pods are made of.
+pub struct Parts {
+    /// Where and how.
+    pub config: PodsConfig,
+    /// Sandboxes and containers.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// Images.
+    pub images: Arc<dyn ImageService>,
+    /// Addresses.
+    pub network: Arc<dyn PodNetwork>,
+}
+
+/// Runs a whole node until shutdown. Its containers outlive it.
+///
+/// # Errors
+/// When what runs on the node cannot be taken over.
+pub async fn run(agent: Agent, parts: Parts, shutdown: CancellationToken) -> Result<(), PodsError> {
+    let Parts { config, runtime, images, network } = parts;
+    let dependencies = PodsDependencies {
+        state: agent.state.clone(),
+        runtime,
+        images,
+        network,
+        reporter: agent.reporter.clone(),
+    };
+    let pods = PodManager::new(config, dependencies);
+    let talk = tokio::spawn(agent.run(pods.clone(), shutdown.clone()));
+    let result = pods.run(shutdown.clone()).await;
+    // When the pods cannot go on, neither can the rest.
+    shutdown.cancel();
+    if let Err(error) = talk.await {
+        warn!(%error, "the agent failed");
+    }
+    result
+}
+
+/// Loads what the last session left on disk. Until a master can be reached, that is what the node
+/// goes by.
+pub fn load_snapshot(folder: &SnapshotFolder, state: &StateHandle) {
+    match folder.load(state) {
+        Ok(true) => {
+            let pods = state.read(|state| state.pods.len());
+            info!(pods, "took the last snapshot from disk");
+        }
+        Ok(false) => info!("there is no snapshot on disk"),
+        // Nothing is lost: what runs goes on, and the next session tells everything again.
+        Err(error) => warn!(error = %Chain(&error), "cannot use the last snapshot"),
+    }
 }
 
 impl Agent {
-    /// Loads what the last session left on disk. Until a master can be reached, that is what the
-    /// node goes by.
-    pub fn load_snapshot(&self) {
-        let Some(folder) = &self.snapshot_folder else { return };
-        match folder.load(&self.state) {
-            Ok(true) => info!(
-                pods = self.state.read(|state| state.pods.len()),
-                "took the last snapshot from disk"
-            ),
-            Ok(false) => info!("there is no snapshot on disk"),
-            // Nothing is lost: what runs goes on, and the next session tells everything again.
-            Err(error) => warn!(error = %Chain(&error), "cannot use the last snapshot"),
-        }
-    }
-
-    /// Speaks to the masters until shutdown.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Speaks to the masters until shutdown. Tunnels lead to `streams`.
+    pub async fn run(self, streams: Arc<dyn PodStreams>, shutdown: CancellationToken) {
         let current = Arc::new(ArcSwap::new(self.credentials.clone()));
         let name = self.credentials.node_name().to_owned();
         let status = NodeStatusKeeper::new(self.observe, name, self.labels);
@@ -78,7 +118,7 @@ impl Agent {
             describe: Arc::new(move || status.node()),
             state: self.state,
             reporter: self.reporter,
-            streams: self.streams,
+            streams,
         };
         tasks.spawn(session.run(shutdown));
         while let Some(ended) = tasks.join_next().await {

@@ -1,9 +1,15 @@
 //! The command line of the kubelet.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use runtime::ShimRuntimeConfig;
+use runtime::image::ImageStoreConfig;
+
+use crate::network::NetworkConfig;
+use crate::pods::DEFAULT_POD_MAX_PIDS;
+use crate::proxy::ProxyConfig;
 
 /// The node agent of Kutter: runs the pods that a master binds to this machine.
 #[derive(Debug, Parser)]
@@ -23,6 +29,9 @@ pub enum Command {
     /// Looks after the images of this node.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Removes all pods of this node and all that the kubelet has made in the kernel: mounts,
+    /// network, rules, cgroups. The node stays a member of its cluster, and images stay.
+    Cleanup(Traces),
 }
 
 /// Looks after the images of this node.
@@ -47,15 +56,35 @@ pub enum ImageCommand {
 /// Where the kubelet keeps its state.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kutter/kubelet";
 
-/// How this node's agent is to run.
+/// Where a kubelet leaves traces on the machine.
 #[derive(Clone, Debug, Args)]
-pub struct Config {
+pub struct Traces {
     /// Everything the kubelet keeps: certificates, the last snapshot, images, volumes.
     #[arg(long, default_value = DEFAULT_ROOT_DIR, value_name = "DIR")]
     pub root_dir: PathBuf,
     /// Sockets and records of running pods; may vanish with a reboot.
     #[arg(long, default_value = "/run/kutter", value_name = "DIR")]
     pub run_dir: PathBuf,
+    /// The cgroup under which all pods are.
+    #[arg(long, default_value = "/kutter", value_name = "PATH")]
+    pub cgroup_root: String,
+    /// The bridge that the pods of this node are connected to.
+    #[arg(long, default_value = "kutter0", value_name = "NAME")]
+    pub bridge: String,
+    /// The nftables table that the service proxy owns.
+    #[arg(long, default_value = "kutter", value_name = "NAME")]
+    pub nft_table: String,
+    /// The program that holds a pod's namespaces [default: `shim` beside this program].
+    #[arg(long, value_name = "FILE")]
+    pub shim: Option<PathBuf>,
+}
+
+/// How this node's agent is to run.
+#[derive(Clone, Debug, Args)]
+pub struct Config {
+    /// Where it leaves traces.
+    #[command(flatten)]
+    pub traces: Traces,
     /// Logs of containers, in the CRI layout.
     #[arg(long, default_value = "/var/log/pods", value_name = "DIR")]
     pub log_dir: PathBuf,
@@ -75,15 +104,6 @@ pub struct Config {
     /// The token that `master token create` prints; needed the first time only.
     #[arg(long, env = "KUTTER_JOIN_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// The cgroup under which all pods are.
-    #[arg(long, default_value = "/kutter", value_name = "PATH")]
-    pub cgroup_root: String,
-    /// The bridge that the pods of this node are connected to.
-    #[arg(long, default_value = "kutter0", value_name = "NAME")]
-    pub bridge: String,
-    /// The nftables table that the service proxy owns.
-    #[arg(long, default_value = "kutter", value_name = "NAME")]
-    pub nft_table: String,
     /// A registry to be spoken to in plain HTTP; may be given several times. Loopback registries
     /// always are.
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
@@ -91,9 +111,43 @@ pub struct Config {
     /// So many pods run here at the most.
     #[arg(long, default_value_t = 110, value_name = "N")]
     pub max_pods: u32,
-    /// The program that holds a pod's namespaces [default: `shim` beside this program].
-    #[arg(long, value_name = "FILE")]
-    pub shim: Option<PathBuf>,
+    /// So many processes and threads a container may have.
+    #[arg(long, default_value_t = DEFAULT_POD_MAX_PIDS, value_name = "N")]
+    pub pod_max_pids: i64,
+}
+
+impl Traces {
+    /// Where containers are kept.
+    pub fn runtime(&self) -> ShimRuntimeConfig {
+        ShimRuntimeConfig {
+            state_dir: self.run_dir.clone(),
+            data_dir: self.root_dir.join("containers"),
+            shim_path: self.shim.clone(),
+            cgroup_root: self.cgroup_root.clone(),
+        }
+    }
+
+    /// How the pod network is set up.
+    pub fn network(&self) -> NetworkConfig {
+        NetworkConfig { bridge: self.bridge.clone(), state_dir: self.run_dir.join("network") }
+    }
+
+    /// How the service proxy is set up.
+    pub fn proxy(&self, node_name: &str) -> ProxyConfig {
+        ProxyConfig {
+            table: self.nft_table.clone(),
+            node_name: node_name.to_owned(),
+            bridge: self.bridge.clone(),
+        }
+    }
+}
+
+/// Where images are kept.
+pub fn images(root_dir: &Path, insecure_registries: &[String]) -> ImageStoreConfig {
+    ImageStoreConfig {
+        root: root_dir.join("images"),
+        insecure_registries: insecure_registries.to_vec(),
+    }
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

@@ -114,7 +114,7 @@ enum Decision {
 /// Joins when that is still to be done.
 pub async fn enroll(config: &Config) -> Result<Enrolled, EnrollmentError> {
     let token = config.token.as_deref().map(str::parse::<Token>).transpose()?;
-    let folder = CredentialsFolder::of(&config.root_dir);
+    let folder = CredentialsFolder::of(&config.traces.root_dir);
     let kept = folder.load()?;
     let decision = decide(config, kept.as_deref(), token.as_ref(), &folder)?;
     let masters = masters(config)?;
@@ -169,15 +169,15 @@ fn decide(
 
 /// Those on the command line, which are kept for the next time; else those of the last time.
 fn masters(config: &Config) -> Result<Vec<MasterUrl>, EnrollmentError> {
-    let path = config.root_dir.join(MASTERS_FILE);
+    let path = config.traces.root_dir.join(MASTERS_FILE);
     let file_error = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| EnrollmentError::File { operation, path, source }
     };
     if !config.join.is_empty() {
         let text: String = config.join.iter().map(|master| format!("{master}\n")).collect();
-        files::make_private_folder(&config.root_dir)
-            .map_err(file_error("make", &config.root_dir))?;
+        files::make_private_folder(&config.traces.root_dir)
+            .map_err(file_error("make", &config.traces.root_dir))?;
         files::replace(&path, text.as_bytes()).map_err(file_error("write", &path))?;
         return Ok(config.join.clone());
     }

@@ -2,7 +2,8 @@
 //!
 //! * [`config`]: the command line; [`enrollment`], [`join`], [`credentials`]: how a machine becomes
 //!   a node; [`tls`]: connections to a master;
-//! * [`agent`]: all of a node put together;
+//! * [`agent`]: all of a node put together; [`node`]: the same on this machine, with real
+//!   containers; [`cleanup`]: the end of it;
 //! * [`session`]: the stream to a master; [`state`]: what the master told this node; [`reporter`]:
 //!   what this node has to tell; [`snapshot`]: what is known when no master can be reached;
 //! * [`node_status`]: what the machine has; [`streams`]: programs and logs of pods, for tunnels;
@@ -11,12 +12,15 @@
 
 pub mod agent;
 pub mod backoff;
+pub mod cleanup;
 pub mod config;
 pub mod credentials;
 pub mod enrollment;
 mod files;
 pub mod join;
+pub mod lock;
 pub mod network;
+pub mod node;
 pub mod node_status;
 pub mod pods;
 pub mod proxy;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,31 +73,34 @@ pub trait Observe: Send + Sync + 'static {
 pub struct Machine {
     /// The file system it is on counts as the node's storage.
     pub root_dir: PathBuf,
-    /// As the operator says.
-    pub node_ip: Option<IpAddr>,
-    /// Towards these the node's own address is looked up when the operator does not say.
-    pub masters: Vec<MasterUrl>,
+    /// The node's address.
+    pub address: IpAddr,
     /// As the operator says.
     pub max_pods: u32,
 }
 
-impl Machine {
-    /// The address of this machine that its peers see: the one it reaches a master from. Asks the
-    /// routing table, sends nothing.
-    fn address(&self) -> Option<IpAddr> {
-        self.node_ip.or_else(|| {
-            self.masters.iter().find_map(|master| {
-                let target: IpAddr = master.host.parse().ok()?;
-                let any: SocketAddr = match target {
-                    IpAddr::V4(_) => "0.0.0.0:0".parse().ok()?,
-                    IpAddr::V6(_) => "[::]:0".parse().ok()?,
-                };
-                let socket = UdpSocket::bind(any).ok()?;
-                socket.connect((target, master.port)).ok()?;
-                Some(socket.local_addr().ok()?.ip())
-            })
-        })
+/// The address of this machine that its peers see: the one it would reach a master from. Asks the
+/// routing table, sends nothing.
+pub async fn address_towards(masters: &[MasterUrl]) -> Option<IpAddr> {
+    for master in masters {
+        let Ok(targets) = tokio::net::lookup_host((master.host.as_str(), master.port)).await else {
+            continue;
+        };
+        for target in targets {
+            let any: SocketAddr = match target {
+                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            };
+            let local = UdpSocket::bind(any).and_then(|socket| {
+                socket.connect(target)?;
+                socket.local_addr()
+            });
+            if let Ok(local) = local {
+                return Some(local.ip());
+            }
+        }
     }
+    None
 }
 
 impl Observe for Machine {
@@ -122,7 +125,7 @@ impl Observe for Machine {
             processes: processes(&read("/proc/loadavg")),
             processes_max: read("/proc/sys/kernel/pid_max").trim().parse().unwrap_or(0),
             max_pods: self.max_pods,
-            addresses: self.address().into_iter().collect(),
+            addresses: vec![self.address],
             hostname: nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default(),

@@ -97,14 +97,15 @@ fn reads_the_kernels_files() {
 
 #[test]
 fn this_machine_can_be_observed() {
-    let machine = Machine {
-        root_dir: "/".into(),
-        node_ip: None,
-        masters: vec!["https://127.0.0.1:6443".parse().unwrap()],
-        max_pods: 110,
-    };
-    let facts = machine.observe();
+    let address = [10, 0, 0, 1].into();
+    let facts = Machine { root_dir: "/".into(), address, max_pods: 110 }.observe();
     assert!(facts.processors > 0 && facts.memory_bytes > 0 && facts.storage_bytes > 0);
     assert!(facts.processes > 0 && facts.processes_max > 0);
-    assert_eq!(facts.addresses, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(facts.addresses, [address]);
+}
+
+#[tokio::test]
+async fn the_address_of_a_node_is_the_one_it_reaches_a_master_from() {
+    let masters = ["https://127.0.0.1:6443".parse().unwrap()];
+    assert_eq!(address_towards(&masters).await, Some([127, 0, 0, 1].into()));
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kubelet::agent::Agent;
+use kubelet::agent::{self, Agent};
 use kubelet::credentials::Credentials;
 use kubelet::node_status::{Facts, Observe};
 use kubelet::reporter::Reporter;
@@ -131,11 +131,12 @@ impl TestNode {
             observe: Arc::new(Machine(number)),
             state: state.clone(),
             reporter: reporter.clone(),
-            streams: Arc::new(Echo),
         };
-        agent.load_snapshot();
+        if let Some(folder) = &agent.snapshot_folder {
+            agent::load_snapshot(folder, &state);
+        }
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(agent.run(shutdown.clone()));
+        let task = tokio::spawn(agent.run(Arc::new(Echo), shutdown.clone()));
         Self { state, reporter, shutdown, task }
     }
 

@@ -1,0 +1,139 @@
+//! This machine as a node: real containers, the real network, state on disk.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use runtime::ShimRuntime;
+use runtime::image::{ImageError, ImageStore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::agent::{self, Agent, Parts};
+use crate::config::{Config, images};
+use crate::enrollment::{self, Enrolled, EnrollmentError};
+use crate::lock::{LockError, RootLock};
+use crate::network::{BridgeNetwork, NetworkError};
+use crate::node_status::{Machine, Observe, address_towards};
+use crate::pods::{PodsConfig, PodsError};
+use crate::proxy;
+use crate::reporter::Reporter;
+use crate::snapshot::SnapshotFolder;
+use crate::state::StateHandle;
+
+/// Why this machine cannot be a node.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Not without privileges.
+    #[error("the kubelet makes containers and networks; run it as root")]
+    NotRoot,
+    /// Another kubelet is here.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// It belongs to no cluster.
+    #[error(transparent)]
+    Enrollment(#[from] EnrollmentError),
+    /// Its address is not to be found out.
+    #[error("cannot tell the address of this node; say it with --node-ip")]
+    NoAddress,
+    /// Images cannot be kept.
+    #[error("failed to open the images")]
+    Images(#[source] ImageError),
+    /// Containers cannot be run.
+    #[error("failed to open the container runtime")]
+    Runtime(#[source] runtime::Error),
+    /// Pods cannot be connected.
+    #[error("failed to open the pod network")]
+    Network(#[source] NetworkError),
+    /// What runs cannot be taken over.
+    #[error("failed to run the pods")]
+    Pods(#[from] PodsError),
+}
+
+/// Joins if need be, then runs until shutdown. Containers, network and rules outlive it.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), NodeError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(NodeError::NotRoot);
+    }
+    let _lock = RootLock::take(&config.traces.root_dir)?;
+    let Some(enrolled) = shutdown.run_until_cancelled(enrollment::enroll(&config)).await else {
+        return Ok(());
+    };
+    let Enrolled { masters, credentials, folder } = enrolled?;
+    let node_name = credentials.node_name().to_owned();
+
+    let (state, reporter) = (StateHandle::default(), Reporter::default());
+    let snapshot_folder = SnapshotFolder::of(&config.traces.root_dir);
+    agent::load_snapshot(&snapshot_folder, &state);
+    let address = match config.node_ip {
+        Some(address) => address,
+        None => address_towards(&masters)
+            .await
+            .or_else(|| last_address(&state))
+            .ok_or(NodeError::NoAddress)?,
+    };
+    let traces = &config.traces;
+    let root_dir = traces.root_dir.clone();
+    let machine = Machine { root_dir: root_dir.clone(), address, max_pods: config.max_pods };
+    info!(node = node_name, %address, "starting");
+
+    let images = ImageStore::open(images(&root_dir, &config.insecure_registries))
+        .map_err(NodeError::Images)?;
+    let runtime = ShimRuntime::open(traces.runtime()).await.map_err(NodeError::Runtime)?;
+    let network =
+        BridgeNetwork::new(traces.network(), state.clone()).map_err(NodeError::Network)?;
+    let network = Arc::new(network);
+
+    let mut tasks = JoinSet::new();
+    let (routes, stop) = (network.clone(), shutdown.clone());
+    tasks.spawn(async move { routes.run(stop).await });
+    tasks.spawn(proxy::run(
+        state.clone(),
+        network.host_ports(),
+        traces.proxy(&node_name),
+        shutdown.clone(),
+    ));
+    let parts = Parts {
+        config: PodsConfig {
+            root_dir,
+            log_dir: config.log_dir.clone(),
+            cgroup_root: traces.cgroup_root.clone(),
+            node_name,
+            node_addresses: vec![address],
+            memory_capacity_bytes: machine.observe().memory_bytes,
+            pod_max_pids: config.pod_max_pids,
+        },
+        runtime: Arc::new(runtime),
+        images: Arc::new(images),
+        network,
+    };
+    let agent = Agent {
+        masters,
+        credentials,
+        credentials_folder: Some(folder),
+        snapshot_folder: Some(snapshot_folder),
+        labels: config.node_labels.into_iter().collect(),
+        observe: Arc::new(machine),
+        state,
+        reporter,
+    };
+    let result = agent::run(agent, parts, shutdown.clone()).await;
+    shutdown.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            warn!(%error, "a task of the node failed");
+        }
+    }
+    info!("stopped; the containers go on");
+    Ok(result?)
+}
+
+/// The address this node had when a master was last there.
+fn last_address(state: &StateHandle) -> Option<IpAddr> {
+    state.read(|state| {
+        let addresses = state.node.as_ref()?.status.as_ref()?.addresses.as_ref()?;
+        let internal = addresses.iter().find(|address| address.type_ == "InternalIP")?;
+        internal.address.parse().ok()
+    })
+}
