@@ -134,11 +134,7 @@ impl Traces {
 
     /// How the service proxy is set up.
     pub fn proxy(&self, node_name: &str) -> ProxyConfig {
-        ProxyConfig {
-            table: self.nft_table.clone(),
-            node_name: node_name.to_owned(),
-            bridge: self.bridge.clone(),
-        }
+        ProxyConfig { table: self.nft_table.clone(), node_name: node_name.to_owned() }
     }
 }
 
