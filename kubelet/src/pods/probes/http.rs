@@ -146,15 +146,13 @@ impl HttpTarget {
             let _ = Limited::new(response.into_body(), MAX_BODY).collect().await;
             Ok((status, location))
         };
-        // The connection ends with the exchange, or fails it by failing itself.
-        tokio::pin!(connection);
+        tokio::pin!(connection, exchange);
         tokio::select! {
             biased;
-            result = exchange => result,
-            ended = &mut connection => Err(match ended {
-                Ok(()) => "EOF".to_owned(),
-                Err(error) => error.to_string(),
-            }),
+            result = &mut exchange => result,
+            // The answer may have come with the end of the connection. If it has not, the exchange
+            // says so.
+            _ended = &mut connection => exchange.await,
         }
     }
 
