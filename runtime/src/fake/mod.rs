@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
 use crate::api::*;
 use crate::{Error, Result};
@@ -36,6 +37,8 @@ type ProgramChoice = dyn Fn(&SandboxId, &ContainerConfig) -> FakeProgram + Send 
 pub struct FakeRuntime {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<RuntimeEvent>,
+    /// When it was made, by both clocks: its time passes as tokio's does, so that a test can pause it.
+    began: (SystemTime, Instant),
 }
 
 struct State {
@@ -78,7 +81,11 @@ impl FakeRuntime {
             exec: Arc::new(|exec| Box::pin(exec::everyday_programs(exec))),
             started: Vec::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)), events: broadcast::channel(EVENT_BACKLOG).0 }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            events: broadcast::channel(EVENT_BACKLOG).0,
+            began: (SystemTime::now(), Instant::now()),
+        }
     }
 
     /// From now on asks `choose` what a container that is started does.
@@ -143,6 +150,11 @@ impl FakeRuntime {
         Some(found.config.clone())
     }
 
+    fn now(&self) -> SystemTime {
+        let (time, since) = self.began;
+        time + since.elapsed()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change of the state is one step, so a panic elsewhere leaves it whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -161,7 +173,7 @@ impl FakeRuntime {
         signal: Option<i32>,
         oom_killed: bool,
     ) -> bool {
-        let exit = ContainerExit { exit_code, signal, oom_killed, finished_at: SystemTime::now() };
+        let exit = ContainerExit { exit_code, signal, oom_killed, finished_at: self.now() };
         {
             let mut state = self.lock();
             let Some(found) = state.container(sandbox, container) else { return false };
@@ -245,7 +257,7 @@ impl ContainerRuntime for FakeRuntime {
         let sandbox = state.sandboxes.entry(config.id.clone()).or_insert_with(|| FakeSandbox {
             config: config.clone(),
             ready: true,
-            created_at: SystemTime::now(),
+            created_at: self.now(),
             containers: Vec::new(),
         });
         Ok(sandbox.state())
@@ -291,7 +303,7 @@ impl ContainerRuntime for FakeRuntime {
                 annotations: config.annotations.clone(),
                 log_path: config.log_path.clone(),
                 pid: Some(state.next_pid),
-                started_at: SystemTime::now(),
+                started_at: self.now(),
                 exit: None,
             };
             let exits_at_once = program.exits_at_once;
