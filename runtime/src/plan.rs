@@ -61,6 +61,16 @@ pub(crate) struct RootPlan {
     pub(crate) layers: Vec<PathBuf>,
     pub(crate) upper: PathBuf,
     pub(crate) work: PathBuf,
+    /// Where the container's own mounts will be.
+    pub(crate) mount_points: Vec<MountPoint>,
+}
+
+/// A place in the root that has to be there for a mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MountPoint {
+    /// As the container sees it.
+    pub(crate) path: PathBuf,
+    pub(crate) is_folder: bool,
 }
 
 /// Where output goes.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 
@@ -57,12 +57,29 @@ pub(crate) fn send_signal(pid: rustix::process::Pid, signal: i32) -> io::Result<
 
 /// Gives all signals their default meaning and blocks none, as a program expects to be started.
 pub(crate) fn reset_signals() -> nix::Result<()> {
-    for number in Signal::iterator() {
-        if matches!(number, Signal::SIGKILL | Signal::SIGSTOP) {
+    /// A `struct sigaction` of the kernel is shorter than this on every architecture, and zeroes
+    /// are the default action without flags.
+    const DEFAULT_ACTION: [u64; 8] = [0; 8];
+    /// Bytes of the kernel's set of signals.
+    const SET_BYTES: usize = 8;
+    for number in 1..=64 {
+        if matches!(number, libc::SIGKILL | libc::SIGSTOP) {
             continue;
         }
-        // SAFETY: the default action is no handler, so nothing can be called.
-        unsafe { signal(number, SigHandler::SigDfl) }?;
+        // The C library refuses to touch the two signals that it keeps for itself, but a caller
+        // may have ignored them as well.
+        // SAFETY: the default action is no handler, so nothing can be called; the kernel reads
+        // the structure and writes nothing.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                DEFAULT_ACTION.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                SET_BYTES,
+            )
+        };
+        Errno::result(result)?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }

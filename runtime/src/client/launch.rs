@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use super::{Inner, Sandbox, io_error};
 use crate::api::*;
 use crate::isolation::Capabilities;
-use crate::plan::RootPlan;
+use crate::plan::{MountPoint, RootPlan};
 use crate::shim::records::{self, SandboxFolder, SandboxRecord};
 use crate::spec::{self, Surroundings};
 use crate::{Error, Result};
@@ -129,13 +129,8 @@ impl Inner {
     pub(super) fn write_plan(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<()> {
         let record = &sandbox.record;
         let fault = |reason: String| Error::Start { container: config.id.clone(), reason };
-        for mount in &config.mounts {
-            if let MountSource::Host(path) = &mount.source
-                && let Err(e) = fs::metadata(path)
-            {
-                return Err(fault(format!("mount {}: {}", path.display(), e.kind())));
-            }
-        }
+        let mount_points = config.mounts.iter().map(mount_point).collect::<Result<_, _>>();
+        let mount_points = mount_points.map_err(fault)?;
         let folder = sandbox.folder.container(&config.id);
         if folder.0.exists() {
             self.remove_container_remains(record, &config.id)?;
@@ -164,6 +159,7 @@ impl Inner {
             layers: config.layers.clone(),
             upper: data.join("upper"),
             work: data.join("work"),
+            mount_points,
         };
         let plan = spec::launch_plan(config, &around, root.clone(), seccomp).map_err(fault)?;
         let oci = spec::oci_spec(config, &around);
@@ -190,6 +186,17 @@ impl Inner {
     pub(super) fn sandbox_data(&self, sandbox: &SandboxId) -> PathBuf {
         self.config.data_dir.join("sandboxes").join(&sandbox.0)
     }
+}
+
+fn mount_point(mount: &Mount) -> Result<MountPoint, String> {
+    let is_folder = match &mount.source {
+        MountSource::Tmpfs { .. } => true,
+        MountSource::Host(path) => match fs::metadata(path) {
+            Ok(found) => found.is_dir(),
+            Err(e) => return Err(format!("mount {}: {}", path.display(), e.kind())),
+        },
+    };
+    Ok(MountPoint { path: PathBuf::from(&mount.destination), is_folder })
 }
 
 /// The control group of a container.

@@ -216,6 +216,95 @@ impl Inner {
     }
 }
 
+impl Inner {
+    async fn create_sandbox(self: &Arc<Self>, config: &SandboxConfig) -> Result<SandboxState> {
+        let _turn = self.turn(&config.id).await;
+        if let Some(existing) = self.find(&config.id) {
+            let state = existing.state();
+            // One that died before anything ran in it is as good as none.
+            if state.ready || !state.containers.is_empty() {
+                return Ok(state);
+            }
+            self.sandboxes().remove(&config.id);
+        }
+        let record = SandboxRecord {
+            config: config.clone(),
+            created_at: SystemTime::now(),
+            shim_cgroup: self.config.shim_cgroup(),
+        };
+        let (worker, written) = (Arc::clone(self), record.clone());
+        let folder = blocking(move || worker.launch_shim(&written)).await?;
+        let knowledge = Arc::new(Knowledge::new(config.id.clone(), self.events.clone()));
+        let control = Control::connect(&folder, &knowledge)
+            .await
+            .map_err(|e| Error::Shim { sandbox: config.id.clone(), reason: e.to_string() })?;
+        let sandbox = Sandbox { record, folder, control: Some(control), knowledge };
+        let state = sandbox.state();
+        self.sandboxes().insert(config.id.clone(), Arc::new(sandbox));
+        Ok(state)
+    }
+
+    async fn remove_sandbox(self: &Arc<Self>, id: &SandboxId) -> Result<()> {
+        let _turn = self.turn(id).await;
+        if let Some(sandbox) = self.find(id) {
+            sandbox.knowledge.expect_end();
+            // Whatever the shim does not do is done without it, so its answer changes nothing.
+            let stop = sandbox.call(Call::Stop, None);
+            if tokio::time::timeout(STOP_WITHIN, stop).await.is_err() {
+                warn!(sandbox = %id, "the shim does not stop");
+            }
+        }
+        self.clear_away(id).await?;
+        self.sandboxes().remove(id);
+        Ok(())
+    }
+
+    async fn start_container(
+        self: &Arc<Self>,
+        sandbox: &SandboxId,
+        config: &ContainerConfig,
+    ) -> Result<ContainerState> {
+        let _turn = self.turn(sandbox).await;
+        let found = self.find(sandbox).ok_or_else(|| Error::NoSuchSandbox(sandbox.clone()))?;
+        if let Some(existing) = found.knowledge.container(&config.id) {
+            return Ok(existing);
+        }
+        let (worker, holder, wanted) = (Arc::clone(self), Arc::clone(&found), config.clone());
+        blocking(move || worker.write_plan(&holder, &wanted)).await?;
+        let call = Call::Start { container: config.id.0.clone() };
+        let reason = match found.call(call, Some(Details::of(config))).await? {
+            Ok(_) => match found.knowledge.container(&config.id) {
+                Some(state) => return Ok(state),
+                None => "the shim does not know what it has started".to_owned(),
+            },
+            Err(Refusal::Failed(reason)) => reason,
+            Err(refusal) => return Err(found.refused(&config.id, refusal)),
+        };
+        let (worker, holder, id) = (Arc::clone(self), Arc::clone(&found), config.id.clone());
+        blocking(move || worker.remove_container_remains(&holder.record, &id)).await?;
+        Err(Error::Start { container: config.id.clone(), reason })
+    }
+
+    async fn remove_container(
+        self: &Arc<Self>,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+    ) -> Result<()> {
+        let _turn = self.turn(sandbox).await;
+        let Some(found) = self.find(sandbox) else { return Ok(()) };
+        if found.knowledge.shim().is_some() {
+            let call = Call::Remove { container: container.0.clone() };
+            if let Err(refusal) = found.call(call, None).await? {
+                return Err(found.refused(container, refusal));
+            }
+        }
+        let (worker, holder, id) = (Arc::clone(self), Arc::clone(&found), container.clone());
+        blocking(move || worker.remove_container_remains(&holder.record, &id)).await?;
+        found.knowledge.forget(container);
+        Ok(())
+    }
+}
+
 impl Sandbox {
     fn state(&self) -> SandboxState {
         let shim = self.knowledge.shim();
@@ -256,31 +345,8 @@ type Answer = std::result::Result<Reply, Refusal>;
 impl ContainerRuntime for ShimRuntime {
     async fn create_sandbox(&self, config: &SandboxConfig) -> Result<SandboxState> {
         launch::check_sandbox(config)?;
-        let inner = &self.inner;
-        let _turn = inner.turn(&config.id).await;
-        if let Some(existing) = inner.find(&config.id) {
-            let state = existing.state();
-            // One that died before anything ran in it is as good as none.
-            if state.ready || !state.containers.is_empty() {
-                return Ok(state);
-            }
-            inner.sandboxes().remove(&config.id);
-        }
-        let record = SandboxRecord {
-            config: config.clone(),
-            created_at: SystemTime::now(),
-            shim_cgroup: inner.config.shim_cgroup(),
-        };
-        let (worker, written) = (Arc::clone(inner), record.clone());
-        let folder = blocking(move || worker.launch_shim(&written)).await?;
-        let knowledge = Arc::new(Knowledge::new(config.id.clone(), inner.events.clone()));
-        let control = Control::connect(&folder, &knowledge)
-            .await
-            .map_err(|e| Error::Shim { sandbox: config.id.clone(), reason: e.to_string() })?;
-        let sandbox = Sandbox { record, folder, control: Some(control), knowledge };
-        let state = sandbox.state();
-        inner.sandboxes().insert(config.id.clone(), Arc::new(sandbox));
-        Ok(state)
+        let (inner, config) = (Arc::clone(&self.inner), config.clone());
+        to_its_end(async move { inner.create_sandbox(&config).await }).await
     }
 
     async fn list(&self) -> Result<Vec<SandboxState>> {
@@ -289,20 +355,10 @@ impl ContainerRuntime for ShimRuntime {
         Ok(all.iter().map(|sandbox| sandbox.state()).collect())
     }
 
-    async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
-        launch::check_id(&id.0, launch::MAX_SANDBOX_ID)?;
-        let _turn = self.inner.turn(id).await;
-        if let Some(sandbox) = self.inner.find(id) {
-            sandbox.knowledge.expect_end();
-            // Whatever the shim does not do is done without it, so its answer changes nothing.
-            let stop = sandbox.call(Call::Stop, None);
-            if tokio::time::timeout(STOP_WITHIN, stop).await.is_err() {
-                warn!(sandbox = %id, "the shim does not stop");
-            }
-        }
-        self.inner.clear_away(id).await?;
-        self.inner.sandboxes().remove(id);
-        Ok(())
+    async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<()> {
+        launch::check_id(&sandbox.0, launch::MAX_SANDBOX_ID)?;
+        let (inner, sandbox) = (Arc::clone(&self.inner), sandbox.clone());
+        to_its_end(async move { inner.remove_sandbox(&sandbox).await }).await
     }
 
     async fn start_container(
@@ -311,26 +367,9 @@ impl ContainerRuntime for ShimRuntime {
         config: &ContainerConfig,
     ) -> Result<ContainerState> {
         launch::check_container(config)?;
-        let inner = &self.inner;
-        let _turn = inner.turn(sandbox).await;
-        let found = inner.find(sandbox).ok_or_else(|| Error::NoSuchSandbox(sandbox.clone()))?;
-        if let Some(existing) = found.knowledge.container(&config.id) {
-            return Ok(existing);
-        }
-        let (worker, holder, wanted) = (Arc::clone(inner), Arc::clone(&found), config.clone());
-        blocking(move || worker.write_plan(&holder, &wanted)).await?;
-        let call = Call::Start { container: config.id.0.clone() };
-        let reason = match found.call(call, Some(Details::of(config))).await? {
-            Ok(_) => match found.knowledge.container(&config.id) {
-                Some(state) => return Ok(state),
-                None => "the shim does not know what it has started".to_owned(),
-            },
-            Err(Refusal::Failed(reason)) => reason,
-            Err(refusal) => return Err(found.refused(&config.id, refusal)),
-        };
-        let (worker, holder, id) = (Arc::clone(inner), Arc::clone(&found), config.id.clone());
-        blocking(move || worker.remove_container_remains(&holder.record, &id)).await?;
-        Err(Error::Start { container: config.id.clone(), reason })
+        let inner = Arc::clone(&self.inner);
+        let (sandbox, config) = (sandbox.clone(), config.clone());
+        to_its_end(async move { inner.start_container(&sandbox, &config).await }).await
     }
 
     async fn signal_container(
@@ -350,19 +389,9 @@ impl ContainerRuntime for ShimRuntime {
 
     async fn remove_container(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<()> {
         launch::check_id(&container.0, launch::MAX_CONTAINER_ID)?;
-        let inner = &self.inner;
-        let _turn = inner.turn(sandbox).await;
-        let Some(found) = inner.find(sandbox) else { return Ok(()) };
-        if found.knowledge.shim().is_some() {
-            let call = Call::Remove { container: container.0.clone() };
-            if let Err(refusal) = found.call(call, None).await? {
-                return Err(found.refused(container, refusal));
-            }
-        }
-        let (worker, holder, id) = (Arc::clone(inner), Arc::clone(&found), container.clone());
-        blocking(move || worker.remove_container_remains(&holder.record, &id)).await?;
-        found.knowledge.forget(container);
-        Ok(())
+        let inner = Arc::clone(&self.inner);
+        let (sandbox, container) = (sandbox.clone(), container.clone());
+        to_its_end(async move { inner.remove_container(&sandbox, &container).await }).await
     }
 
     async fn exec_sync(
@@ -394,6 +423,17 @@ impl ContainerRuntime for ShimRuntime {
 
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.inner.events.subscribe()
+    }
+}
+
+/// Carries a change through even if whoever asked for it stops waiting: one that is cut off in the
+/// middle would have to be found and mended by the next.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(change).await {
+        Ok(result) => result,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
     }
 }
 

@@ -3,12 +3,13 @@
 //! It works in a mount namespace of its own, so the container's root is mounted nowhere else and
 //! is gone with the container's last process, however that ends.
 
-use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
@@ -19,12 +20,14 @@ use libcontainer::workload::{
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
+use super::complaints;
 use super::failure::{Doing, Failure};
 use super::protocol;
 use super::records::ContainerFolder;
 use super::report::{self, Report};
+use super::root;
 use crate::isolation::confine;
-use crate::plan::{LaunchPlan, ProcessPlan, RootPlan};
+use crate::plan::{LaunchPlan, ProcessPlan};
 use crate::sys;
 
 /// libcontainer's name for the one container in a folder.
@@ -54,23 +57,24 @@ pub(super) fn create(
     folder: &ContainerFolder,
     plan: LaunchPlan,
     stdio: Option<Stdio>,
-    report: &Rc<OwnedFd>,
+    report: &Arc<OwnedFd>,
 ) -> Result<(), Failure> {
     sys::reset_signals().doing("reset signals")?;
+    complaints::pass_on(report);
     let filter = read_filter(&plan.process)?;
 
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).doing("make a mount namespace")?;
     let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
     nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
         .doing("detach the mount namespace")?;
-    mount_root(&plan.root, &folder.root())?;
+    root::prepare(&plan.root, &folder.root())?;
 
     // What libcontainer forks from here inherits both.
     confine::set_oom_score(plan.process.oom_score_adj).doing("set the OOM score")?;
     confine::set_limits(&plan.process).doing("set resource limits")?;
 
     let uid = plan.process.user.uid;
-    let program = Program { process: Rc::new(plan.process), filter, report: Rc::clone(report) };
+    let program = Program { process: Rc::new(plan.process), filter, report: Arc::clone(report) };
     fs::create_dir_all(folder.oci()).doing("make libcontainer's folder")?;
     let mut builder = ContainerBuilder::new(OCI_ID.to_owned(), SyscallType::default())
         .with_root_path(folder.oci())
@@ -120,31 +124,6 @@ pub(super) fn give_to(end: &OwnedFd, uid: u32) -> Result<(), Failure> {
     rustix::fs::fchown(end, Some(rustix::fs::Uid::from_raw(uid)), None).doing("hand over a pipe")
 }
 
-fn mount_root(plan: &RootPlan, target: &Path) -> Result<(), Failure> {
-    // The option text is bounded to a page. Descriptors keep it short however many layers there
-    // are, and need no quoting whatever the paths contain.
-    let open = |path: &Path| File::open(path).doing(format_args!("open {}", path.display()));
-    let layers = plan.layers.iter().rev().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-    let (upper, work) = (open(&plan.upper)?, open(&plan.work)?);
-    let by_descriptor = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
-    let lower: Vec<String> = layers.iter().map(by_descriptor).collect();
-    // Nothing in the upper folder is worth a sync: it is never mounted a second time.
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},volatile",
-        lower.join(":"),
-        by_descriptor(&upper),
-        by_descriptor(&work)
-    );
-    nix::mount::mount(
-        Some("overlay"),
-        target,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options.as_str()),
-    )
-    .doing("mount the root file system")
-}
-
 fn bind_in(folder: &Path, name: &str) -> Result<UnixListener, Failure> {
     std::env::set_current_dir(folder).doing("enter the container's folder")?;
     let listener = UnixListener::bind(name).doing("make the console socket")?;
@@ -165,7 +144,7 @@ fn receive_terminal(listener: UnixListener) -> Result<OwnedFd, Failure> {
 struct Program {
     process: Rc<ProcessPlan>,
     filter: Option<Rc<[u8]>>,
-    report: Rc<OwnedFd>,
+    report: Arc<OwnedFd>,
 }
 
 impl Program {

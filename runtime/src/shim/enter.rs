@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::process::{Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
@@ -35,7 +35,7 @@ pub(super) fn enter(
     target: ProcessIdentity,
     process: ProcessPlan,
     streams: Streams,
-    report: &Rc<OwnedFd>,
+    report: &Arc<OwnedFd>,
 ) -> Result<(), Failure> {
     sys::reset_signals().doing("reset signals")?;
     let filter = read_filter(&process)?;

@@ -17,6 +17,7 @@
 //! it is safe to do so. It makes the container its own sibling, so the shim is the parent of
 //! all and sees every exit.
 
+mod complaints;
 mod creator;
 mod daemon;
 mod enter;
@@ -25,6 +26,7 @@ mod output;
 pub(crate) mod protocol;
 pub(crate) mod records;
 mod report;
+mod root;
 mod server;
 
 use std::path::PathBuf;

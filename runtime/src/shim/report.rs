@@ -14,13 +14,16 @@ pub(crate) enum Report {
     /// The process that will become the program. The other side of its terminal comes with it,
     /// if it has one.
     Born { pid: i32 },
+    /// Something that may be the reason of a failure to come.
+    Cause { reason: String },
     /// It will not become the program.
     Failed { reason: String },
 }
 
 /// Longer reports are cut: the kernel's bound on a packet is far above.
 const MAX_REASON: usize = 4096;
-const MAX_REPORT: usize = 2 * MAX_REASON;
+/// JSON may write a byte as six.
+const MAX_REPORT: usize = 6 * MAX_REASON + 64;
 
 /// The shim's end and the creator's.
 pub(crate) fn channel() -> Result<(OwnedFd, OwnedFd), Failure> {
@@ -40,11 +43,20 @@ pub(crate) fn send(
 
 /// Reports a failure. When nobody listens any more there is nobody to tell about that either.
 pub(crate) fn send_failure(to: impl AsFd, reason: &str) {
+    let _ = send(to, &Report::Failed { reason: cut(reason) }, None);
+}
+
+/// Reports what may become one.
+pub(crate) fn send_cause(to: impl AsFd, reason: &str) {
+    let _ = send(to, &Report::Cause { reason: cut(reason) }, None);
+}
+
+fn cut(reason: &str) -> String {
     let mut end = reason.len().min(MAX_REASON);
     while !reason.is_char_boundary(end) {
         end -= 1;
     }
-    let _ = send(to, &Report::Failed { reason: reason[..end].to_owned() }, None);
+    reason[..end].to_owned()
 }
 
 /// The next report; nothing when all who could send one have ended or become programs.

@@ -21,7 +21,12 @@ fn config() -> ContainerConfig {
 }
 
 fn root() -> RootPlan {
-    RootPlan { layers: vec![], upper: PathBuf::from("/upper"), work: PathBuf::from("/work") }
+    RootPlan {
+        layers: vec![],
+        upper: PathBuf::from("/upper"),
+        work: PathBuf::from("/work"),
+        mount_points: vec![],
+    }
 }
 
 fn plan(config: &ContainerConfig) -> LaunchPlan {

@@ -54,10 +54,8 @@ impl Rig {
     }
 
     /// As after a restart of the process that uses the runtime.
-    pub async fn restart(mut self) -> Rig {
-        drop(self.runtime);
+    pub async fn restart(&mut self) {
         self.runtime = ShimRuntime::open(self.config.clone()).await.unwrap();
-        self
     }
 
     /// Removes everything and looks whether anything is left.
@@ -155,7 +153,9 @@ impl Rig {
     /// What a container has printed so far, without the stamps of the log.
     pub fn output(&self, id: &str) -> String {
         let text = fs::read_to_string(self.log(id)).unwrap_or_default();
-        text.lines().map(|line| format!("{}\n", line.splitn(4, ' ').nth(3).unwrap())).collect()
+        // Not `lines`, which would take a terminal's carriage returns for its own.
+        let lines = text.split_terminator('\n');
+        lines.map(|line| format!("{}\n", line.splitn(4, ' ').nth(3).unwrap_or(""))).collect()
     }
 
     /// Waits until a container has printed something.
@@ -176,6 +176,25 @@ impl Rig {
         let all = self.runtime.list().await.unwrap();
         let sandbox = all.into_iter().find(|s| s.config.id == running.sandbox).unwrap();
         sandbox.containers.into_iter().find(|c| c.id == running.container).unwrap()
+    }
+}
+
+impl Drop for Rig {
+    /// A test that panics leaves nothing either.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let config = self.config.clone();
+        let cleaning = std::thread::spawn(move || {
+            let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            executor.unwrap().block_on(async {
+                ShimRuntime::open(config).await.unwrap().shutdown_all().await.unwrap();
+            });
+        });
+        if cleaning.join().is_err() {
+            eprintln!("something is left: {:?}", self.remains());
+        }
     }
 }
 
@@ -235,6 +254,12 @@ pub fn processes() -> Vec<ProcessInfo> {
         Some(ProcessInfo { pid, command_line })
     })
     .collect()
+}
+
+/// Whether a process runs; one that only waits for its parent to notice its end does not.
+pub fn runs(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    !status.is_empty() && !status_field(&status, "State").starts_with('Z')
 }
 
 /// The value of a line `Name:\tvalue` in `/proc/PID/status`.

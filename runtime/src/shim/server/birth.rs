@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
@@ -33,6 +33,7 @@ pub(super) struct Birth {
     creator: Pid,
     what: Newborn,
     failure: Option<String>,
+    cause: Option<String>,
     /// The program of an exec that ended before this birth was over.
     pub(super) early_end: Option<End>,
 }
@@ -50,6 +51,10 @@ enum Newborn {
 impl Birth {
     pub(super) fn is_exec_of(&self, connection: u64) -> bool {
         matches!(self.what, Newborn::Exec) && self.caller.0 == connection
+    }
+
+    pub(super) fn is_container(&self) -> bool {
+        matches!(self.what, Newborn::Container { .. })
     }
 
     pub(super) fn is_of(&self, container: &str) -> bool {
@@ -72,7 +77,7 @@ impl Server {
                 (Some(stdio), output)
             }
         };
-        let work = |report: &Rc<OwnedFd>| creator::create(&folder, plan, stdio, report);
+        let work = |report: &Arc<OwnedFd>| creator::create(&folder, plan, stdio, report);
         let (creator, report) = fork_creator(work)?;
         // A container that is never told to start leaves no trace of output.
         output.streams.shrink_to_fit();
@@ -109,8 +114,16 @@ impl Server {
     fn add_birth(&mut self, caller: (u64, u64), creator: Pid, report: OwnedFd, what: Newborn) {
         let key = self.key();
         let deadline = Instant::now() + PATIENCE;
-        let birth =
-            Birth { report, deadline, caller, creator, what, failure: None, early_end: None };
+        let birth = Birth {
+            report,
+            deadline,
+            caller,
+            creator,
+            what,
+            failure: None,
+            cause: None,
+            early_end: None,
+        };
         self.births.insert(key, birth);
     }
 
@@ -124,7 +137,14 @@ impl Server {
                     self.fail_birth(key, failure.0);
                 }
             }
-            Ok(Some(Report::Failed { reason })) => birth.failure = Some(reason),
+            // The first is the innermost.
+            Ok(Some(Report::Cause { reason })) => drop(birth.cause.get_or_insert(reason)),
+            Ok(Some(Report::Failed { reason })) => {
+                birth.failure = Some(match birth.cause.take() {
+                    Some(cause) => format!("{reason}: {cause}"),
+                    None => reason,
+                });
+            }
             Ok(None) => self.finish_birth(key),
             Err(failure) => {
                 birth.failure = Some(failure.0);
@@ -214,6 +234,7 @@ impl Server {
         if self.births.is_empty() {
             self.unclaimed.clear();
         }
+        self.admit_watchers();
     }
 
     fn finish_container(&mut self, caller: (u64, u64), id: &str, failure: Option<String>) {
@@ -262,14 +283,14 @@ impl Server {
 }
 
 fn fork_creator(
-    work: impl FnOnce(&Rc<OwnedFd>) -> Result<(), Failure>,
+    work: impl FnOnce(&Arc<OwnedFd>) -> Result<(), Failure>,
 ) -> Result<(Pid, OwnedFd), Failure> {
     let (ours, theirs) = report::channel()?;
     match sys::fork().doing("fork")? {
         Fork::Parent(pid) => Ok((pid, ours)),
         Fork::Child => {
             drop(ours);
-            let theirs = Rc::new(theirs);
+            let theirs = Arc::new(theirs);
             creator::run(&theirs, || work(&theirs))
         }
     }

@@ -23,7 +23,11 @@ impl Server {
         };
         // Without a result here the reply comes later.
         let result = match request.call {
-            Call::Watch => self.watch(key).map(Some),
+            Call::Watch => {
+                self.watchers_to_be.push(caller);
+                self.admit_watchers();
+                Ok(None)
+            }
             Call::Start { container } => self.start(caller, container),
             Call::Signal { container, signal } => self.signal(&container, signal).map(Some),
             Call::Remove { container } => self.remove(caller, &container),
@@ -43,12 +47,19 @@ impl Server {
         }
     }
 
-    fn watch(&mut self, key: u64) -> Result<Reply, Refusal> {
-        if let Some(connection) = self.connections.get_mut(&key) {
-            connection.watches = true;
+    /// Answers those who want to watch, once no container is half made: they are told about every
+    /// container that runs or ever ran.
+    pub(super) fn admit_watchers(&mut self) {
+        if self.births.values().any(|birth| birth.is_container()) {
+            return;
         }
-        let known = self.containers.iter().filter(|c| c.confirmed);
-        Ok(Reply::Containers(known.map(|c| c.record.clone()).collect()))
+        for (key, number) in std::mem::take(&mut self.watchers_to_be) {
+            if let Some(connection) = self.connections.get_mut(&key) {
+                connection.watches = true;
+            }
+            let records = self.containers.iter().map(|c| c.record.clone()).collect();
+            self.reply((key, number), Ok(Reply::Containers(records)));
+        }
     }
 
     fn start(&mut self, caller: (u64, u64), id: String) -> Result<Option<Reply>, Refusal> {

@@ -50,6 +50,8 @@ pub(super) struct Server {
     /// Children that ended while a creator had not yet said whose they are.
     unclaimed: HashMap<i32, End>,
     next_key: u64,
+    /// Who is to be told about everything: connection and request.
+    watchers_to_be: Vec<(u64, u64)>,
     /// Who asked for the end: connection and request.
     stopping: Option<(u64, u64)>,
     buffer: Vec<u8>,
@@ -90,6 +92,7 @@ impl Server {
             births: BTreeMap::new(),
             unclaimed: HashMap::new(),
             next_key: 0,
+            watchers_to_be: Vec::new(),
             stopping: None,
             buffer: vec![0; BUFFER_BYTES],
         })

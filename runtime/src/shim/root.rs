@@ -1,0 +1,124 @@
+//! A container's root file system: the image's layers with a folder for what is written on top,
+//! and the places for mounts in it.
+//!
+//! Images contain symbolic links, dangling ones too, and mount points may lie behind them. They
+//! are followed here as the container would follow them, never out of its root. Nothing else
+//! sees this root yet, so what is found out stays true.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::mount::MsFlags;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::failure::{Doing, Failure};
+use crate::plan::{MountPoint, RootPlan};
+
+/// Mounts the root at a path of this mount namespace, with places for all that goes on it.
+pub(super) fn prepare(plan: &RootPlan, target: &Path) -> Result<(), Failure> {
+    mount(plan, target)?;
+    let root: OwnedFd = File::open(target).doing("open the root file system")?.into();
+    for point in &plan.mount_points {
+        make(&root, point).doing(format_args!("make the mount point {}", point.path.display()))?;
+    }
+    Ok(())
+}
+
+fn mount(plan: &RootPlan, target: &Path) -> Result<(), Failure> {
+    // The option text is bounded to a page. Descriptors keep it short however many layers there
+    // are, and need no quoting whatever the paths contain.
+    let open = |path: &Path| File::open(path).doing(format_args!("open {}", path.display()));
+    let layers = plan.layers.iter().rev().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open(&plan.upper)?, open(&plan.work)?);
+    let by_descriptor = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+    let lower: Vec<String> = layers.iter().map(by_descriptor).collect();
+    // Nothing in the upper folder is worth a sync: it is never mounted a second time.
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},volatile",
+        lower.join(":"),
+        by_descriptor(&upper),
+        by_descriptor(&work)
+    );
+    nix::mount::mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .doing("mount the root file system")
+}
+
+/// As many links as the kernel follows in one path.
+const MAX_LINKS: u32 = 40;
+
+/// What lies on top of these is not in the root, and libcontainer makes it.
+const MOUNTED_OVER: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+fn make(root: &OwnedFd, point: &MountPoint) -> rustix::io::Result<()> {
+    if MOUNTED_OVER.iter().any(|covered| point.path.starts_with(covered)) {
+        return Ok(());
+    }
+    // The folders from the root to where the walk is; `..` goes one back and never further.
+    let mut chain: Vec<OwnedFd> = vec![open_folder(root, Path::new("."))?];
+    let mut rest: Vec<PathBuf> = reversed(&point.path);
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        if name == Path::new("..") {
+            if chain.len() > 1 {
+                chain.pop();
+            }
+            continue;
+        }
+        let here = chain.last().unwrap_or(root);
+        let wanted_folder = point.is_folder || !rest.is_empty();
+        match rustix::fs::statat(here, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Symlink => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::LOOP);
+                }
+                let to = rustix::fs::readlinkat(here, &name, Vec::new())?.into_bytes();
+                let to = PathBuf::from(std::ffi::OsString::from_vec(to));
+                if to.is_absolute() {
+                    chain.truncate(1);
+                }
+                rest.extend(reversed(&to));
+            }
+            // The last one may be of any kind: the mount covers it, or fails for good reason.
+            Ok(_) if rest.is_empty() => {}
+            Ok(_) => chain.push(open_folder(here, &name)?),
+            Err(Errno::NOENT) if wanted_folder => {
+                rustix::fs::mkdirat(here, &name, Mode::from_raw_mode(0o755))?;
+                chain.push(open_folder(here, &name)?);
+            }
+            Err(Errno::NOENT) => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                rustix::fs::openat(here, &name, flags, Mode::from_raw_mode(0o644))?;
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn open_folder(at: impl AsFd, name: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, name, flags, Mode::empty())
+}
+
+/// The names in a path, the first one last.
+fn reversed(path: &Path) -> Vec<PathBuf> {
+    let name = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(PathBuf::from(name)),
+        Component::ParentDir => Some(PathBuf::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests;
