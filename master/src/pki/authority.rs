@@ -96,12 +96,23 @@ impl Authority {
     /// When it cannot be read, used or made.
     pub fn open(folder: &Path) -> Result<Self> {
         let (certificate_path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
-        let pair = match files::read_pair(&certificate_path, &key_path)? {
-            Some((certificate, key)) => Pair { certificate, key },
-            None => {
-                let pair = make()?;
-                // The key first: a certificate without its key would look like a damaged pair, but
-                // a key that has signed nothing yet can go.
+        let pair = match (files::read(&certificate_path)?, files::read(&key_path)?) {
+            (Some(certificate), Some(key)) => Pair { certificate, key },
+            (Some(_), None) => return Err(Error::HalfAPair { path: key_path }),
+            // The key is written first: this is where a first start was interrupted.
+            (None, Some(key)) => {
+                let key = KeyPair::from_pem(&key).map_err(|error| Error::Unusable {
+                    path: key_path.clone(),
+                    reason: error.to_string(),
+                })?;
+                let pair = make(&key)?;
+                files::write(&certificate_path, &pair.certificate, Readers::All)?;
+                pair
+            }
+            (None, None) => {
+                let key = KeyPair::generate()
+                    .map_err(|source| Error::Make { what: "the authority's key", source })?;
+                let pair = make(&key)?;
                 files::write(&key_path, &pair.key, Readers::Owner)?;
                 files::write(&certificate_path, &pair.certificate, Readers::All)?;
                 pair
@@ -211,7 +222,7 @@ impl CertificateIssuer for Authority {
     }
 }
 
-fn make() -> Result<Pair> {
+fn make(key: &KeyPair) -> Result<Pair> {
     let make = |source| Error::Make { what: "the certificate authority", source };
     let mut params = CertificateParams::default();
     set_validity(&mut params, AUTHORITY_LIFETIME);
@@ -223,8 +234,7 @@ fn make() -> Result<Pair> {
     ];
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "kutter-ca");
-    let key = KeyPair::generate().map_err(make)?;
-    let certificate = params.self_signed(&key).map_err(make)?;
+    let certificate = params.self_signed(key).map_err(make)?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 

@@ -82,6 +82,8 @@ fn a_damaged_authority_is_refused_and_never_replaced() {
         matches!(Authority::open(folder.path()), Err(Error::HalfAPair { path }) if path == key)
     );
     fs::write(&key, kept).expect("written");
+    fs::remove_file(&certificate).expect("removed");
+    Authority::open(folder.path()).expect("a first start that was interrupted is finished");
     fs::write(&certificate, "garbage").expect("written");
     assert!(matches!(Authority::open(folder.path()), Err(Error::Unusable { .. })));
     assert_eq!(fs::read(&certificate).expect("the file"), b"garbage");

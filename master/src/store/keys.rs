@@ -51,3 +51,14 @@ pub const CLAIMS: &str = "/registry/kutter.claims/";
 pub fn claim(claim: &str) -> String {
     format!("{CLAIMS}{claim}")
 }
+
+/// Prefix of the keys that running masters hold under a lease, by address: [`master`].
+pub const MASTERS: &str = "/registry/kutter.masters/";
+
+/// Exists while the master that is reached at `address` runs.
+pub fn master(address: std::net::SocketAddr) -> String {
+    format!("{MASTERS}{address}")
+}
+
+/// The fingerprint of the cluster's certificate authority: all masters have the same one.
+pub const AUTHORITY: &str = "/registry/kutter.pki/authority";

@@ -3,6 +3,7 @@
 //! Revisions are the store's own. Every committed transaction gets the next one; all keys it
 //! writes share it.
 
+pub mod compactor;
 mod embedded;
 mod etcd;
 pub mod keys;

@@ -1,0 +1,449 @@
+//! The command line, checked before anything is opened or bound.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::kinds::ClusterConfig;
+use crate::api::kinds::cidr::Ipv4Range;
+
+/// The control plane of Kutter.
+#[derive(Debug, Parser)]
+#[command(name = "master", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    /// What to do instead of serving.
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tokens with which machines join the cluster.
+    Token {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Prints a new token. A master has to be running: it is asked, as the administrator.
+    Create(TokenArgs),
+}
+
+/// How to make a token.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// The data directory of the running master, or of any other one of the cluster.
+    #[arg(long, default_value = DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// For how long machines can join with it, such as 30m or 24h.
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    pub ttl: Duration,
+}
+
+const DEFAULT_DATA_DIR: &str = "/var/lib/kutter/master";
+
+/// The arguments as they come.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Where certificates and the embedded store are kept.
+    #[arg(long, default_value = DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Address and port for the API and the nodes.
+    #[arg(long, default_value = "0.0.0.0:6443")]
+    pub listen: SocketAddr,
+    /// The address under which others reach this master [default: the one of --listen, or of the
+    /// default route].
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// A file in the data directory, or an etcd cluster.
+    #[arg(long, value_enum, default_value_t = StoreKind::Embedded)]
+    pub store: StoreKind,
+    /// The etcd servers, as http://10.0.0.1:2379, with --store etcd.
+    #[arg(long, value_delimiter = ',', value_name = "URL")]
+    pub etcd_servers: Vec<String>,
+    /// Who signs the certificates of https etcd servers (PEM file).
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// This master's certificate for etcd (PEM file).
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// The key of --etcd-certfile (PEM file).
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Pods get their addresses out of it.
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub pod_cidr: Ipv4Range,
+    /// The length of the prefix that each node gets out of the pods' range.
+    #[arg(long, default_value_t = 24)]
+    pub node_cidr_prefix: u8,
+    /// Services get their addresses out of it.
+    #[arg(long, default_value = "10.96.0.0/16")]
+    pub service_cidr: Ipv4Range,
+    /// Ports for services of type NodePort, both ends included.
+    #[arg(long, default_value = "30000-32767", value_parser = port_range)]
+    pub service_node_port_range: (u16, u16),
+    /// The DNS domain of the cluster.
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// How long a node may be without a session before it counts as lost.
+    #[arg(long, default_value = "20s", value_parser = duration)]
+    pub node_monitor_grace_period: Duration,
+    /// How long after that its pods are replaced.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub pod_eviction_timeout: Duration,
+    /// A further name or address for the server's certificate; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub tls_san: Vec<String>,
+}
+
+/// Which store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StoreKind {
+    /// A file of this process.
+    Embedded,
+    /// An etcd cluster.
+    Etcd,
+}
+
+/// What is wrong with the arguments.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// `--store etcd` without servers.
+    #[error("--store etcd needs --etcd-servers")]
+    NoEtcdServers,
+    /// etcd's options without etcd.
+    #[error("{0} is of no use without --store etcd")]
+    NotEtcd(&'static str),
+    /// An etcd server's address.
+    #[error("--etcd-servers: {0} is not an address such as http://10.0.0.1:2379")]
+    EtcdServer(String),
+    /// Ranges that share addresses.
+    #[error("--pod-cidr {pods} and --service-cidr {services} overlap")]
+    Overlap {
+        /// The pods' range.
+        pods: String,
+        /// The services' range.
+        services: String,
+    },
+    /// A node's part is not a part of the pods' range, or holds too few addresses.
+    #[error(
+        "--node-cidr-prefix {prefix} does not fit --pod-cidr {pods}: it has to be longer than that prefix by at most 16, and at most 29"
+    )]
+    NodePrefix {
+        /// The nodes' prefix.
+        prefix: u8,
+        /// The pods' range.
+        pods: String,
+    },
+    /// A range without room.
+    #[error("--service-cidr {0} is too small: it needs a prefix of at most 30")]
+    SmallServiceCidr(String),
+    /// Not a domain.
+    #[error("--cluster-domain {domain}: {reason}")]
+    Domain {
+        /// What was given.
+        domain: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Not a name for a certificate.
+    #[error("--tls-san {0} is neither an address nor a DNS name")]
+    Name(String),
+    /// An address that means all addresses.
+    #[error("--advertise-address {0} is no address that anybody could connect to")]
+    Advertise(IpAddr),
+    /// Too short to be of use.
+    #[error("--node-monitor-grace-period has to be a second at least")]
+    GracePeriod,
+}
+
+/// Checked arguments.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// See [`ServeArgs::data_dir`].
+    pub data_dir: PathBuf,
+    /// See [`ServeArgs::listen`].
+    pub listen: SocketAddr,
+    /// Under which address others reach this master.
+    pub advertise: IpAddr,
+    /// See [`ServeArgs::store`].
+    pub store: StoreConfig,
+    /// What allocation needs to know.
+    pub cluster: ClusterConfig,
+    /// The address of the Service `default/kubernetes`.
+    pub kubernetes_address: Ipv4Addr,
+    /// See [`ServeArgs::cluster_domain`].
+    pub cluster_domain: String,
+    /// What the controllers need to know.
+    pub controllers: crate::controllers::Config,
+    /// Further names for the server's certificate.
+    pub names: Vec<String>,
+}
+
+/// Which store, with what it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// A file in the data directory.
+    Embedded,
+    /// An etcd cluster.
+    Etcd {
+        /// URLs.
+        servers: Vec<String>,
+        /// CA file.
+        ca: Option<PathBuf>,
+        /// Certificate and key files.
+        identity: Option<(PathBuf, PathBuf)>,
+    },
+}
+
+impl TryFrom<ServeArgs> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: ServeArgs) -> Result<Self, ConfigError> {
+        let ServeArgs {
+            data_dir,
+            listen,
+            advertise_address,
+            store,
+            etcd_servers,
+            etcd_cafile,
+            etcd_certfile,
+            etcd_keyfile,
+            pod_cidr,
+            node_cidr_prefix,
+            service_cidr,
+            service_node_port_range,
+            cluster_domain,
+            node_monitor_grace_period,
+            pod_eviction_timeout,
+            tls_san,
+        } = args;
+        if let Some(address) = advertise_address.filter(|address| address.is_unspecified()) {
+            return Err(ConfigError::Advertise(address));
+        }
+        let identity = etcd_certfile.zip(etcd_keyfile);
+        let store = store_config(store, etcd_servers, etcd_cafile, identity)?;
+        if pod_cidr.contains_range(&service_cidr) || service_cidr.contains_range(&pod_cidr) {
+            return Err(ConfigError::Overlap {
+                pods: pod_cidr.to_string(),
+                services: service_cidr.to_string(),
+            });
+        }
+        // A node needs an address for itself and some for pods; more than 65536 nodes are no use.
+        let parts = node_cidr_prefix.checked_sub(pod_cidr.prefix());
+        if parts.is_none_or(|parts| parts > 16) || node_cidr_prefix > 29 {
+            return Err(ConfigError::NodePrefix {
+                prefix: node_cidr_prefix,
+                pods: pod_cidr.to_string(),
+            });
+        }
+        let first = service_cidr.nth(1).filter(|_| service_cidr.prefix() <= 30);
+        let kubernetes_address =
+            first.ok_or_else(|| ConfigError::SmallServiceCidr(service_cidr.to_string()))?;
+        let errors = proto::names::dns_subdomain(&cluster_domain);
+        if !errors.is_empty() {
+            return Err(ConfigError::Domain { domain: cluster_domain, reason: errors.join("; ") });
+        }
+        for name in &tls_san {
+            let host = name.strip_prefix("*.").unwrap_or(name);
+            let is_address = name.parse::<IpAddr>().is_ok();
+            if !is_address && !proto::names::dns_subdomain(host).is_empty() {
+                return Err(ConfigError::Name(name.clone()));
+            }
+        }
+        if node_monitor_grace_period < Duration::from_secs(1) {
+            return Err(ConfigError::GracePeriod);
+        }
+        Ok(Self {
+            data_dir,
+            listen,
+            advertise: advertise_address.unwrap_or_else(|| reached_at(listen.ip())),
+            store,
+            cluster: ClusterConfig {
+                service_cidr: service_cidr.to_string(),
+                pod_cidr: pod_cidr.to_string(),
+                node_cidr_prefix,
+                node_ports: service_node_port_range,
+            },
+            kubernetes_address,
+            cluster_domain,
+            controllers: crate::controllers::Config {
+                node_monitor_grace_period,
+                pod_eviction_timeout,
+            },
+            names: tls_san,
+        })
+    }
+}
+
+fn store_config(
+    kind: StoreKind,
+    servers: Vec<String>,
+    ca: Option<PathBuf>,
+    identity: Option<(PathBuf, PathBuf)>,
+) -> Result<StoreConfig, ConfigError> {
+    match kind {
+        StoreKind::Embedded if !servers.is_empty() => Err(ConfigError::NotEtcd("--etcd-servers")),
+        StoreKind::Embedded if ca.is_some() => Err(ConfigError::NotEtcd("--etcd-cafile")),
+        StoreKind::Embedded if identity.is_some() => Err(ConfigError::NotEtcd("--etcd-certfile")),
+        StoreKind::Embedded => Ok(StoreConfig::Embedded),
+        StoreKind::Etcd if servers.is_empty() => Err(ConfigError::NoEtcdServers),
+        StoreKind::Etcd => {
+            let good = |server: &str| {
+                server.parse::<http::Uri>().is_ok_and(|uri| {
+                    matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
+                })
+            };
+            match servers.iter().find(|server| !good(server)) {
+                Some(bad) => Err(ConfigError::EtcdServer(bad.clone())),
+                None => Ok(StoreConfig::Etcd { servers, ca, identity }),
+            }
+        }
+    }
+}
+
+/// The address under which a listener is reached from elsewhere.
+fn reached_at(listen: IpAddr) -> IpAddr {
+    if !listen.is_unspecified() {
+        return listen;
+    }
+    // Connecting a datagram socket sends nothing; it only chooses the address that the default
+    // route would use. The destinations are reserved for documentation.
+    let source = |local: IpAddr, remote: IpAddr| {
+        let socket = UdpSocket::bind((local, 0)).ok()?;
+        socket.connect((remote, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    source(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into())
+        .or_else(|| {
+            let remote = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+            source(Ipv6Addr::UNSPECIFIED.into(), remote.into())
+        })
+        // A machine without a network: it can only be a cluster of its own.
+        .unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+/// `300ms`, `20s`, `5m`, `24h`, and such one after the other, as in `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is not a duration such as 20s, 5m or 24h");
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+        let number: u32 = rest[..digits].parse().map_err(|_| bad())?;
+        rest = &rest[digits..];
+        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = match &rest[..letters] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(60 * 60),
+            _ => return Err(bad()),
+        };
+        rest = &rest[letters..];
+        total =
+            unit.checked_mul(number).and_then(|part| total.checked_add(part)).ok_or_else(bad)?;
+    }
+    if text.is_empty() { Err(bad()) } else { Ok(total) }
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let bad = || format!("{text:?} is not a range of ports such as 30000-32767");
+    let (first, last) = text.split_once('-').ok_or_else(bad)?;
+    let (first, last): (u16, u16) =
+        (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+    if first == 0 || last < first { Err(bad()) } else { Ok((first, last)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Result<Config, ConfigError> {
+        let cli = Cli::try_parse_from([&["master"], arguments].concat()).expect("parses");
+        Config::try_from(cli.serve)
+    }
+
+    fn refused(arguments: &[&str]) -> String {
+        Cli::try_parse_from([&["master"], arguments].concat()).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn the_defaults_make_a_cluster() {
+        let config = config(&["--listen", "127.0.0.1:0"]).expect("good");
+        assert_eq!(config.advertise, IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(config.kubernetes_address, Ipv4Addr::new(10, 96, 0, 1));
+        assert_eq!(config.store, StoreConfig::Embedded);
+        assert_eq!(config.cluster.node_ports, (30000, 32767));
+        assert_eq!(config.controllers.pod_eviction_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused_with_a_sentence() {
+        let cases: [(&[&str], &str); 12] = [
+            (&["--store", "etcd"], "needs --etcd-servers"),
+            (&["--etcd-servers", "http://a:1"], "of no use without --store etcd"),
+            (&["--etcd-cafile", "x"], "of no use without --store etcd"),
+            (&["--store", "etcd", "--etcd-servers", "http://a:1,10.0.0.1"], "10.0.0.1 is not an"),
+            (&["--service-cidr", "10.244.8.0/24"], "overlap"),
+            (&["--pod-cidr", "10.0.0.0/8", "--node-cidr-prefix", "16"], "overlap"),
+            (&["--node-cidr-prefix", "15"], "does not fit"),
+            (&["--node-cidr-prefix", "30"], "does not fit"),
+            (&["--service-cidr", "10.96.0.0/31"], "too small"),
+            (&["--cluster-domain", "Not A Domain"], "--cluster-domain"),
+            (&["--tls-san", "a_b"], "neither an address nor a DNS name"),
+            (&["--advertise-address", "0.0.0.0"], "no address that anybody"),
+        ];
+        for (arguments, words) in cases {
+            let error = config(arguments).expect_err("refused").to_string();
+            assert!(error.contains(words), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn malformed_values_are_refused_by_the_parser() {
+        for (flag, value) in [
+            ("--pod-cidr", "10.0.0.0"),
+            ("--service-node-port-range", "5-4"),
+            ("--service-node-port-range", "30000"),
+            ("--node-monitor-grace-period", "20"),
+            ("--pod-eviction-timeout", "s"),
+            ("--pod-eviction-timeout", "5d"),
+            ("--listen", "localhost"),
+            ("--store", "zookeeper"),
+        ] {
+            assert!(refused(&[flag, value]).contains(value), "{flag} {value}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        for (text, seconds) in [("20s", 20), ("5m0s", 300), ("1h30m", 5400), ("0s", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn names_and_servers_may_be_several() {
+        let config = config(&[
+            "--store=etcd",
+            "--etcd-servers=http://10.0.0.1:2379,https://etcd-2:2379",
+            "--tls-san=api.example.com",
+            "--tls-san=192.0.2.7",
+        ])
+        .expect("good");
+        assert_eq!(config.names, ["api.example.com", "192.0.2.7"]);
+        assert!(matches!(config.store, StoreConfig::Etcd { servers, .. } if servers.len() == 2));
+    }
+}
