@@ -117,16 +117,22 @@ impl BridgeNetwork {
         let node = Links::open()?;
         let bridge = node.ensure_bridge(&self.config.bridge, range).await?;
         let name = veth_name(pod_uid);
+        let mut news = None;
         if !is_connected(&node, &pod, &name, bridge).await? {
             // The other end may be in a namespace that this pod no longer has.
             node.remove(&name).await?;
             let mtu = self.uplink_mtu(&node).await?;
             let netns = netns.as_raw_fd();
+            news = Some(Links::news()?);
             node.add_veth(&Veth { name: &name, bridge, netns, address, mtu }).await?;
         }
         pod.set_up_pod(address, range.gateway())
             .await?
-            .ok_or_else(|| Problem::Reason("its interface vanished".into()))
+            .ok_or_else(|| Problem::Reason("its interface vanished".into()))?;
+        if let Some(mut news) = news {
+            node.wait_until_up(&name, &mut news).await?;
+        }
+        Ok(())
     }
 
     /// What the interface with this node's address carries: more would be cut up or lost there.

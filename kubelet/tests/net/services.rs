@@ -103,6 +103,8 @@ impl Web {
         web.endpoints(&[("near", true), ("far", true)]);
         for node in &web.cluster.nodes {
             eventually("routes", || node.routes(), |routes| routes.len() == 2);
+        }
+        for node in &web.cluster.nodes {
             eventually(
                 "the service",
                 || tally_tcp(&node.namespace, "10.96.0.10:80", 8),
