@@ -272,6 +272,12 @@ fn plug_in(segment: &Namespace, namespace: &Namespace, port: &str, address: Ipv4
     namespace.command("ip link set lo up");
     namespace.command(&format!("ip address add {address}/24 dev uplink"));
     namespace.command("ip link set uplink up");
+    // What is sent before the wire is ready is lost, and sent again after a second only.
+    eventually(
+        "the wire",
+        || segment.command(&format!("ip -o link show {port}")),
+        |link| link.contains("state UP"),
+    );
 }
 
 impl TestNode {
