@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -109,10 +110,13 @@ impl Hierarchies {
         Ok(())
     }
 
-    /// Moves this process into the groups of another.
-    pub(crate) fn follow(&self, pid: u32) -> Result<()> {
+    /// Moves this process into the groups of another, but for the one of version 2: that is given
+    /// back, for a child to be made in it. Being born in a group costs nothing, while each move
+    /// makes the kernel wait until no processor forks.
+    pub(crate) fn follow(&self, pid: u32) -> Result<Option<OwnedFd>> {
         let path = format!("/proc/{pid}/cgroup");
         let text = fs::read_to_string(&path).map_err(|e| io_error("read", &path, e))?;
+        let mut unified = None;
         for line in text.lines() {
             // "4:memory:/path", for version 2 "0::/path"
             let mut fields = line.splitn(3, ':').skip(1);
@@ -121,11 +125,17 @@ impl Hierarchies {
                 "" => h.version == Version::Two,
                 names => names.split(',').all(|name| h.controllers.iter().any(|c| c == name)),
             });
-            if let Some(hierarchy) = hierarchy {
-                join(&hierarchy.folder_of_absolute(group))?;
+            let Some(hierarchy) = hierarchy else { continue };
+            let folder = hierarchy.folder_of_absolute(group);
+            match hierarchy.version {
+                Version::One => join(&folder)?,
+                Version::Two => {
+                    let file = fs::File::open(&folder).map_err(|e| io_error("open", &folder, e))?;
+                    unified = Some(file.into());
+                }
             }
         }
-        Ok(())
+        Ok(unified)
     }
 
     /// How often the kernel has killed in a group for want of memory.

@@ -28,13 +28,22 @@ pub(crate) fn fork() -> nix::Result<Fork> {
     }
 }
 
-/// Forks a process with one thread so that the child's parent is this process' own parent.
-pub(crate) fn fork_sibling() -> nix::Result<Fork> {
+/// Forks a process with one thread so that the child's parent is this process' own parent, and
+/// the child is in a control group of version 2, given as its folder.
+pub(crate) fn fork_sibling(group: Option<BorrowedFd<'_>>) -> nix::Result<Fork> {
+    /// The libc crate's constant of this name is too narrow.
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    // SAFETY: all of the structure is plain data, for which zeroes are a valid value.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     // With CLONE_PARENT the signal at its end is the one of this process, SIGCHLD.
-    let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as libc::c_ulong;
+    arguments.flags = libc::CLONE_PARENT as u64;
+    if let Some(group) = group {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = group.as_raw_fd() as u64;
+    }
     // SAFETY: no new stack and no shared memory: this is a fork, and as above there is only one
-    // thread. The unused arguments are zero in either order an architecture may want them.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    // thread. The structure has the size that is passed and outlives the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of::<libc::clone_args>()) };
     match Errno::result(pid)? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(Pid::from_raw(pid as libc::pid_t))),

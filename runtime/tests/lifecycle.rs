@@ -3,12 +3,10 @@
 mod common;
 
 use std::fs;
-use std::time::Duration;
 
-use common::{PATIENCE, Rig, eventually, is_root, runs};
+use common::{Rig, eventually, is_root, runs};
 use runtime::{
-    ContainerId, ContainerRuntime, Error, Mount, MountSource, Resources, SandboxConfig, SandboxId,
-    User,
+    ContainerId, ContainerRuntime, Error, Mount, MountSource, SandboxConfig, SandboxId, User,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -447,38 +445,11 @@ async fn a_shim_stays_small() {
     let namespace = sandbox.network_namespace.unwrap();
     let process = namespace.parent().and_then(|path| path.parent()).unwrap();
     let status = fs::read_to_string(process.join("status")).unwrap();
-    eprintln!("{status}");
-    let smaps = fs::read_to_string(process.join("smaps_rollup")).unwrap();
-    eprintln!("{smaps}");
     assert_eq!(common::status_field(&status, "Threads"), "1");
+    // What is its own; how much of the program is in memory depends on how it was built.
+    let own = common::status_field(&status, "RssAnon");
+    let kilobytes: u32 = own.split(' ').next().unwrap().parse().unwrap();
+    assert!(kilobytes < 3000, "{own}");
     assert!(rig.state(&running).await.exit.is_none());
-    rig.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_takes_little_time() {
-    if !is_root() {
-        return;
-    }
-    let rig = Rig::new().await;
-    rig.run_to_end("warm", "true").await;
-    for number in 0..5 {
-        let id = format!("pod{number}");
-        let began = std::time::Instant::now();
-        let sandbox = rig.sandbox(&id).await.config.id;
-        let made = began.elapsed();
-        let config = rig.container_config(&id, &["sleep", "600"]);
-        rig.runtime.start_container(&sandbox, &config).await.unwrap();
-        let started = began.elapsed() - made;
-        rig.runtime.remove_sandbox(&sandbox).await.unwrap();
-        let removed = began.elapsed() - started - made;
-        eprintln!("sandbox {made:?}, container {started:?}, removal {removed:?}");
-    }
-    let resources = Resources { memory_limit_bytes: Some(64 << 20), ..Default::default() };
-    let mut config = rig.container_config("limited", &["true"]);
-    config.resources = resources;
-    let began = std::time::Instant::now();
-    rig.run_config_to_end(config).await;
-    assert!(began.elapsed() < PATIENCE.max(Duration::from_secs(1)));
     rig.finish().await;
 }

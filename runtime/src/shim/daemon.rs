@@ -42,9 +42,10 @@ pub(super) fn start(folder: SandboxFolder) -> Result<(), Failure> {
         Err(_) => sys::exit_now(1),
     }
     let code = match prepare(&folder) {
-        Ok(server) => {
+        Ok((server, record)) => {
             // The caller reads nothing but the end of the pipe as good news.
             drop(ready);
+            leave_caller_groups(&server, &record);
             server.run()
         }
         Err(failure) => {
@@ -65,15 +66,13 @@ fn await_readiness(mut readiness: impl Read) -> Result<(), Failure> {
     }
 }
 
-fn prepare(folder: &SandboxFolder) -> Result<Server, Failure> {
+fn prepare(folder: &SandboxFolder) -> Result<(Server, SandboxRecord), Failure> {
     let record: SandboxRecord = records::read(&folder.config()).doing("read the configuration")?;
     redirect_output(folder)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     rustix::thread::set_name(c"kutter-shim").doing("set the name")?;
     confine::set_oom_score(OOM_SCORE_ADJ).doing("protect from the OOM killer")?;
     let hierarchies = Hierarchies::read().doing("find the control groups")?;
-    hierarchies.enter(&record.shim_cgroup).doing("enter the shims' control group")?;
-
     make_namespaces(&record)?;
     mount_shared_memory(&folder.shared_memory())?;
 
@@ -81,7 +80,16 @@ fn prepare(folder: &SandboxFolder) -> Result<Server, Failure> {
     let own = ProcessIdentity::of(std::process::id())
         .ok_or_else(|| Failure("/proc does not show this process".to_owned()))?;
     records::write(&folder.shim(), &own).doing("write the shim's identity")?;
-    Server::new(folder.clone(), hierarchies, listener)
+    let server = Server::new(folder.clone(), hierarchies, listener)?;
+    Ok((server, record))
+}
+
+/// Moves out of the control groups of the caller, so that it can be restarted by itself. The
+/// kernel takes a while for a move; meanwhile the caller sets up the network.
+fn leave_caller_groups(server: &Server, record: &SandboxRecord) {
+    if let Err(error) = server.hierarchies().enter(&record.shim_cgroup) {
+        eprintln!("the shim stays in the control group of its caller: {error}");
+    }
 }
 
 /// Nothing reads what a shim prints, so complaints go to a file beside its socket.

@@ -55,7 +55,7 @@ pub(super) fn enter(
     // From here on this process is not the shim's equal any more: seen from inside the container
     // it must give away neither its memory nor its program.
     confine::set_oom_score(process.oom_score_adj).doing("set the OOM score")?;
-    hierarchies.follow(target.pid).doing("enter the control groups")?;
+    let group = hierarchies.follow(target.pid).doing("enter the control groups")?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .doing("hide this process")?;
     confine::set_limits(&process).doing("set resource limits")?;
@@ -72,7 +72,7 @@ pub(super) fn enter(
     rustix::thread::move_into_thread_name_spaces(handle.as_fd(), namespaces)
         .doing("enter the container's namespaces")?;
 
-    match sys::fork_sibling().doing("fork")? {
+    match sys::fork_sibling(group.as_ref().map(AsFd::as_fd)).doing("fork")? {
         Fork::Parent(pid) => report::send(report, &Report::Born { pid: pid.as_raw() }, None),
         Fork::Child => {
             drop(handle);

@@ -98,6 +98,10 @@ impl Server {
         })
     }
 
+    pub(super) fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
     /// Serves until asked to stop; gives the exit code.
     pub(super) fn run(mut self) -> i32 {
         loop {
