@@ -44,3 +44,26 @@ pub(crate) fn random_fraction() -> f64 {
     let bits = RandomState::new().hash_one(0u8) >> 11;
     bits as f64 / (1u64 << 53) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_longest_and_are_spread() {
+        let mut backoff = Backoff::default();
+        for expected in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
+            let longest = Duration::from_millis(expected);
+            let delay = backoff.next_delay();
+            assert!(delay >= longest / 2 && delay <= longest, "{delay:?} of {longest:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next_delay() <= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn two_nodes_do_not_wait_for_the_same_time() {
+        let delays: Vec<_> = (0..8).map(|_| Backoff::default().next_delay()).collect();
+        assert!(delays.iter().any(|delay| *delay != delays[0]), "{delays:?}");
+    }
+}

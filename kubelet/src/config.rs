@@ -196,3 +196,48 @@ impl std::fmt::Display for MasterUrl {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_masters_address_is_https_with_a_host() {
+        for (text, host, port) in [
+            ("https://10.0.0.1:7443", "10.0.0.1", 7443),
+            ("https://master.example", "master.example", 6443),
+            ("https://[fd00::1]:6443/", "fd00::1", 6443),
+        ] {
+            let url: MasterUrl = text.parse().unwrap();
+            assert_eq!((url.host.as_str(), url.port), (host, port), "{text}");
+            assert_eq!(url.to_string().parse::<MasterUrl>().unwrap(), url);
+        }
+        for text in ["http://10.0.0.1", "10.0.0.1:6443", "https://", "https://a/b", "https://a?b"] {
+            assert!(text.parse::<MasterUrl>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_as_documented() {
+        let cli = Cli::try_parse_from([
+            "kubelet",
+            "--join=https://10.0.0.1:6443",
+            "--join=https://10.0.0.2:6443",
+            "--node-label=disk=fast",
+            "--insecure-registry=10.0.0.9:5000",
+        ])
+        .unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.config.join.len(), 2);
+        assert_eq!(cli.config.node_labels, [("disk".to_owned(), "fast".to_owned())]);
+        assert_eq!(cli.config.traces.root_dir, Path::new(DEFAULT_ROOT_DIR));
+        let import = ["kubelet", "image", "import", "a.tar", "--root-dir", "/tmp/x"];
+        let Some(Command::Image(ImageCommand::Import { file, root_dir })) =
+            Cli::try_parse_from(import).unwrap().command
+        else {
+            panic!("an import was asked for");
+        };
+        assert_eq!((file, root_dir), ("a.tar".into(), "/tmp/x".into()));
+        assert!(Cli::try_parse_from(["kubelet", "--node-label=none"]).is_err());
+    }
+}

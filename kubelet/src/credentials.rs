@@ -189,3 +189,6 @@ impl CredentialsFolder {
             .map_err(|_| invalid("node certificate", "it is no text"))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -197,3 +197,6 @@ fn host_name() -> Result<String, EnrollmentError> {
         nix::unistd::gethostname().map_err(|error| EnrollmentError::Hostname(error.into()))?;
     name.into_string().map_err(|_| EnrollmentError::Hostname(io::Error::other("it is no text")))
 }
+
+#[cfg(test)]
+mod tests;

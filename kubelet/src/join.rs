@@ -23,6 +23,9 @@ pub enum JoinError {
     /// The token is not what `master token create` prints.
     #[error("the token is incomplete; copy it whole, as `master token create` printed it")]
     MalformedToken,
+    /// There is nobody to ask.
+    #[error("no master is named")]
+    NoMaster,
     /// No master can be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -138,7 +141,7 @@ pub async fn join(
             Err(error) => return Err(error),
         }
     }
-    Err(JoinError::MalformedToken)
+    Err(JoinError::NoMaster)
 }
 
 /// Asks for a certificate once. An empty token means that the connection's certificate speaks.
@@ -256,5 +259,34 @@ impl std::fmt::Display for Chain<'_> {
             source = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_carries_the_hash_of_its_clusters_authority() {
+        let token: Token = format!(" id.secret.{}\n", "0f".repeat(32)).parse().unwrap();
+        assert_eq!(token.authority_digest(), [0x0f; 32]);
+        assert!(!token.text.contains(char::is_whitespace));
+    }
+
+    #[test]
+    fn a_token_that_was_not_copied_whole_is_noticed() {
+        let hash = "0f".repeat(32);
+        for text in [
+            String::new(),
+            "id.secret".to_owned(),
+            format!("id.secret.{}", &hash[..60]),
+            format!("id..{hash}"),
+            format!(".secret.{hash}"),
+            format!("id.secret.{hash}.more"),
+            format!("id.secret.{}", "zz".repeat(32)),
+            format!("id.secret.{}", "ä".repeat(32)),
+        ] {
+            assert!(text.parse::<Token>().is_err(), "{text}");
+        }
     }
 }

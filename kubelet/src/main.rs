@@ -1,5 +1,6 @@
 //! The kubelet's program.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -16,7 +17,11 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let Cli { config, command } = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let result = match command {
         Some(Command::Image(command)) => image(command),
         Some(Command::Cleanup(traces)) => {

@@ -141,3 +141,79 @@ impl Reporter {
         self.news.notified().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> ObjectKey {
+        ObjectKey::new("ns", "p")
+    }
+
+    fn phase(phase: &str) -> PodStatus {
+        PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() }
+    }
+
+    fn taken(reporter: &Reporter, wanted: bool) -> Vec<Option<String>> {
+        let unsent = reporter.take_unsent(|_, _| wanted);
+        unsent.pods.into_iter().map(|(_, report)| report.status?.phase).collect()
+    }
+
+    #[test]
+    fn a_status_is_sent_once_per_session() {
+        let reporter = Reporter::default();
+        reporter.pod_status(key(), "u", phase("Pending"));
+        reporter.pod_status(key(), "u", phase("Running"));
+        assert_eq!(taken(&reporter, true), [Some("Running".to_owned())]);
+        assert!(taken(&reporter, true).is_empty());
+        reporter.resend_all();
+        assert_eq!(taken(&reporter, true), [Some("Running".to_owned())]);
+    }
+
+    #[test]
+    fn a_removal_is_told_until_the_master_has_deleted_the_pod() {
+        let reporter = Reporter::default();
+        reporter.pod_removed(key(), "u");
+        assert_eq!(taken(&reporter, true), [None]);
+        reporter.resend_all();
+        assert_eq!(taken(&reporter, true), [None]);
+        reporter.pod_deleted("u");
+        reporter.resend_all();
+        assert!(taken(&reporter, true).is_empty());
+    }
+
+    #[test]
+    fn a_removal_that_nobody_waits_for_is_told_once() {
+        let reporter = Reporter::default();
+        reporter.pod_removed(key(), "u");
+        assert_eq!(taken(&reporter, false), [None]);
+        reporter.resend_all();
+        assert!(taken(&reporter, false).is_empty());
+    }
+
+    #[test]
+    fn a_deletion_does_not_lose_a_removal_that_is_still_to_be_told() {
+        let reporter = Reporter::default();
+        reporter.pod_removed(key(), "u");
+        reporter.pod_deleted("u");
+        assert_eq!(taken(&reporter, false), [None]);
+    }
+
+    #[test]
+    fn events_are_bounded_and_keep_their_order_when_given_back() {
+        let reporter = Reporter::default();
+        for number in 0..=MAX_EVENTS {
+            let event = Event { message: Some(number.to_string()), ..Event::default() };
+            reporter.event(event);
+        }
+        let events = reporter.take_unsent(|_, _| true).events;
+        assert_eq!(events.len(), MAX_EVENTS);
+        assert_eq!(events[0].message.as_deref(), Some("1"));
+        let later = Event { message: Some("later".to_owned()), ..Event::default() };
+        reporter.event(later);
+        reporter.give_back(events);
+        let events = reporter.take_unsent(|_, _| true).events;
+        assert_eq!(events.len(), MAX_EVENTS);
+        assert_eq!(events.back().unwrap().message.as_deref(), Some("later"));
+    }
+}

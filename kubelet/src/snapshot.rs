@@ -143,27 +143,31 @@ impl SnapshotFolder {
     /// again with the next change.
     pub async fn keep(self, state: StateHandle, shutdown: CancellationToken) {
         let mut changes = state.changes();
-        let mut dirty: Vec<Part> = Vec::new();
         let mut earliest = Instant::now();
-        let mut running = true;
-        while running {
-            let due = (earliest.max(Instant::now() + COALESCE)).into();
-            let first = tokio::select! {
-                change = changes.recv() => Some(change),
-                () = shutdown.cancelled() => None,
-            };
-            running = first.is_some() && note(first, &mut dirty);
-            let write_at = tokio::time::sleep_until(due);
-            tokio::pin!(write_at);
-            while running {
+        loop {
+            let mut dirty: Vec<Part> = Vec::new();
+            tokio::select! {
+                change = changes.recv() => note(change, &mut dirty),
+                () = shutdown.cancelled() => {}
+            }
+            // More may follow at once; it is written together.
+            let due = earliest.max(Instant::now() + COALESCE);
+            let mut waiting = !shutdown.is_cancelled();
+            while waiting {
                 tokio::select! {
-                    change = changes.recv() => running = note(Some(change), &mut dirty),
-                    () = &mut write_at => break,
-                    () = shutdown.cancelled() => running = false,
+                    change = changes.recv() => note(change, &mut dirty),
+                    () = tokio::time::sleep_until(due.into()) => waiting = false,
+                    () = shutdown.cancelled() => waiting = false,
                 }
             }
+            while let Ok(change) = changes.try_recv() {
+                note(Ok(change), &mut dirty);
+            }
             let started = Instant::now();
-            self.write(&state, std::mem::take(&mut dirty)).await;
+            self.write(&state, dirty).await;
+            if shutdown.is_cancelled() {
+                return;
+            }
             earliest = Instant::now() + started.elapsed() * REST_FACTOR;
         }
     }
@@ -224,24 +228,24 @@ impl SnapshotFolder {
     }
 }
 
-/// Remembers what a change touches; tells whether there may be more.
-fn note(change: Option<Result<Change, RecvError>>, dirty: &mut Vec<Part>) -> bool {
+/// Remembers what a change touches.
+fn note(change: Result<Change, RecvError>, dirty: &mut Vec<Part>) {
     let parts: &[Part] = match change {
-        Some(Ok(Change::Everything) | Err(RecvError::Lagged(_))) => &PARTS,
-        Some(Ok(Change::Pod(_))) => &[Part::Pods],
-        Some(Ok(Change::ConfigMap(_))) => &[Part::ConfigMaps],
-        Some(Ok(Change::Secret(_))) => &[Part::Secrets],
-        Some(Ok(Change::Service(_))) => &[Part::Services],
-        Some(Ok(Change::EndpointSlice(_))) => &[Part::EndpointSlices],
-        Some(Ok(Change::Peers | Change::Node)) => &[Part::Cluster],
-        Some(Err(RecvError::Closed)) | None => return false,
+        Ok(Change::Everything) | Err(RecvError::Lagged(_)) => &PARTS,
+        Ok(Change::Pod(_)) => &[Part::Pods],
+        Ok(Change::ConfigMap(_)) => &[Part::ConfigMaps],
+        Ok(Change::Secret(_)) => &[Part::Secrets],
+        Ok(Change::Service(_)) => &[Part::Services],
+        Ok(Change::EndpointSlice(_)) => &[Part::EndpointSlices],
+        Ok(Change::Peers | Change::Node) => &[Part::Cluster],
+        // Cannot be: the state's handle, which this task holds, is the sender.
+        Err(RecvError::Closed) => &[],
     };
     for part in parts {
         if !dirty.contains(part) {
             dirty.push(*part);
         }
     }
-    true
 }
 
 /// The objects are shared, so the lock is held for as long as it takes to count references.
@@ -269,3 +273,6 @@ fn encode(part: Part, state: &StateHandle) -> Result<Vec<u8>, serde_json::Error>
         })),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@
 
 mod inbox;
 mod outgoing;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
