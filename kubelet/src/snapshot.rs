@@ -17,7 +17,7 @@ use proto::k8s::{Metadata, Resource};
 use proto::{ObjectKey, Peer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -160,8 +160,12 @@ impl SnapshotFolder {
                     () = shutdown.cancelled() => waiting = false,
                 }
             }
-            while let Ok(change) = changes.try_recv() {
-                note(Ok(change), &mut dirty);
+            loop {
+                match changes.try_recv() {
+                    Ok(change) => note(Ok(change), &mut dirty),
+                    Err(TryRecvError::Lagged(by)) => note(Err(RecvError::Lagged(by)), &mut dirty),
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                }
             }
             let started = Instant::now();
             self.write(&state, dirty).await;
