@@ -26,16 +26,6 @@ impl Merge {
             Self::Object(_) | Self::RetainKeys(_) | Self::Set => None,
         }
     }
-
-    /// `x-kubernetes-patch-strategy`, for types that have one.
-    pub(crate) fn strategy(self) -> Option<&'static str> {
-        match self {
-            Self::Object(_) => None,
-            Self::RetainKeys(_) => Some("retainKeys"),
-            Self::ByKey(..) | Self::Set => Some("merge"),
-            Self::ByKeyRetaining(..) => Some("merge,retainKeys"),
-        }
-    }
 }
 
 use Merge::{ByKey, ByKeyRetaining, Object, RetainKeys, Set};
@@ -47,11 +37,6 @@ const OTHER: &str = "";
 pub(crate) fn field(of: &str, name: &str) -> Option<Merge> {
     let (_, fields) = TYPES.iter().find(|(type_name, _)| *type_name == of)?;
     fields.iter().find(|(field, _)| *field == name).map(|(_, merge)| *merge)
-}
-
-/// How the fields of a type merge, those that are written down.
-pub(crate) fn fields(of: &str) -> &'static [(&'static str, Merge)] {
-    TYPES.iter().find(|(type_name, _)| *type_name == of).map_or(&[], |(_, fields)| *fields)
 }
 
 type Fields = &'static [(&'static str, Merge)];

@@ -15,14 +15,22 @@ use crate::api::rest::body::api_version;
 use crate::api::rest::render;
 use crate::api::rest::target::Target;
 
+/// The version of Kubernetes whose types and behaviour are served.
+const KUBERNETES: (&str, &str) = ("1", "37");
+
+/// The version by which clients know what to expect of a server.
+pub(crate) fn git_version() -> String {
+    let (major, minor) = KUBERNETES;
+    format!("v{major}.{minor}.0+kutter-{}", env!("CARGO_PKG_VERSION"))
+}
+
 /// Answers `/version`.
 pub(crate) async fn version() -> Response {
-    // The version of Kubernetes whose types and behaviour are served.
-    let (major, minor) = ("1", "37");
+    let (major, minor) = KUBERNETES;
     let version = json!({
         "major": major,
         "minor": minor,
-        "gitVersion": format!("v{major}.{minor}.0+kutter-{}", env!("CARGO_PKG_VERSION")),
+        "gitVersion": git_version(),
         "gitCommit": "",
         "gitTreeState": "",
         "buildDate": "",

@@ -17,7 +17,7 @@ use crate::api::registry::AnyKind;
 use crate::api::rest::change::Change;
 use crate::api::rest::query::Options;
 use crate::api::rest::target::{ResourceTarget, Target};
-use crate::api::rest::{Api, body, discovery, list, render, scale, watch};
+use crate::api::rest::{Api, body, discovery, exec, list, log, openapi, render, scale, watch};
 
 /// Answers every request that has no route of its own.
 pub(crate) async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
@@ -28,7 +28,17 @@ pub(crate) async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> R
 }
 
 async fn serve(api: &Api, request: Request) -> Result<Response, ApiError> {
-    let target = Target::parse(request.uri().path()).ok_or_else(ApiError::no_such_path)?;
+    let path = request.uri().path();
+    if let Some(path) = path.strip_prefix("/openapi/v3") {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(ApiError::method_not_allowed());
+        }
+        return match path.strip_prefix('/').unwrap_or(path) {
+            "" => openapi::index(api.objects.registry()),
+            version => openapi::versioned(api.objects.registry(), version, request.headers()),
+        };
+    }
+    let target = Target::parse(path).ok_or_else(ApiError::no_such_path)?;
     match target {
         Target::Resource(target) => resource(api, target, request).await,
         document => {
@@ -77,6 +87,16 @@ async fn resource(
         },
         Some("binding") if resource.plural == "pods" => match *request.method() {
             Method::POST => bind(&change(api, kind, request).await?, &key).await,
+            _ => Err(ApiError::method_not_allowed()),
+        },
+        Some("log") if resource.plural == "pods" => match *request.method() {
+            Method::GET | Method::HEAD => {
+                log::log(api, kind, &key, &Options::parse(request.uri())?).await
+            }
+            _ => Err(ApiError::method_not_allowed()),
+        },
+        Some("exec") if resource.plural == "pods" => match *request.method() {
+            Method::GET | Method::POST => exec::exec(api, kind, &key, request.into_parts().0).await,
             _ => Err(ApiError::method_not_allowed()),
         },
         Some(_) => Err(ApiError::no_such_path()),

@@ -1,6 +1,7 @@
 //! The REST API as clients see it: requests through the router, over the embedded store in memory.
 
 mod reading;
+mod streaming;
 mod watching;
 mod writing;
 

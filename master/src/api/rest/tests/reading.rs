@@ -179,6 +179,25 @@ async fn discovery_tells_what_is_served() {
 }
 
 #[tokio::test]
+async fn openapi_tells_the_operations_and_that_fields_are_validated() {
+    let server = Server::start().await;
+    let index = server.get("/openapi/v3").await.ok();
+    let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
+    let document = server.get(url).await;
+    let etag = document.headers[header::ETAG].clone();
+    let document = document.ok();
+    let patch = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
+    assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Pod");
+    let parameters = patch["parameters"].as_array().unwrap();
+    assert!(parameters.iter().any(|parameter| parameter["name"] == "fieldValidation"));
+    let mut again = request(Method::GET, url, None, Body::empty());
+    again.headers_mut().insert(header::IF_NONE_MATCH, etag);
+    assert_eq!(server.send(again).await.status, StatusCode::NOT_MODIFIED);
+    server.get("/openapi/v3/apis/apps/v1").await.refused(404, "NotFound");
+    server.get("/openapi/v2").await.refused(404, "NotFound");
+}
+
+#[tokio::test]
 async fn strangers_get_401_nodes_403_and_probes_an_answer() {
     let server = Server::start().await;
     let with = |path: &str, identity: Option<Identity>| {
