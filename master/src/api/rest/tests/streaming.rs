@@ -2,8 +2,6 @@
 
 use super::*;
 
-use std::sync::Mutex;
-
 use base64::Engine as _;
 use proto::node::open_tunnel::Request as Wanted;
 use proto::node::tunnel_down::Message as Down;
