@@ -58,6 +58,15 @@ impl<P: Clone + Eq + Hash> Selection<P> {
 
     /// The pods that the object's selector selects.
     pub(crate) fn selected(&self, object: &ObjectKey) -> Vec<P> {
+        self.classes(object).flat_map(|class| class.pods.iter().cloned()).collect()
+    }
+
+    /// How many these are.
+    pub(crate) fn count(&self, object: &ObjectKey) -> usize {
+        self.classes(object).map(|class| class.pods.len()).sum()
+    }
+
+    fn classes(&self, object: &ObjectKey) -> impl Iterator<Item = &Class<P>> {
         let classes = self.namespaces.get(&object.namespace).into_iter().flat_map(|namespace| {
             // Without a selector there is nothing in any class, and no need to look.
             namespace.selectors.get(object).map(|_| namespace.classes.values())
@@ -65,8 +74,6 @@ impl<P: Clone + Eq + Hash> Selection<P> {
         classes
             .flatten()
             .filter(|class| class.selectors.iter().any(|selector| **selector == *object))
-            .flat_map(|class| class.pods.iter().cloned())
-            .collect()
     }
 
     /// A pod begins to be counted.

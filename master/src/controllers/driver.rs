@@ -48,8 +48,22 @@ pub(crate) trait Controller: Send + Sync + 'static {
         futures::stream::pending().boxed()
     }
 
+    /// How long the key rests after a pass; see [`WorkQueue`]. For passes whose cost grows with what
+    /// they look at.
+    fn rest(&self, _key: &Self::Key) -> Duration {
+        Duration::ZERO
+    }
+
     /// Makes what the key names as it should be.
     async fn sync(&self, key: &Self::Key) -> Result<Next, SyncError>;
+}
+
+/// How long an object rests after a pass that looked at this many pods: as long as such a pass takes
+/// on a slow machine, so that at most half of the time goes into one object.
+pub(crate) fn rest_after(pods: usize) -> Duration {
+    const PER_POD: Duration = Duration::from_micros(200);
+    const LONGEST: Duration = Duration::from_millis(100);
+    PER_POD.saturating_mul(u32::try_from(pods).unwrap_or(u32::MAX)).min(LONGEST)
 }
 
 /// When a key has to be looked at again though nothing happens.
@@ -144,7 +158,8 @@ pub(crate) async fn run<C: Controller>(
             },
             Some(key) = triggers.next() => queue.add(key),
             Some(Ok((key, outcome))) = running.join_next() => {
-                queue.done(key, outcome, Instant::now());
+                let rest = controller.rest(&key);
+                queue.done(key, outcome, rest, Instant::now());
             }
             () = sleep_until(due), if running.len() < C::CONCURRENCY => {}
         }

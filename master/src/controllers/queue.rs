@@ -8,6 +8,9 @@
 //!       due  │  └─added again──┘ └ added meanwhile: ready again when done
 //!          later ◄── failed, or asked to be looked at again
 //! ```
+//!
+//! A key may rest for a moment after a pass: what is added meanwhile waits, so that a pass that costs
+//! much looks at many changes at once. The first change after a quiet time never waits.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -29,6 +32,9 @@ pub(crate) struct WorkQueue<K> {
     later: BTreeMap<(Instant, u64), K>,
     is_later: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
+    /// Keys that rest, with until when; and the same by time, to forget them.
+    resting: HashMap<K, Instant>,
+    rested: BTreeMap<(Instant, u64), K>,
     sequence: u64,
 }
 
@@ -52,6 +58,8 @@ impl<K> Default for WorkQueue<K> {
             later: BTreeMap::new(),
             is_later: HashMap::new(),
             failures: HashMap::new(),
+            resting: HashMap::new(),
+            rested: BTreeMap::new(),
             sequence: 0,
         }
     }
@@ -64,6 +72,12 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             *again = true;
             return;
         }
+        if let Some(until) = self.resting.get(&key).copied() {
+            if self.is_later.get(&key).is_none_or(|(at, _)| *at > until) {
+                self.put_off(key, until);
+            }
+            return;
+        }
         if let Some(at) = self.is_later.remove(&key) {
             self.later.remove(&at);
         }
@@ -72,8 +86,22 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         }
     }
 
+    fn put_off(&mut self, key: K, until: Instant) {
+        if let Some(at) = self.is_later.remove(&key) {
+            self.later.remove(&at);
+        }
+        self.sequence += 1;
+        self.later.insert((until, self.sequence), key.clone());
+        self.is_later.insert(key, (until, self.sequence));
+    }
+
     /// The next key that is due; it runs until [`done`](Self::done).
     pub(crate) fn take(&mut self, now: Instant) -> Option<K> {
+        while let Some(entry) = self.rested.first_entry()
+            && entry.key().0 <= now
+        {
+            self.resting.remove(&entry.remove());
+        }
         while let Some(entry) = self.later.first_entry()
             && entry.key().0 <= now
         {
@@ -87,8 +115,13 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         Some(key)
     }
 
-    /// The pass of a key that was taken is over.
-    pub(crate) fn done(&mut self, key: K, outcome: Outcome, now: Instant) {
+    /// The pass of a key that was taken is over; it rests for `rest`.
+    pub(crate) fn done(&mut self, key: K, outcome: Outcome, rest: Duration, now: Instant) {
+        if !rest.is_zero() {
+            self.sequence += 1;
+            self.resting.insert(key.clone(), now + rest);
+            self.rested.insert((now + rest, self.sequence), key.clone());
+        }
         let again = self.running.remove(&key).unwrap_or(false);
         let at = match outcome {
             Outcome::Done => {
@@ -109,9 +142,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         if again {
             self.add(key);
         } else if let Some(at) = at {
-            self.sequence += 1;
-            self.later.insert((at, self.sequence), key.clone());
-            self.is_later.insert(key, (at, self.sequence));
+            self.put_off(key, at);
         }
     }
 
@@ -148,9 +179,9 @@ mod tests {
         queue.add("a");
         queue.add("a");
         assert_eq!(queue.take(now), None);
-        queue.done("a", Outcome::Done, now);
+        queue.done("a", Outcome::Done, Duration::ZERO, now);
         assert_eq!(queue.take(now), Some("a"));
-        queue.done("a", Outcome::Done, now);
+        queue.done("a", Outcome::Done, Duration::ZERO, now);
         assert_eq!(queue.take(now), None);
         assert_eq!(queue.next_due(), None);
     }
@@ -162,7 +193,7 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..14 {
             assert_eq!(queue.take(now), Some("a"));
-            queue.done("a", Outcome::Failed, now);
+            queue.done("a", Outcome::Failed, Duration::ZERO, now);
             let due = queue.next_due().unwrap();
             waits.push((due - now).as_millis());
             now = due;
@@ -170,10 +201,10 @@ mod tests {
         assert_eq!(waits[..4], [50, 100, 200, 400]);
         assert_eq!(waits[13], 60_000);
         queue.take(now);
-        queue.done("a", Outcome::Done, now);
+        queue.done("a", Outcome::Done, Duration::ZERO, now);
         queue.add("a");
         queue.take(now);
-        queue.done("a", Outcome::Failed, now);
+        queue.done("a", Outcome::Failed, Duration::ZERO, now);
         assert_eq!(queue.next_due(), Some(after(now, 50)));
     }
 
@@ -182,11 +213,11 @@ mod tests {
         let (mut queue, now) = (WorkQueue::default(), Instant::now());
         queue.add("a");
         queue.take(now);
-        queue.done("a", Outcome::Failed, now);
+        queue.done("a", Outcome::Failed, Duration::ZERO, now);
         assert_eq!(queue.take(now), None);
         queue.add("a");
         assert_eq!(queue.take(now), Some("a"));
-        queue.done("a", Outcome::Done, now);
+        queue.done("a", Outcome::Done, Duration::ZERO, now);
         assert_eq!(queue.next_due(), None);
     }
 
@@ -196,7 +227,7 @@ mod tests {
         queue.add("a");
         queue.take(now);
         queue.add("a");
-        queue.done("a", Outcome::Failed, now);
+        queue.done("a", Outcome::Failed, Duration::ZERO, now);
         assert_eq!(queue.take(now), Some("a"));
     }
 
@@ -206,11 +237,42 @@ mod tests {
         for (key, wait) in [("late", 20), ("early", 10)] {
             queue.add(key);
             queue.take(now);
-            queue.done(key, Outcome::Again(after(now, wait)), now);
+            queue.done(key, Outcome::Again(after(now, wait)), Duration::ZERO, now);
         }
         assert_eq!(queue.next_due(), Some(after(now, 10)));
         assert_eq!(queue.take(after(now, 9)), None);
         assert_eq!(queue.take(after(now, 30)), Some("early"));
         assert_eq!(queue.take(after(now, 30)), Some("late"));
+    }
+
+    #[test]
+    fn a_resting_key_takes_what_comes_meanwhile_together() {
+        let (mut queue, now) = (WorkQueue::default(), Instant::now());
+        queue.add("a");
+        queue.take(now);
+        queue.add("a");
+        queue.done("a", Outcome::Done, Duration::from_millis(10), now);
+        queue.add("a");
+        assert_eq!(queue.take(after(now, 9)), None);
+        assert_eq!(queue.next_due(), Some(after(now, 10)));
+        assert_eq!(queue.take(after(now, 10)), Some("a"));
+        queue.done("a", Outcome::Done, Duration::from_millis(10), after(now, 10));
+        assert_eq!(queue.next_due(), None);
+        assert_eq!(queue.take(after(now, 30)), None);
+        queue.add("a");
+        assert_eq!(queue.take(after(now, 30)), Some("a"));
+        assert!(queue.rested.is_empty() && queue.resting.is_empty());
+    }
+
+    #[test]
+    fn a_change_brings_a_later_time_nearer_but_not_into_the_rest() {
+        let (mut queue, now) = (WorkQueue::default(), Instant::now());
+        queue.add("a");
+        queue.take(now);
+        queue.done("a", Outcome::Again(after(now, 60_000)), Duration::from_millis(10), now);
+        queue.add("a");
+        assert_eq!(queue.next_due(), Some(after(now, 10)));
+        assert_eq!(queue.take(after(now, 10)), Some("a"));
+        assert_eq!(queue.next_due(), None);
     }
 }

@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
@@ -26,7 +27,7 @@ use proto::k8s as k8s_openapi;
 
 use self::slices::{Action, Frame};
 use super::Context;
-use super::driver::{Controller, Next, SyncError};
+use super::driver::{Controller, Next, SyncError, rest_after};
 use super::pods::PodView;
 use crate::api::error::ApiError;
 use crate::api::kinds::endpoint_slice::EndpointSlices;
@@ -87,6 +88,10 @@ impl Controller for EndpointsController {
 
     fn reset(&self) {
         *self.index() = Index::default();
+    }
+
+    fn rest(&self, key: &ObjectKey) -> Duration {
+        rest_after(self.index().selection.count(key))
     }
 
     async fn sync(&self, key: &ObjectKey) -> Result<Next, SyncError> {

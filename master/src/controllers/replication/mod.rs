@@ -25,7 +25,7 @@ use tracing::info;
 
 use self::reconcile::{Action, Failure, Observed};
 use super::Context;
-use super::driver::{Controller, Next, SyncError};
+use super::driver::{Controller, Next, SyncError, rest_after};
 use super::pods::PodView;
 use crate::api::error::ApiError;
 use crate::api::kinds::pod::Pods;
@@ -76,6 +76,10 @@ impl Controller for Replication {
 
     fn reset(&self) {
         *self.index() = Index::default();
+    }
+
+    fn rest(&self, key: &ObjectKey) -> Duration {
+        rest_after(self.index().selection.count(key))
     }
 
     async fn sync(&self, key: &ObjectKey) -> Result<Next, SyncError> {

@@ -1,0 +1,143 @@
+//! Services lead to the pods they select.
+
+use std::collections::BTreeSet;
+
+use master::api::kinds::{EndpointsKind, Services};
+use master::api::objects::{DeleteOptions, Part};
+use proto::k8s::api::core::v1::{Endpoints, Service};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, default, from};
+
+/// Addresses of all slices of a Service whose endpoints are ready.
+fn ready(cluster: &Cluster, service: &str) -> BTreeSet<String> {
+    let mut slices = cluster.list("endpointslices");
+    slices.retain(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == service);
+    slices
+        .iter()
+        .flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default())
+        .filter(|endpoint| endpoint["conditions"]["ready"] == true)
+        .map(|endpoint| endpoint["addresses"][0].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn addresses(pods: &[Value]) -> BTreeSet<String> {
+    pods.iter().map(|pod| pod["status"]["podIP"].as_str().unwrap().to_owned()).collect()
+}
+
+fn legacy(cluster: &Cluster, service: &str) -> BTreeSet<String> {
+    let endpoints = cluster.get("endpoints", &default(service)).unwrap_or_default();
+    let subsets = endpoints["subsets"].as_array().cloned().unwrap_or_default();
+    subsets
+        .iter()
+        .flat_map(|subset| subset["addresses"].as_array().cloned().unwrap_or_default())
+        .map(|address| address["ip"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slices_and_endpoints_follow_the_pods() {
+    let cluster = Cluster::start().await;
+    cluster.node("one").await;
+    let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]});
+    cluster.service("web", spec).await;
+    cluster.rc("web", 3).await;
+    for replicas in [3, 5, 1, 0] {
+        cluster.scale("web", replicas).await;
+        cluster
+            .eventually("both follow", |cluster| {
+                let pods = cluster.ready_pods();
+                let expected = addresses(&pods);
+                pods.len() as i32 == replicas
+                    && ready(cluster, "web") == expected
+                    && legacy(cluster, "web") == expected
+            })
+            .await;
+    }
+    let slices = cluster.list("endpointslices");
+    assert_eq!(slices.len(), 1, "{slices:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_had_goes_with_it() {
+    let cluster = Cluster::start().await;
+    cluster.service("web", json!({"selector": {"app": "web"}, "ports": [{"port": 80}]})).await;
+    cluster
+        .eventually("both are there", |cluster| {
+            cluster.list("endpoints").len() == 1 && cluster.list("endpointslices").len() == 1
+        })
+        .await;
+    let options = DeleteOptions::default();
+    cluster.objects.delete::<Services>(&default("web"), options, &[]).await.unwrap();
+    cluster
+        .eventually("both are gone", |cluster| {
+            cluster.list("endpoints").is_empty() && cluster.list("endpointslices").is_empty()
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hand_made_endpoints_are_repeated_as_slices_while_the_service_has_no_selector() {
+    let cluster = Cluster::start().await;
+    cluster.node("one").await;
+    cluster.service("outside", json!({"ports": [{"port": 5432}]})).await;
+    let endpoints: Endpoints = from(json!({
+        "metadata": {"name": "outside", "namespace": "default"},
+        "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 5432}]}],
+    }));
+    cluster.objects.create::<EndpointsKind>(endpoints, &[]).await.unwrap();
+    let only = |address: &str| BTreeSet::from([address.to_owned()]);
+    cluster.eventually("a slice", |cluster| ready(cluster, "outside") == only("192.0.2.1")).await;
+    let change = |endpoints: &mut Endpoints| {
+        endpoints.subsets.as_mut().unwrap()[0].addresses.as_mut().unwrap()[0].ip =
+            "192.0.2.2".to_owned();
+        true
+    };
+    let key = default("outside");
+    cluster.objects.update::<EndpointsKind>(&key, Part::Spec, &[], change).await.unwrap();
+    cluster
+        .eventually("it follows", |cluster| ready(cluster, "outside") == only("192.0.2.2"))
+        .await;
+    // Given a selector, the Service leads to its pods instead.
+    cluster.pod("inside", |pod| pod["metadata"]["labels"] = json!({"app": "inside"})).await;
+    cluster.eventually("the pod runs", |cluster| cluster.ready_pods().len() == 1).await;
+    let select = |service: &mut Service| {
+        service.spec.get_or_insert_default().selector =
+            Some([("app".to_owned(), "inside".to_owned())].into());
+        true
+    };
+    cluster.objects.update::<Services>(&key, Part::Spec, &[], select).await.unwrap();
+    cluster
+        .eventually("only the pod is left", |cluster| {
+            let pod = addresses(&cluster.ready_pods());
+            ready(cluster, "outside") == pod && legacy(cluster, "outside") == pod
+        })
+        .await;
+    let options = DeleteOptions::default();
+    cluster.objects.delete::<Services>(&key, options, &[]).await.unwrap();
+    cluster
+        .eventually("all is gone", |cluster| {
+            cluster.list("endpoints").is_empty() && cluster.list("endpointslices").is_empty()
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_hundred_pods_are_held_in_slices_of_a_hundred() {
+    let cluster = Cluster::start().await;
+    for node in ["one", "two", "three"] {
+        cluster.node(node).await;
+    }
+    cluster.service("web", json!({"selector": {"app": "web"}, "ports": [{"port": 80}]})).await;
+    cluster.rc("web", 230).await;
+    cluster
+        .eventually("all are there", |cluster| {
+            cluster.ready_pods().len() == 230 && ready(cluster, "web").len() == 230
+        })
+        .await;
+    for slice in cluster.list("endpointslices") {
+        assert!(slice["endpoints"].as_array().unwrap().len() <= 100);
+    }
+    cluster.idle().await;
+    assert_eq!(ready(&cluster, "web"), addresses(&cluster.ready_pods()));
+}
