@@ -46,8 +46,7 @@ pub(crate) struct Limit {
     pub(crate) hard: u64,
 }
 
-/// The limits that are set; what is not named here is inherited from the shim, which runs
-/// without limits.
+/// The limits that are set; what is not named here is the shim's, which has it from the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LimitKind {
     OpenFiles,

@@ -187,3 +187,71 @@ async fn a_cut_off_start_can_be_asked_for_again() {
     assert_eq!(list[0].containers.len(), 10);
     rig.finish().await;
 }
+
+/// The creators at work for a shim.
+fn creators(shim: u32) -> Vec<u32> {
+    let is_creator = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.contains("(kutter-creator)") && stat.contains(&format!(") S {shim} "))
+            || stat.contains("(kutter-creator)") && stat.contains(&format!(") R {shim} "))
+    };
+    common::processes().iter().map(|process| process.pid).filter(is_creator).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_creator_leaves_nothing_and_the_next_one_succeeds() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new().await;
+    let sandbox = rig.sandbox("pod").await.config.id;
+    let shim = shim_pid(&rig, &sandbox).await;
+    let stays = rig.container_config("stays", &["sleep", "600"]);
+    rig.runtime.start_container(&sandbox, &stays).await.unwrap();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let killer = tokio::task::spawn_blocking(move || {
+        let mut killed = 0;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            for pid in creators(shim) {
+                killed += u32::from(kill(Pid::from_raw(pid as i32), Signal::SIGKILL).is_ok());
+            }
+        }
+        killed
+    });
+    for number in 0..12 {
+        let id = format!("c{number}");
+        let config = rig.container_config(&id, &["sleep", "600"]);
+        match rig.runtime.start_container(&sandbox, &config).await {
+            Ok(_) | Err(Error::Start { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        let command = ["true".to_owned()];
+        match rig.runtime.exec_sync(&sandbox, &stays.id, &command, PATIENCE).await {
+            Ok(output) => assert_eq!(output.exit_code, 0),
+            Err(Error::Exec { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(killer.await.unwrap() > 0);
+    for number in 0..12 {
+        let config = rig.container_config(&format!("c{number}"), &["sleep", "600"]);
+        rig.runtime.start_container(&sandbox, &config).await.unwrap();
+    }
+    let list = rig.runtime.list().await.unwrap();
+    assert_eq!(list[0].containers.len(), 13);
+    assert!(list[0].containers.iter().all(|container| container.pid.is_some()));
+    // Each has one process, and no other is left over.
+    let own = rig.cgroups().iter().map(|path| count_processes(path)).max().unwrap();
+    assert_eq!(own, 13 + 1);
+    rig.finish().await;
+}
+
+/// The processes in a control group and all below it.
+fn count_processes(group: &std::path::Path) -> usize {
+    let own = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines().count();
+    let below = fs::read_dir(group).into_iter().flatten().flatten();
+    let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    own + below.map(|entry| count_processes(&entry.path())).sum::<usize>()
+}

@@ -5,6 +5,7 @@
 //!
 //! * [`control`]: the connection to a shim, and what is known about its containers;
 //! * [`launch`]: writing down what a shim is to do, and starting the shim itself;
+//! * [`operations`]: what is done to a sandbox, one thing at a time;
 //! * [`exec`]: streams of programs executed in containers;
 //! * [`removal`]: taking away all that a container or sandbox may have left, whatever state it
 //!   and its shim are in.
@@ -14,6 +15,7 @@
 mod control;
 mod exec;
 mod launch;
+mod operations;
 mod removal;
 
 use std::collections::HashMap;
@@ -22,10 +24,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, broadcast};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::api::*;
 use crate::cgroup::Hierarchies;
@@ -88,9 +90,9 @@ struct Sandbox {
 /// a node holds.
 const EVENT_BACKLOG: usize = 4096;
 
-/// How long a shim may take to kill and reap everything. What it does not manage is done without
-/// it.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long a shim may take to answer an agent that has started again. It does so at once, unless
+/// a creator is at work, which has a minute.
+const ADOPT_WITHIN: Duration = Duration::from_secs(75);
 
 impl ShimRuntime {
     /// Takes charge of what there is, and is ready for more.
@@ -100,9 +102,16 @@ impl ShimRuntime {
         let inner = Arc::new(inner);
         let state_dir = inner.config.sandboxes();
         let names = blocking(move || subfolders(&state_dir)).await?;
-        for name in names {
-            inner.adopt(SandboxId(name)).await?;
-        }
+        let adoptions = names.into_iter().map(|name| {
+            let (inner, id) = (&inner, SandboxId(name));
+            async move {
+                // One that cannot be understood must not keep the agent from all the others.
+                if let Err(error) = inner.adopt(id.clone()).await {
+                    error!(sandbox = %id, %error, "a sandbox could not be adopted");
+                }
+            }
+        });
+        futures::future::join_all(adoptions).await;
         Ok(ShimRuntime { inner })
     }
 
@@ -194,10 +203,12 @@ impl Inner {
             return self.clear_away(&id).await;
         };
         let knowledge = Arc::new(Knowledge::new(id.clone(), self.events.clone()));
-        let control = match Control::connect(&folder, &knowledge).await {
-            Ok(control) => Some(control),
-            Err(error) => {
-                warn!(sandbox = %id, %error, "the shim of a sandbox does not answer");
+        let answer = tokio::time::timeout(ADOPT_WITHIN, Control::connect(&folder, &knowledge));
+        let control = match answer.await {
+            Ok(Ok(control)) => Some(control),
+            silence_or_error => {
+                let reason = silence_or_error.ok().and_then(|answer| answer.err());
+                warn!(sandbox = %id, ?reason, "the shim of a sandbox does not answer");
                 let (knowledge, folder) = (Arc::clone(&knowledge), folder.clone());
                 blocking(move || knowledge.read_from_disk(&folder)).await?;
                 None
@@ -213,95 +224,6 @@ impl Inner {
     async fn clear_away(self: &Arc<Self>, id: &SandboxId) -> Result<()> {
         let (inner, id) = (Arc::clone(self), id.clone());
         blocking(move || inner.remove_sandbox_remains(&id)).await
-    }
-}
-
-impl Inner {
-    async fn create_sandbox(self: &Arc<Self>, config: &SandboxConfig) -> Result<SandboxState> {
-        let _turn = self.turn(&config.id).await;
-        if let Some(existing) = self.find(&config.id) {
-            let state = existing.state();
-            // One that died before anything ran in it is as good as none.
-            if state.ready || !state.containers.is_empty() {
-                return Ok(state);
-            }
-            self.sandboxes().remove(&config.id);
-        }
-        let record = SandboxRecord {
-            config: config.clone(),
-            created_at: SystemTime::now(),
-            shim_cgroup: self.config.shim_cgroup(),
-        };
-        let (worker, written) = (Arc::clone(self), record.clone());
-        let folder = blocking(move || worker.launch_shim(&written)).await?;
-        let knowledge = Arc::new(Knowledge::new(config.id.clone(), self.events.clone()));
-        let control = Control::connect(&folder, &knowledge)
-            .await
-            .map_err(|e| Error::Shim { sandbox: config.id.clone(), reason: e.to_string() })?;
-        let sandbox = Sandbox { record, folder, control: Some(control), knowledge };
-        let state = sandbox.state();
-        self.sandboxes().insert(config.id.clone(), Arc::new(sandbox));
-        Ok(state)
-    }
-
-    async fn remove_sandbox(self: &Arc<Self>, id: &SandboxId) -> Result<()> {
-        let _turn = self.turn(id).await;
-        if let Some(sandbox) = self.find(id) {
-            sandbox.knowledge.expect_end();
-            // Whatever the shim does not do is done without it, so its answer changes nothing.
-            let stop = sandbox.call(Call::Stop, None);
-            if tokio::time::timeout(STOP_WITHIN, stop).await.is_err() {
-                warn!(sandbox = %id, "the shim does not stop");
-            }
-        }
-        self.clear_away(id).await?;
-        self.sandboxes().remove(id);
-        Ok(())
-    }
-
-    async fn start_container(
-        self: &Arc<Self>,
-        sandbox: &SandboxId,
-        config: &ContainerConfig,
-    ) -> Result<ContainerState> {
-        let _turn = self.turn(sandbox).await;
-        let found = self.find(sandbox).ok_or_else(|| Error::NoSuchSandbox(sandbox.clone()))?;
-        if let Some(existing) = found.knowledge.container(&config.id) {
-            return Ok(existing);
-        }
-        let (worker, holder, wanted) = (Arc::clone(self), Arc::clone(&found), config.clone());
-        blocking(move || worker.write_plan(&holder, &wanted)).await?;
-        let call = Call::Start { container: config.id.0.clone() };
-        let reason = match found.call(call, Some(Details::of(config))).await? {
-            Ok(_) => match found.knowledge.container(&config.id) {
-                Some(state) => return Ok(state),
-                None => "the shim does not know what it has started".to_owned(),
-            },
-            Err(Refusal::Failed(reason)) => reason,
-            Err(refusal) => return Err(found.refused(&config.id, refusal)),
-        };
-        let (worker, holder, id) = (Arc::clone(self), Arc::clone(&found), config.id.clone());
-        blocking(move || worker.remove_container_remains(&holder.record, &id)).await?;
-        Err(Error::Start { container: config.id.clone(), reason })
-    }
-
-    async fn remove_container(
-        self: &Arc<Self>,
-        sandbox: &SandboxId,
-        container: &ContainerId,
-    ) -> Result<()> {
-        let _turn = self.turn(sandbox).await;
-        let Some(found) = self.find(sandbox) else { return Ok(()) };
-        if found.knowledge.shim().is_some() {
-            let call = Call::Remove { container: container.0.clone() };
-            if let Err(refusal) = found.call(call, None).await? {
-                return Err(found.refused(container, refusal));
-            }
-        }
-        let (worker, holder, id) = (Arc::clone(self), Arc::clone(&found), container.clone());
-        blocking(move || worker.remove_container_remains(&holder.record, &id)).await?;
-        found.knowledge.forget(container);
-        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use libcontainer::workload::{
 };
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
+use nix::unistd::Pid;
 
 use super::complaints;
 use super::failure::{Doing, Failure};
@@ -42,7 +43,10 @@ pub(super) struct Stdio {
 
 /// Runs a creator's work in the process that was forked for it, and ends that.
 pub(super) fn run(report: &OwnedFd, work: impl FnOnce() -> Result<(), Failure>) -> ! {
-    let result = std::panic::catch_unwind(AssertUnwindSafe(work));
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        stand_alone()?;
+        work()
+    }));
     let reason = match result {
         Ok(Ok(())) => sys::exit_now(0),
         Ok(Err(failure)) => failure.0,
@@ -52,6 +56,17 @@ pub(super) fn run(report: &OwnedFd, work: impl FnOnce() -> Result<(), Failure>) 
     sys::exit_now(1)
 }
 
+/// Makes this fork of the shim a process of its own.
+fn stand_alone() -> Result<(), Failure> {
+    sys::reset_signals().doing("reset signals")?;
+    rustix::thread::set_name(c"kutter-creator").doing("set the name")?;
+    // Its helpers are in this group, by which the shim finds them if this process is killed.
+    nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).doing("make a process group")?;
+    // Without a shim nobody wants the container.
+    let signal = Some(rustix::process::Signal::KILL);
+    rustix::process::set_parent_process_death_signal(signal).doing("follow the shim")
+}
+
 /// Makes a container up to the point where it waits to be told to start.
 pub(super) fn create(
     folder: &ContainerFolder,
@@ -59,7 +74,6 @@ pub(super) fn create(
     stdio: Option<Stdio>,
     report: &Arc<OwnedFd>,
 ) -> Result<(), Failure> {
-    sys::reset_signals().doing("reset signals")?;
     complaints::pass_on(report);
     let filter = read_filter(&plan.process)?;
 

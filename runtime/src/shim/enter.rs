@@ -37,7 +37,6 @@ pub(super) fn enter(
     streams: Streams,
     report: &Arc<OwnedFd>,
 ) -> Result<(), Failure> {
-    sys::reset_signals().doing("reset signals")?;
     let filter = read_filter(&process)?;
     let pid = i32::try_from(target.pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Failure("the container has no process".to_owned()))?;
@@ -76,7 +75,9 @@ pub(super) fn enter(
         Fork::Parent(pid) => report::send(report, &Report::Born { pid: pid.as_raw() }, None),
         Fork::Child => {
             drop(handle);
-            let failure = match become_program(&process, streams) {
+            let prepared =
+                report::await_go(report).and_then(|()| become_program(&process, streams));
+            let failure = match prepared {
                 Ok(()) => Failure(confine::confine_and_exec(&process, filter.as_deref())),
                 Err(failure) => failure,
             };

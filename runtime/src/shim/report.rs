@@ -59,6 +59,21 @@ fn cut(reason: &str) -> String {
     reason[..end].to_owned()
 }
 
+/// Lets the process that waits for it become its program.
+pub(crate) fn let_go(report: impl AsFd) -> Result<(), Failure> {
+    protocol::send(report, b"go", &[]).doing("let the program go")?;
+    Ok(())
+}
+
+/// Waits for that. A process that the shim does not know of, because its creator was killed before
+/// it could say so, must not run.
+pub(crate) fn await_go(report: impl AsFd) -> Result<(), Failure> {
+    match protocol::receive(report, &mut [0; 8], &mut Vec::new()).doing("wait for the shim")? {
+        0 => Err(Failure("the shim does not know this process".to_owned())),
+        _ => Ok(()),
+    }
+}
+
 /// The next report; nothing when all who could send one have ended or become programs.
 pub(crate) fn receive(
     from: impl AsFd,

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::container::{Container, End, Output, Stream};
@@ -31,6 +32,9 @@ pub(super) struct Birth {
     /// Who asked: connection and request.
     caller: (u64, u64),
     creator: Pid,
+    /// The creator has ended; what it had to say may still be on its way.
+    creator_ended: bool,
+    born: bool,
     what: Newborn,
     failure: Option<String>,
     cause: Option<String>,
@@ -49,8 +53,20 @@ enum Newborn {
 }
 
 impl Birth {
+    fn has_report(&self) -> bool {
+        let mut waiting = [PollFd::new(&self.report, PollFlags::IN)];
+        rustix::event::poll(&mut waiting, Some(&Timespec::default())).is_ok_and(|n| n > 0)
+    }
+
     pub(super) fn is_exec_of(&self, connection: u64) -> bool {
         matches!(self.what, Newborn::Exec) && self.caller.0 == connection
+    }
+
+    /// Whether this is its creator; notes that it has ended.
+    pub(super) fn note_end_of(&mut self, pid: i32) -> bool {
+        let own = self.creator.as_raw() == pid;
+        self.creator_ended |= own;
+        own
     }
 
     pub(super) fn is_container(&self) -> bool {
@@ -119,6 +135,8 @@ impl Server {
             deadline,
             caller,
             creator,
+            creator_ended: false,
+            born: false,
             what,
             failure: None,
             cause: None,
@@ -157,11 +175,12 @@ impl Server {
     fn take(&mut self, key: u64, pid: i32, terminal: Option<OwnedFd>) -> Result<(), Failure> {
         let early_end = self.unclaimed.remove(&pid);
         let Some(birth) = self.births.get_mut(&key) else { return Ok(()) };
+        birth.born = true;
         let caller = birth.caller.0;
         let Newborn::Container { id, group, output } = &mut birth.what else {
             birth.early_end = early_end;
             self.execs.insert(caller, Pid::from_raw(pid));
-            return Ok(());
+            return report::let_go(&birth.report);
         };
         let mut output = std::mem::take(output);
         if let Some(terminal) = terminal {
@@ -219,6 +238,31 @@ impl Server {
             if let Some(birth) = self.births.get_mut(&key) {
                 birth.deadline = now + PATIENCE;
             }
+        }
+    }
+
+    /// Ends births whose creator was killed before it could say what it has made.
+    pub(super) fn end_orphaned_births(&mut self) {
+        let orphaned: Vec<u64> = self
+            .births
+            .iter()
+            .filter(|(_, birth)| birth.creator_ended && !birth.born)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in orphaned {
+            // It may have spoken before it ended.
+            while self.births.get(&key).is_some_and(|birth| !birth.born && birth.has_report()) {
+                self.hear_birth(key);
+            }
+            let Some(birth) = self.births.get_mut(&key) else { continue };
+            if birth.born || birth.failure.is_some() {
+                continue;
+            }
+            birth.failure = Some("its creator died".to_owned());
+            // A helper is in the creator's group. The container's process waits, in the container's
+            // control group, for what will never come; that of an exec for the end of the report.
+            let _ = killpg(birth.creator, Signal::SIGKILL);
+            self.finish_birth(key);
         }
     }
 

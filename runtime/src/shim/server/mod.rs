@@ -128,6 +128,7 @@ impl Server {
                     Ready::Connection { key, readable } => self.serve(key, readable),
                 }
             }
+            self.end_orphaned_births();
             self.end_late_births();
             self.close_connections();
             if self.has_stopped() {
@@ -271,7 +272,10 @@ impl Server {
             }
             return;
         }
-        // A creator, libcontainer's helper, or a process whose creator has yet to say so.
+        if self.births.values_mut().any(|birth| birth.note_end_of(pid)) {
+            return;
+        }
+        // libcontainer's helper, or a process whose creator has yet to say so.
         if !self.births.is_empty() {
             self.unclaimed.insert(pid, end);
         }
