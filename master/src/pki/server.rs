@@ -55,7 +55,7 @@ impl ServerCertificate {
             Some(pair) => pair,
             None => renew(&certificate_path, &key_path, common_name, &names, &authority)?,
         };
-        let current = ArcSwap::from_pointee(certified(&pair, &provider, &certificate_path)?);
+        let current = ArcSwap::from_pointee(certified(&pair, &authority, &provider, &certificate_path)?);
         Ok(Self {
             certificate_path,
             key_path,
@@ -101,7 +101,7 @@ impl ServerCertificate {
             &self.names,
             &self.authority,
         )?;
-        self.current.store(Arc::new(certified(&pair, &self.provider, &self.certificate_path)?));
+        self.current.store(Arc::new(certified(&pair, &self.authority, &self.provider, &self.certificate_path)?));
         Ok(())
     }
 }
@@ -137,7 +137,14 @@ fn is_good(pair: &Pair, names: &ServerNames, authority: &Authority) -> bool {
         && names.addresses.iter().all(|address| facts.addresses.contains(address))
 }
 
-fn certified(pair: &Pair, provider: &CryptoProvider, path: &Path) -> Result<CertifiedKey> {
+/// The authority's own certificate goes along: a node that joins knows no more than its hash, and
+/// has to see what it is the hash of.
+fn certified(
+    pair: &Pair,
+    authority: &Authority,
+    provider: &CryptoProvider,
+    path: &Path,
+) -> Result<CertifiedKey> {
     let unusable = |error: rustls_pki_types::pem::Error| Error::Unusable {
         path: path.to_owned(),
         reason: error.to_string(),
@@ -145,5 +152,5 @@ fn certified(pair: &Pair, provider: &CryptoProvider, path: &Path) -> Result<Cert
     let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes());
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(unusable)?;
     let certificate = certificate.map_err(unusable)?;
-    Ok(CertifiedKey::from_der(vec![certificate], key, provider)?)
+    Ok(CertifiedKey::from_der(vec![certificate, authority.der().clone()], key, provider)?)
 }
