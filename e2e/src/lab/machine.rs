@@ -124,8 +124,12 @@ impl Machine {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.init_pid.to_string(), "--mount", "--uts", "--ipc", "--net"])
-            .args(["--pid", "--"])
-            .arg(program);
+            .arg("--pid");
+        if let Ok(folder) = std::env::current_dir() {
+            // Entering a mount namespace loses the working directory.
+            command.arg(format!("--wdns={}", folder.display()));
+        }
+        command.arg("--").arg(program);
         command
     }
 
