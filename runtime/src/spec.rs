@@ -203,8 +203,12 @@ fn resources(resources: &Resources, around: &Surroundings) -> Value {
         value["memory"] = json!({ "limit": limit });
         // A limit that swap can exceed is none. Version 1 counts both together; for version 2
         // libcontainer takes a difference of nothing for no wish at all, so it is said directly.
-        if around.swap_accounting && around.unified_cgroups {
-            value["unified"] = json!({ "memory.swap.max": "0" });
+        if around.unified_cgroups {
+            // As Kubernetes has it: a container is killed whole, not maimed.
+            value["unified"] = json!({ "memory.oom.group": "1" });
+            if around.swap_accounting {
+                value["unified"]["memory.swap.max"] = json!("0");
+            }
         } else if around.swap_accounting {
             value["memory"]["swap"] = json!(limit);
         }

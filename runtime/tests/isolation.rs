@@ -171,9 +171,21 @@ async fn a_memory_limit_kills_and_is_told() {
     );
     config.resources = Resources { memory_limit_bytes: Some(32 << 20), ..Default::default() };
     let (exit, output) = rig.run_config_to_end(config).await;
-    // It was a child that was killed, and the container itself that ended as it liked.
     assert!(exit.oom_killed, "{output}");
-    assert_eq!(exit.exit_code, 0);
+    // With version 1 only a child is killed, and the container itself ends as it likes.
+    let whole = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    assert_eq!(exit.exit_code, if whole { 137 } else { 0 });
+
+    let mut config =
+        rig.container_config("itself", &["dd", "if=/dev/zero", "of=/dev/null", "bs=100M"]);
+    config.resources = Resources { memory_limit_bytes: Some(32 << 20), ..Default::default() };
+    let (exit, _) = rig.run_config_to_end(config).await;
+    assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, Some(9), true));
+
+    // Killed for another reason.
+    let mut killed = rig.run("killed", "sleep 600").await;
+    rig.runtime.signal_container(&killed.sandbox, &killed.container, 9).await.unwrap();
+    assert!(!killed.exit().await.oom_killed);
     rig.finish().await;
 }
 

@@ -131,12 +131,10 @@ impl Log {
         let mut batch = Vec::new();
         let mut result = Ok(());
         pieces(&mut |piece, ends_line| {
-            if result.is_err() {
-                return;
-            }
             let length = (stamp.len() + 2 + piece.len() + 1) as u64;
             let written = self.bytes + batch.len() as u64;
-            if written > 0 && written + length > self.plan.max_bytes {
+            if written > 0 && written + length > self.plan.max_bytes && result.is_ok() {
+                // A file that cannot be put aside grows: that is better than to lose lines.
                 result = self.flush(&mut batch).and_then(|()| self.rotate());
             }
             batch.extend_from_slice(stamp.as_bytes());
@@ -144,15 +142,15 @@ impl Log {
             batch.extend_from_slice(piece);
             batch.push(b'\n');
         });
-        result?;
-        self.flush(&mut batch)
+        self.flush(&mut batch).and(result)
     }
 
     fn flush(&mut self, batch: &mut Vec<u8>) -> io::Result<()> {
-        self.file.write_all(batch)?;
+        // What does not fit on the disk is lost; trying again would write the first part twice.
+        let result = self.file.write_all(batch);
         self.bytes += batch.len() as u64;
         batch.clear();
-        Ok(())
+        result
     }
 
     /// Puts the full file aside and deletes the oldest.

@@ -68,7 +68,8 @@ fn a_memory_limit_includes_swap() {
     let unified = Surroundings { unified_cgroups: true, ..around() };
     let spec = oci_spec(&config, &unified);
     assert_eq!(spec["linux"]["resources"]["memory"], json!({ "limit": 1 << 20 }));
-    assert_eq!(spec["linux"]["resources"]["unified"], json!({ "memory.swap.max": "0" }));
+    let expected = json!({ "memory.oom.group": "1", "memory.swap.max": "0" });
+    assert_eq!(spec["linux"]["resources"]["unified"], expected);
 }
 
 #[test]

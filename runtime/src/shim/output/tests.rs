@@ -99,3 +99,16 @@ fn an_existing_file_is_continued() {
     }
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
 }
+
+#[test]
+fn a_file_that_cannot_be_put_aside_is_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    let mut log = Log::open(plan(&path, 100, 3)).unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    fs::rename(&path, &elsewhere).unwrap();
+    let mut splitter = LineSplitter::default();
+    let text = "a line of some length\n".repeat(50);
+    assert!(log.write(&mut splitter, StreamName::Stdout, text.as_bytes()).is_err());
+    assert_eq!(fs::read_to_string(elsewhere).unwrap().lines().count(), 50);
+}
