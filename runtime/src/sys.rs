@@ -166,6 +166,37 @@ pub(crate) fn read_only_view(path: &Path) -> io::Result<OwnedFd> {
     Ok(view)
 }
 
+/// Gives the memory back in which this program and its libraries are, as far as it is a copy of
+/// their files. What is needed again comes back by itself.
+pub(crate) fn release_program_pages() -> io::Result<()> {
+    let text = std::fs::read_to_string("/proc/self/smaps")?;
+    let mut mapping = None;
+    for line in text.lines() {
+        let first = line.split(' ').next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-') {
+            // "55d0c1a00000-55d0c1c00000 r-xp 00000000 fe:00 1234    /usr/bin/shim"
+            let of_file = line.contains(" /") && !line.contains(" (deleted)");
+            let read_only = line.split(' ').nth(1).is_some_and(|access| !access.contains('w'));
+            let bounds =
+                usize::from_str_radix(start, 16).ok().zip(usize::from_str_radix(end, 16).ok());
+            mapping = bounds.filter(|_| of_file && read_only);
+        } else if line.starts_with("Anonymous:")
+            && line.split_ascii_whitespace().nth(1) == Some("0")
+            && let Some((start, end)) = mapping.take()
+        {
+            // SAFETY: this range is one mapping of a file, without write access, and no page of it
+            // has ever been changed: the kernel would count that as anonymous. So whatever is read
+            // from it later is what was there before.
+            let result = unsafe {
+                let address = std::ptr::with_exposed_provenance_mut(start);
+                libc::madvise(address, end - start, libc::MADV_DONTNEED)
+            };
+            Errno::result(result)?;
+        }
+    }
+    Ok(())
+}
+
 /// Brings the loopback interface of this process' network namespace up.
 pub(crate) fn bring_up_loopback() -> io::Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};

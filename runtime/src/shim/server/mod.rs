@@ -30,12 +30,17 @@ use super::protocol::{Event, Message, Refusal, Reply};
 use super::records::{self, SandboxFolder};
 use crate::api::ContainerId;
 use crate::cgroup::Hierarchies;
+use crate::sys;
 use birth::Birth;
 use connection::Connection;
 use container::{Container, End};
 
 /// As much as is read from a stream at once: half of what a pipe holds, and small enough to keep.
 const BUFFER_BYTES: usize = 32 * 1024;
+
+/// A shim that has had nothing to do for so long will have nothing to do for long: containers run
+/// for hours.
+const REST_AFTER: Duration = Duration::from_secs(2);
 
 pub(super) struct Server {
     folder: SandboxFolder,
@@ -50,6 +55,8 @@ pub(super) struct Server {
     /// Children that ended while a creator had not yet said whose they are.
     unclaimed: HashMap<i32, End>,
     next_key: u64,
+    /// When to give memory back, if nothing happens until then.
+    rest_at: Option<Instant>,
     /// Who is to be told about everything: connection and request.
     watchers_to_be: Vec<(u64, u64)>,
     /// Who asked for the end: connection and request.
@@ -92,6 +99,7 @@ impl Server {
             births: BTreeMap::new(),
             unclaimed: HashMap::new(),
             next_key: 0,
+            rest_at: Some(Instant::now() + REST_AFTER),
             watchers_to_be: Vec::new(),
             stopping: None,
             buffer: vec![0; BUFFER_BYTES],
@@ -119,14 +127,11 @@ impl Server {
                     self.containers[*container].output.pump(*stream, &mut self.buffer);
                 }
             }
+            if ready.is_empty() {
+                self.rest();
+            }
             for what in ready {
-                match what {
-                    Ready::Output { .. } => {}
-                    Ready::Signal => self.reap(),
-                    Ready::Caller => self.accept(),
-                    Ready::Birth(key) => self.hear_birth(key),
-                    Ready::Connection { key, readable } => self.serve(key, readable),
-                }
+                self.attend(what);
             }
             self.end_orphaned_births();
             self.end_late_births();
@@ -134,6 +139,31 @@ impl Server {
             if self.has_stopped() {
                 return 0;
             }
+        }
+    }
+
+    fn attend(&mut self, what: Ready) {
+        match what {
+            Ready::Output { .. } => {}
+            Ready::Signal => self.reap(),
+            Ready::Caller => self.accept(),
+            Ready::Birth(key) => {
+                self.hear_birth(key);
+                self.rest_at = Some(Instant::now() + REST_AFTER);
+            }
+            Ready::Connection { key, readable } => self.serve(key, readable),
+        }
+    }
+
+    /// Gives back, once, what a quiet shim does not need.
+    fn rest(&mut self) {
+        if !self.births.is_empty() || self.rest_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.rest_at = None;
+        self.containers.shrink_to_fit();
+        if let Err(e) = sys::release_program_pages() {
+            eprintln!("memory could not be given back: {e}");
         }
     }
 
@@ -161,7 +191,8 @@ impl Server {
                 fds.push(PollFd::from_borrowed_fd(source.source(), PollFlags::IN));
             }
         }
-        let deadline = self.births.values().map(|birth| birth.deadline).min();
+        let deadlines = self.births.values().map(|birth| birth.deadline);
+        let deadline = deadlines.min().or(self.rest_at);
         let timeout = deadline.map(|deadline| {
             // Never zero before its time: rounding down would spin.
             let left = deadline.saturating_duration_since(Instant::now());
