@@ -105,6 +105,19 @@ impl Reporter {
         self.with(|outbox| outbox.pods.values_mut().for_each(|report| report.sent = false));
     }
 
+    /// A pod's status as the master has it. When that says the pod is not ready and the newest
+    /// report says it is, while both agree on the phase, the report is sent again. A status that
+    /// merely lags behind seldom looks like that, and if it does, no harm is done.
+    pub fn reassert(&self, uid: &str, stored: &PodStatus) {
+        let mut outbox = self.lock();
+        let Some(report) = outbox.pods.get_mut(uid) else { return };
+        let Some(reported) = report.status.as_ref().filter(|_| report.sent) else { return };
+        if is_ready(reported) && !is_ready(stored) && reported.phase == stored.phase {
+            report.sent = false;
+            self.news.notify_one();
+        }
+    }
+
     /// Events that the session could not send, the oldest first: they go back to the front.
     pub fn give_back(&self, events: VecDeque<Event>) {
         self.with(|outbox| {
@@ -140,6 +153,11 @@ impl Reporter {
     pub async fn changed(&self) {
         self.news.notified().await;
     }
+}
+
+fn is_ready(status: &PodStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 #[cfg(test)]
@@ -197,6 +215,25 @@ mod tests {
         reporter.pod_removed(key(), "u");
         reporter.pod_deleted("u");
         assert_eq!(taken(&reporter, false), [None]);
+    }
+
+    #[test]
+    fn readiness_that_somebody_took_away_is_told_again() {
+        let with_ready = |state: &str| PodStatus {
+            conditions: Some(vec![
+                serde_json::from_value(serde_json::json!({"type": "Ready", "status": state}))
+                    .unwrap(),
+            ]),
+            ..phase("Running")
+        };
+        let reporter = Reporter::default();
+        reporter.pod_status(key(), "u", with_ready("True"));
+        assert_eq!(taken(&reporter, true).len(), 1);
+        reporter.reassert("u", &with_ready("True"));
+        reporter.reassert("u", &phase("Pending"));
+        assert!(taken(&reporter, true).is_empty());
+        reporter.reassert("u", &with_ready("False"));
+        assert_eq!(taken(&reporter, true).len(), 1);
     }
 
     #[test]

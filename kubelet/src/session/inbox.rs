@@ -21,6 +21,8 @@ pub(super) enum Received {
     Welcome(Welcome),
     /// The state is now what the master said.
     Snapshot,
+    /// What the master has of a pod or of this node changed: it may no longer say what was reported.
+    Changed(Change),
     /// The master has deleted a pod's object.
     PodDeleted {
         /// Its uid.
@@ -63,10 +65,7 @@ impl Inbox {
                 self.replace(*snapshot);
                 Received::Snapshot
             }
-            Message::Put(put) => {
-                self.put(&put);
-                Received::Applied
-            }
+            Message::Put(put) => self.put(&put),
             Message::Removed(removed) => self.remove(removed),
             Message::OpenTunnel(tunnel) => Received::Tunnel(tunnel),
         }
@@ -82,22 +81,27 @@ impl Inbox {
         self.state.write([Change::Everything], |state| *state = snapshot);
     }
 
-    fn put(&mut self, put: &ObjectPut) {
-        let decoded = match &mut self.snapshot {
-            Some(snapshot) => decode(put).map(|edit| {
-                if let Some((edit, _)) = edit {
-                    edit(snapshot);
-                }
-            }),
-            None => decode(put).map(|edit| {
-                if let Some((edit, change)) = edit {
-                    self.state.write([change], edit);
-                }
-            }),
+    fn put(&mut self, put: &ObjectPut) -> Received {
+        let (edit, change) = match decode(put) {
+            Ok(Some(decoded)) => decoded,
+            Ok(None) => return Received::Applied,
+            Err(error) => {
+                let ObjectPut { resource, namespace, name, .. } = put;
+                error!(
+                    resource, namespace, name, %error,
+                    "the master sent an object that does not decode"
+                );
+                return Received::Applied;
+            }
         };
-        if let Err(error) = decoded {
-            let ObjectPut { resource, namespace, name, .. } = put;
-            error!(resource, namespace, name, %error, "the master sent an object that does not decode");
+        if let Some(snapshot) = &mut self.snapshot {
+            edit(snapshot);
+            return Received::Applied;
+        }
+        self.state.write([change.clone()], edit);
+        match change {
+            Change::Pod(_) | Change::Node => Received::Changed(change),
+            _ => Received::Applied,
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use proto::k8s::api::core::v1::Node;
+use proto::k8s::api::core::v1::{Node, NodeStatus};
 use proto::node::SessionUp;
 use proto::node::node_client::NodeClient;
 use tokio::sync::mpsc;
@@ -31,7 +31,7 @@ use crate::config::MasterUrl;
 use crate::credentials::{Credentials, CredentialsError};
 use crate::join::Chain;
 use crate::reporter::Reporter;
-use crate::state::StateHandle;
+use crate::state::{Change, StateHandle};
 use crate::streams::PodStreams;
 use crate::tls::{self, ConnectError, Connection};
 use crate::tunnels::Tunnels;
@@ -147,6 +147,29 @@ impl Session {
         ended
     }
 
+    /// Says again what somebody has overwritten: the node-lifecycle controller declares a node and
+    /// its pods unready when the node is away, and may do so in the moment in which it comes back.
+    fn reassert(&self, change: &Change) {
+        match change {
+            Change::Pod(key) => self.state.read(|state| {
+                if let Some(pod) = state.pods.get(key)
+                    && let (Some(uid), Some(status)) = (&pod.metadata.uid, &pod.status)
+                {
+                    self.reporter.reassert(uid, status);
+                }
+            }),
+            Change::Node => {
+                let stored = self.state.read(|state| state.node.clone());
+                let stored = stored.as_ref().and_then(|node| ready(node.status.as_ref()?));
+                let Some(status) = (self.describe)().status else { return };
+                if stored != ready(&status) {
+                    self.reporter.node_status(status);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// The master of this session first, then those that are known by their address.
     fn master_addresses(&self, connection: &Connection) -> Vec<IpAddr> {
         let mut addresses = vec![connection.master.ip()];
@@ -158,6 +181,13 @@ impl Session {
         }
         addresses
     }
+}
+
+/// The state of a node's condition Ready.
+fn ready(status: &NodeStatus) -> Option<&str> {
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    ready.map(|condition| condition.status.as_str())
 }
 
 /// A session that a master has taken the call of.
@@ -203,6 +233,7 @@ impl OpenSession<'_> {
                             reporter.resend_all();
                             reporting = true;
                         }
+                        Received::Changed(change) => self.session.reassert(&change),
                         Received::PodDeleted { uid } => reporter.pod_deleted(&uid),
                         Received::Tunnel(request) => {
                             debug!(pod = %request.pod, namespace = %request.namespace, "opening a tunnel");

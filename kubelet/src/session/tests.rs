@@ -94,8 +94,11 @@ fn every_kind_of_object_comes_and_goes() {
         })
     };
     for (number, (resource, change)) in cases.iter().enumerate() {
-        inbox.receive(put(resource, "x", "1"));
+        let received = inbox.receive(put(resource, "x", "1"));
         assert_eq!(changes.try_recv().as_ref(), Ok(change));
+        let told = ["pods", "nodes"].contains(resource);
+        let changed = Received::Changed(change.clone());
+        assert_eq!(received, if told { changed } else { Received::Applied });
         assert_eq!(count(&state), number + 1, "{resource}");
     }
     let peer = Peer { node: "x".to_owned(), addresses: Vec::new(), pod_cidrs: Vec::new() };

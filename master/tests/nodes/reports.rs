@@ -1,5 +1,5 @@
 use kubelet::reporter::Reporter;
-use master::api::kinds::Pods;
+use master::api::kinds::{Nodes, Pods};
 use master::api::objects::{DeleteOptions, Part};
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{Event, Node, Pod, PodStatus};
@@ -136,6 +136,41 @@ async fn statuses_are_told_again_to_a_master_that_lost_them() {
     cluster.stop_master().await;
     cluster.start_again().await;
     phase(&cluster, "p", "Running").await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_there_does_not_stay_declared_lost() {
+    let cluster = Cluster::start().await;
+    let node = TestNode::start(&cluster, "n1", 1).await;
+    let created = cluster.create::<Pods>(pod("p", "n1", "s", "c")).await;
+    node.connected().await;
+    report(&node.reporter, &created, "Running");
+    phase(&cluster, "p", "Running").await;
+    // As the node-lifecycle controller does when it is late.
+    cluster
+        .update::<Pods>(&key("p"), Part::Status, |pod| {
+            for condition in pod.status.iter_mut().flat_map(|s| s.conditions.iter_mut()).flatten() {
+                condition.status = "False".to_owned();
+            }
+        })
+        .await;
+    let own = ObjectKey::new("", "n1");
+    cluster
+        .update::<Nodes>(&own, Part::Status, |node| {
+            for condition in node.status.iter_mut().flat_map(|s| s.conditions.iter_mut()).flatten()
+            {
+                condition.status = "Unknown".to_owned();
+            }
+        })
+        .await;
+    node.knows("its pod and itself to be ready again", |state| {
+        let ready = |conditions: Option<String>| conditions.as_deref() == Some("True");
+        let pod = state.pods[&key("p")].status.clone().unwrap().conditions.unwrap();
+        let node = state.node.clone().unwrap().status.clone().unwrap().conditions.unwrap();
+        ready(pod.into_iter().find(|c| c.type_ == "Ready").map(|c| c.status))
+            && ready(node.into_iter().find(|c| c.type_ == "Ready").map(|c| c.status))
+    })
+    .await;
 }
 
 #[tokio::test]
