@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::k8s::api::core::v1::Node;
+use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::link::LinkMessage;
 use sha2::{Digest, Sha256};
 use tokio::sync::broadcast::error::RecvError;
@@ -17,6 +18,7 @@ use tracing::debug;
 use super::cidr::Cidr4;
 use super::ipam::{Ipam, IpamError, Lease, boot_id};
 use super::links::{self, Links, VETH_PREFIX, Veth};
+use super::news::News;
 use super::{HostPort, HostPorts, NetworkError, PodHostPorts, PodNetwork, netns, routes};
 use crate::state::StateHandle;
 
@@ -123,7 +125,7 @@ impl BridgeNetwork {
             node.remove(&name).await?;
             let mtu = self.uplink_mtu(&node).await?;
             let netns = netns.as_raw_fd();
-            news = Some(Links::news()?);
+            news = Some(News::of(&[MulticastGroup::Link])?);
             node.add_veth(&Veth { name: &name, bridge, netns, address, mtu }).await?;
         }
         pod.set_up_pod(address, range.gateway())

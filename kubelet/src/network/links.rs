@@ -19,20 +19,19 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use futures::channel::mpsc::UnboundedReceiver;
-use futures::{StreamExt, TryStreamExt};
-use rtnetlink::packet_core::NetlinkMessage;
+use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, State,
 };
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{
-    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup,
+    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
     RouteMessageBuilder,
 };
 
 use super::cidr::Cidr4;
+use super::news::News;
 
 /// The name of a pod's interface inside the pod.
 pub(crate) const POD_INTERFACE: &str = "eth0";
@@ -46,10 +45,6 @@ const LOOPBACK: u32 = 1;
 pub(crate) struct Links {
     pub(crate) handle: Handle,
 }
-
-/// News of interfaces, from the moment of asking.
-pub(crate) type LinkNews =
-    UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>;
 
 /// How long an interface may take to pass packets after it was told to.
 const UP_PATIENCE: Duration = Duration::from_secs(1);
@@ -80,31 +75,22 @@ impl Links {
         Ok(Self { handle })
     }
 
-    /// News of interfaces. They need a socket of their own: when many come, some are lost, and on
-    /// a shared socket answers were lost with them.
-    pub(crate) fn news() -> io::Result<LinkNews> {
-        let (connection, _, news) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
-        tokio::spawn(connection);
-        Ok(news)
-    }
-
     /// Waits until an interface passes packets. The kernel lets it do so a moment after both ends
     /// of a veth pair are up, in a task of its own; what is sent before is lost, and a lost first
     /// packet costs the sender a second.
     pub(crate) async fn wait_until_up(
         &self,
         name: &str,
-        news: &mut LinkNews,
+        news: &mut News,
     ) -> Result<(), rtnetlink::Error> {
         let is_up =
             |link: &LinkMessage| link.attributes.contains(&LinkAttribute::OperState(State::Up));
         let up = async {
             while !self.find(name).await?.is_some_and(|link| is_up(&link)) {
                 if news.next().await.is_none() {
-                    return Err(rtnetlink::Error::RequestFailed);
+                    break;
                 }
-                // One look is enough for all that has been told by now.
-                while news.try_recv().is_ok() {}
+                news.skip();
             }
             Ok(())
         };

@@ -6,6 +6,7 @@ mod host_ports;
 mod ipam;
 mod links;
 mod netns;
+mod news;
 mod routes;
 
 use std::net::IpAddr;

@@ -10,10 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use futures::channel::mpsc::UnboundedReceiver;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use nix::errno::Errno;
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -26,6 +25,7 @@ use tracing::{info, warn};
 use super::bridge::own_range;
 use super::cidr::{Cidr4, ipv4_ranges};
 use super::links::{InterfaceAddress, Links, VETH_PREFIX, name_of, unless};
+use super::news::News;
 use super::{NetworkConfig, NetworkError};
 use crate::state::{Change, ClusterState, StateHandle};
 
@@ -169,7 +169,7 @@ pub(crate) async fn run(config: &NetworkConfig, state: &StateHandle, shutdown: C
     let mut retry = *RETRY.start();
     loop {
         if kernel.is_none() {
-            kernel = watch_kernel()
+            kernel = News::of(&GROUPS)
                 .inspect_err(|error| warn!(%error, "cannot hear of changed interfaces"))
                 .ok();
         }
@@ -213,22 +213,16 @@ async fn concerning(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
     }
 }
 
-type KernelNews =
-    UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>;
-
-fn watch_kernel() -> std::io::Result<KernelNews> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
-    let (connection, _, news) = rtnetlink::new_multicast_connection(&groups)?;
-    tokio::spawn(connection);
-    Ok(news)
-}
+/// What the kernel tells of that routes may follow from.
+const GROUPS: [MulticastGroup; 3] =
+    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
 
 /// Waits until an interface, address or route changed that is not a pod's; `true`: the connection
 /// was lost.
-async fn kernel_news(kernel: &mut Option<KernelNews>) -> bool {
+async fn kernel_news(kernel: &mut Option<News>) -> bool {
     let Some(news) = kernel else { return std::future::pending().await };
     loop {
-        let Some((message, _)) = news.next().await else { return true };
+        let Some(message) = news.next().await else { return true };
         let of_pod = match &message.payload {
             NetlinkPayload::InnerMessage(
                 RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
@@ -236,8 +230,7 @@ async fn kernel_news(kernel: &mut Option<KernelNews>) -> bool {
             _ => false,
         };
         if !of_pod {
-            // Whatever else is there already is covered by the next pass.
-            while news.try_recv().is_ok() {}
+            news.skip();
             return false;
         }
     }

@@ -5,16 +5,20 @@
 //!   few, and the same for all Services: a packet's cost does not grow with the number of Services.
 //! * [`diff`] finds what leads from one ruleset to another.
 //! * [`nft`] has the kernel do it, all at once, in a table of our own.
+//! * [`conntrack`] ends flows that the kernel would go on sending where they should not go.
 //!
 //! Memory is the truth: the kernel is told what changes and never asked.
 
+mod conntrack;
 mod diff;
 mod elements;
 mod endpoints;
 mod expr;
+mod message;
 mod nft;
 mod program;
 mod ruleset;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -137,6 +141,13 @@ impl Proxy {
             };
             if !commands.is_empty() {
                 install(&config, &commands)?;
+                let changed = conntrack::changed(known, &ruleset);
+                match conntrack::forget(&changed) {
+                    Ok(0) => {}
+                    Ok(flows) => debug!(flows, "ended flows to endpoints that are gone"),
+                    // The rules are right: it is no reason to make them again.
+                    Err(error) => warn!(%error, "failed to end flows to endpoints that are gone"),
+                }
                 let services = ruleset.services.len();
                 let steps = commands.len();
                 let took = started.elapsed();

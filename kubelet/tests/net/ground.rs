@@ -24,8 +24,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How long a packet may take. Generous: the machine may be busy, and only failures wait for it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long things may take. Generous: the machine may be busy, and only failures wait for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Whether namespaces can be made; says so if not.
 pub(crate) fn is_root(test: &str) -> bool {
@@ -99,8 +99,17 @@ impl Namespace {
 
     /// What a server says over TCP, on a connection of its own.
     pub(crate) fn ask_tcp(&self, server: impl ToString) -> io::Result<Answer> {
+        self.ask_tcp_within(PATIENCE, server)
+    }
+
+    /// Likewise, with another patience.
+    pub(crate) fn ask_tcp_within(
+        &self,
+        patience: Duration,
+        server: impl ToString,
+    ) -> io::Result<Answer> {
         let server: SocketAddr = server.to_string().parse().unwrap();
-        self.run(within(async move {
+        self.run(within(patience, async move {
             let mut stream = TcpStream::connect(server).await?;
             let mut text = String::new();
             stream.read_to_string(&mut text).await?;
@@ -111,7 +120,7 @@ impl Namespace {
     /// What a server says over UDP, from a socket of its own.
     pub(crate) fn ask_udp(&self, server: impl ToString) -> io::Result<Answer> {
         let server: SocketAddr = server.to_string().parse().unwrap();
-        self.run(within(async move {
+        self.run(within(PATIENCE, async move {
             let socket = UdpSocket::bind("0.0.0.0:0").await?;
             socket.connect(server).await?;
             socket.send(b"who?").await?;
@@ -148,8 +157,8 @@ impl Namespace {
     }
 }
 
-async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(PATIENCE, work)
+async fn within<T>(patience: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(patience, work)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -2,12 +2,12 @@
 //!
 //! The numbers are those of `linux/netfilter/nf_tables.h`, under the names they have there.
 
-use super::message::{Headers, Messages};
 use crate::proxy::diff::Command;
 use crate::proxy::elements::{Bytes, Element, Key, Value};
 use crate::proxy::expr::{
     ChainKind, Expr, Field, Hook, HookPoint, Part, Register, Rejection, Rule, Set, Values, Verdict,
 };
+use crate::proxy::message::{Headers, Messages};
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
@@ -17,7 +17,7 @@ const NLM_F_APPEND: u16 = 0x800;
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
-pub(crate) const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
 const NFPROTO_IPV4: u8 = 2;
 

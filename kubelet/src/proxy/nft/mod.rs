@@ -1,19 +1,13 @@
 //! The kernel's end: transactions of nf_tables over plain netlink.
 
 mod encode;
-mod message;
 
 use std::io;
-use std::os::fd::AsFd;
-
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
 
 use self::encode::Transaction;
-use self::message::{Attributes, array, split};
 use super::diff::Command;
+use super::message::{Attributes, array, split};
+use super::socket::NetfilterSocket;
 
 /// Why the kernel's rules could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -44,32 +38,18 @@ pub enum NftError {
 
 /// A connection to nf_tables. Its calls block; a large transaction takes the kernel a second.
 pub(crate) struct Nft {
-    socket: Socket,
+    socket: NetfilterSocket,
     table: String,
 }
-
-/// The kernel answers when it is done, always. This is for the case that it does not.
-const PATIENCE_SECONDS: i64 = 120;
 
 const NLMSG_ERROR: u16 = 2;
 
 impl Nft {
     /// A connection in the network namespace of the calling thread, for one table.
     pub(crate) fn open(table: &str) -> Result<Self, NftError> {
-        let open = || {
-            let mut socket = Socket::new(NETLINK_NETFILTER)?;
-            socket.bind_auto()?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            // Errors in words, and without the message they are about.
-            socket.set_ext_ack(true)?;
-            socket.set_cap_ack(true)?;
-            let patience = TimeVal::seconds(PATIENCE_SECONDS);
-            setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &patience)?;
-            Ok(socket)
-        };
         let failed =
             |source| NftError::Socket { operation: "open a netlink socket".into(), source };
-        Ok(Self { socket: open().map_err(failed)?, table: table.to_owned() })
+        Ok(Self { socket: NetfilterSocket::open().map_err(failed)?, table: table.to_owned() })
     }
 
     /// Carries out all commands at once, or none.
@@ -78,27 +58,19 @@ impl Nft {
         if transaction.is_empty() {
             return Ok(());
         }
-        self.send(transaction.messages.as_slice())?;
-        self.outcome(&transaction)
-    }
-
-    /// The kernel takes a transaction as one datagram only, so the buffer has to hold all of it.
-    fn send(&self, bytes: &[u8]) -> Result<(), NftError> {
-        let failed = |source: io::Error| NftError::Socket {
+        let bytes = transaction.messages.as_slice();
+        self.socket.send(bytes).map_err(|source| NftError::Socket {
             operation: format!("send a transaction of {} bytes", bytes.len()),
             source,
-        };
-        setsockopt(&self.socket.as_fd(), sockopt::SndBufForce, &(bytes.len() + 4096))
-            .map_err(|errno| failed(errno.into()))?;
-        self.socket.send(bytes, 0).map_err(failed)?;
-        Ok(())
+        })?;
+        self.outcome(&transaction)
     }
 
     fn outcome(&self, transaction: &Transaction) -> Result<(), NftError> {
         let mut first: Option<NftError> = None;
         let mut further = 0;
         loop {
-            let (buffer, _) = self.socket.recv_from_full().map_err(|source| NftError::Socket {
+            let buffer = self.socket.receive().map_err(|source| NftError::Socket {
                 operation: "hear of a transaction's outcome".into(),
                 source,
             })?;
@@ -155,5 +127,70 @@ fn explanation(flags: u16, payload: &[u8]) -> String {
             format!(" [{}]", text.trim_end_matches('\0'))
         }
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::proxy::diff::replacement;
+    use crate::proxy::ruleset::Ruleset;
+
+    /// Runs in a network namespace of its own, which goes with the thread; needs root.
+    fn inside(test: &'static str, work: impl FnOnce() + Send + 'static) {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("{test}: left out, it makes a network namespace and needs root");
+            return;
+        }
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            work();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_refused_message_is_named_and_nothing_is_changed() {
+        inside("a_refused_message_is_named_and_nothing_is_changed", || {
+            let nft = Nft::open("kutter").unwrap();
+            let gone = |name: &str| Command::DeleteChain { name: name.to_owned() };
+            let commands = [Command::AddTable, gone("nowhere"), gone("neither")];
+            let error = nft.apply(&commands).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("delete chain nowhere"), "{text}");
+            assert!(text.contains("(1 further errors)"), "{text}");
+            let NftError::Refused { source, .. } = error else { panic!("{error}") };
+            assert_eq!(source.kind(), io::ErrorKind::NotFound);
+            // The table was not made either: without it there is nothing to delete.
+            assert!(nft.apply(&[Command::DeleteTable]).is_err());
+        });
+    }
+
+    #[test]
+    fn the_same_rules_can_be_put_in_place_again_and_again() {
+        inside("the_same_rules_can_be_put_in_place_again_and_again", || {
+            let nft = Nft::open("kutter").unwrap();
+            let commands = replacement(&Ruleset::default());
+            for _ in 0..3 {
+                nft.apply(&commands).unwrap();
+            }
+            nft.apply(&[Command::AddTable, Command::DeleteTable]).unwrap();
+            nft.apply(&[]).unwrap();
+        });
+    }
+
+    #[test]
+    fn every_message_of_a_transaction_can_be_told_from_the_others() {
+        let transaction = Transaction::new("kutter", &replacement(&Ruleset::default()));
+        let sequences: Vec<u32> =
+            split(transaction.messages.as_slice()).map(|message| message.sequence).collect();
+        assert_eq!(sequences.iter().collect::<BTreeSet<_>>().len(), sequences.len());
+        assert_eq!(transaction.last_sequence(), sequences[sequences.len() - 2]);
+        assert_eq!(transaction.describe(0), "commit");
+        assert_eq!(transaction.describe(1), "add the table");
     }
 }

@@ -1,0 +1,44 @@
+//! A netlink socket to netfilter.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+/// A connection in the network namespace it was made in. Its calls block.
+pub(crate) struct NetfilterSocket {
+    socket: Socket,
+}
+
+/// The kernel answers when it is done, always. This is for the case that it does not.
+const PATIENCE_SECONDS: i64 = 120;
+
+impl NetfilterSocket {
+    /// A connection in the network namespace of the calling thread.
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        // Errors in words, and without the message they are about.
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        let patience = TimeVal::seconds(PATIENCE_SECONDS);
+        setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &patience)?;
+        Ok(Self { socket })
+    }
+
+    /// Sends messages as one datagram, however long: the kernel takes a transaction as a whole.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        setsockopt(&self.socket.as_fd(), sockopt::SndBufForce, &(bytes.len() + 4096))?;
+        self.socket.send(bytes, 0)?;
+        Ok(())
+    }
+
+    /// What the kernel says next.
+    pub(crate) fn receive(&self) -> io::Result<Vec<u8>> {
+        Ok(self.socket.recv_from_full()?.0)
+    }
+}
