@@ -171,22 +171,23 @@ fn streams(lab: &Lab) -> Result<()> {
         words.extend(arguments);
         Tool::Kubecfg.run_with(lab, &words, input)
     };
-    ensure!(exec(&["-i", "--", "/testserver", "tty"], "in\n")? == "terminal: false\nin\n");
+    ensure!(exec(&["--", "/testserver", "terminal"], "")? == "terminal: false\n");
+    ensure!(exec(&["-i", "--", "/testserver", "read"], "in\n")? == "in\n");
     let error = exec(&["--", "/testserver", "exit", "3"], "").unwrap_err().to_string();
     ensure!(error.contains("exit status: 3"), "{error}");
     let error = exec(&["--", "/no/such"], "").unwrap_err().to_string();
     ensure!(error.contains("no such file or directory"), "{error}");
     let big = "x".repeat(1 << 20);
-    let echoed = exec(&["-i", "--", "/testserver", "tty"], &big)?;
-    ensure!(echoed.ends_with(&big), "{} bytes of {} came back", echoed.len(), big.len());
+    let echoed = exec(&["-i", "--", "/testserver", "read"], &big)?;
+    ensure!(echoed == big, "{} bytes of {} came back", echoed.len(), big.len());
 
     // A terminal takes a terminal at this end: script(1) makes one.
     let command = Tool::Kubecfg.command(lab)?;
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let kubecfg = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    let line = format!("{kubecfg} exec -it all -c second -- /testserver tty");
+    let line = format!("{kubecfg} exec -it all -c second -- /testserver terminal");
     let output = std::process::Command::new("script")
-        .args(["-qec", &line, "/dev/null"])
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
         .env("KUBECONFIG", lab.kubeconfig())
         .stdin(Stdio::null())
         .output()?;
@@ -228,7 +229,7 @@ fn ends_are_told_as_they_were() -> Result<()> {
         apply(&lab, "forking", "[fork, \"5000\"]", "")?;
         until_ended(&client, "forking").await?;
         let got = kubecfg(&lab, &["logs", "forking"])?;
-        let count = got.trim().strip_prefix("forked ").and_then(|count| count.parse::<u32>().ok());
+        let count = got.lines().find_map(|line| line.strip_prefix("forked ")?.parse::<u32>().ok());
         ensure!(count.is_some_and(|count| count < 5000), "no bound on processes: {got}");
 
         apply(&lab, "chatty", "[lines, \"10000\"]", "")?;

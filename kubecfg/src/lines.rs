@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use saphyr_parser::{Event, Parser, Span, SpannedEventReceiver};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, SpannedEventReceiver};
+use serde_json::Value;
 
 /// The line of every field of one document, by its path as the server writes it
 /// (`spec.containers[0].image`).
@@ -11,6 +12,9 @@ pub(crate) struct Lines {
     fields: HashMap<String, usize>,
     /// Where the document starts.
     start: usize,
+    /// Numbers as `0644` was written in YAML 1.1, by the path of their field. File modes are written
+    /// so in every manifest, while our reader of values follows YAML 1.2 and takes them for text.
+    octals: Vec<(String, i64)>,
 }
 
 impl Lines {
@@ -24,6 +28,18 @@ impl Lines {
             match path.rfind(['.', '[']) {
                 Some(cut) => path = &path[..cut],
                 None => return self.start,
+            }
+        }
+    }
+}
+
+impl Lines {
+    /// Makes numbers out of the file modes of a document.
+    pub(crate) fn read_octals(&self, document: &mut Value) {
+        for (path, number) in &self.octals {
+            let pointer = path.replace(['.', '['], "/").replace(']', "");
+            if let Some(value) = document.pointer_mut(&format!("/{pointer}")) {
+                *value = (*number).into();
             }
         }
     }
@@ -96,10 +112,15 @@ impl<'input> SpannedEventReceiver<'input> for Indexer {
                     self.documents.push(document);
                 }
             }
-            Event::Scalar(text, ..) => {
+            Event::Scalar(text, style, ..) => {
                 let empty = self.stack.is_empty() && matches!(&*text, "" | "~" | "null");
                 let was_empty = self.empty;
-                self.node(Some(&text), line);
+                let path = self.node(Some(&text), line);
+                if let (Some(path), Some(number)) = (path, octal(&text))
+                    && style == ScalarStyle::Plain
+                {
+                    self.current.octals.push((path, number));
+                }
                 if empty {
                     self.empty = was_empty;
                 }
@@ -123,9 +144,26 @@ impl<'input> SpannedEventReceiver<'input> for Indexer {
     }
 }
 
+/// The value of `0644`; nothing for anything else.
+fn octal(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('0').filter(|digits| !digits.is_empty())?;
+    i64::from_str_radix(digits, 8).ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::index;
+
+    #[test]
+    fn file_modes_are_octal_unless_they_are_quoted() {
+        let lines = index("modes: {a: 0440, b: \"0440\", c: 0, d: 0o7, e: 440}\nlist: [07]\n");
+        let mut document = serde_json::json!({
+            "modes": {"a": "0440", "b": "0440", "c": 0, "d": 7, "e": 440}, "list": ["07"]});
+        lines[0].read_octals(&mut document);
+        let expected = serde_json::json!({
+            "modes": {"a": 288, "b": "0440", "c": 0, "d": 7, "e": 440}, "list": [7]});
+        assert_eq!(document, expected);
+    }
 
     #[test]
     fn finds_fields_of_several_documents() {

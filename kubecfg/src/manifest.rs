@@ -118,7 +118,7 @@ fn limited(reader: impl Read) -> Result<String> {
 fn parse(file: &str, text: &str, manifests: &mut Vec<Manifest>) -> Result<()> {
     let mut lines = lines::index(text).into_iter();
     for document in serde_yaml::Deserializer::from_str(text) {
-        let object = Value::deserialize(document).map_err(|error| {
+        let mut object = Value::deserialize(document).map_err(|error| {
             let line = error.location().map_or(String::new(), |place| format!(":{}", place.line()));
             anyhow::anyhow!("{file}{line}: this is not YAML: {error}")
         })?;
@@ -126,6 +126,7 @@ fn parse(file: &str, text: &str, manifests: &mut Vec<Manifest>) -> Result<()> {
             continue;
         }
         let lines = lines.next().unwrap_or_default();
+        lines.read_octals(&mut object);
         if !object.is_object() {
             bail!("{file}:{}: an object is expected here, with apiVersion and kind", lines.of(""));
         }

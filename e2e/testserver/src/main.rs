@@ -12,7 +12,8 @@
 //! testserver allocate MIB     touches so much memory, then sleeps
 //! testserver fork N           starts N processes that sleep, prints how many it got
 //! testserver echo WORDS       prints its arguments
-//! testserver tty              prints whether it has a terminal, and what it reads until end of input
+//! testserver terminal         prints whether it has a terminal
+//! testserver read             prints what it reads, until end of input
 //! ```
 
 mod http;
@@ -78,8 +79,8 @@ fn run(args: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
         ["fork", count] => println!("forked {}", fork(count.parse()?)),
         ["echo", words @ ..] => println!("{}", words.join(" ")),
-        ["tty"] => {
-            println!("terminal: {}", std::io::stdin().is_terminal());
+        ["terminal"] => println!("terminal: {}", std::io::stdin().is_terminal()),
+        ["read"] => {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text)?;
             print!("{text}");
