@@ -27,6 +27,9 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const LOW_MEMORY_BYTES: u64 = 100 << 20;
 /// Below this share of free space or inodes, images and logs soon fail: Kubernetes' defaults.
 const LOW_STORAGE: f64 = 0.10;
+/// So much free storage is no pressure, however large the whole: a tenth of a large disk holds
+/// thousands of images. Kubernetes' own share alone would close a half-empty node.
+const AMPLE_STORAGE_BYTES: u64 = 1 << 30;
 const LOW_INODES: f64 = 0.05;
 /// Above this share of all process ids in use, a fork soon fails.
 const MANY_PROCESSES: f64 = 0.90;
@@ -229,7 +232,9 @@ pub fn describe(facts: &Facts, previous: Option<&NodeStatus>, now: Timestamp) ->
         |part: u64, whole: u64| if whole == 0 { None } else { Some(part as f64 / whole as f64) };
     let below = |part, whole, limit| share(part, whole).is_some_and(|share| share < limit);
     let low_memory = *memory_bytes > 0 && *memory_available_bytes < LOW_MEMORY_BYTES;
-    let low_disk = below(*storage_free_bytes, *storage_bytes, LOW_STORAGE)
+    let low_storage = below(*storage_free_bytes, *storage_bytes, LOW_STORAGE)
+        && *storage_free_bytes < AMPLE_STORAGE_BYTES;
+    let low_disk = low_storage
         || below(*inodes_free, *inodes, LOW_INODES);
     let many = share(*processes, *processes_max).is_some_and(|share| share > MANY_PROCESSES);
     let conditions = [

@@ -52,7 +52,7 @@ fn a_machine_with_room_is_ready_and_under_no_pressure() {
 fn want_of_memory_disk_inodes_or_processes_shows() {
     let cases = [
         ("MemoryPressure", Facts { memory_available_bytes: 50 << 20, ..facts() }),
-        ("DiskPressure", Facts { storage_free_bytes: 9 << 30, ..facts() }),
+        ("DiskPressure", Facts { storage_free_bytes: 900 << 20, ..facts() }),
         ("DiskPressure", Facts { inodes_free: 40, ..facts() }),
         ("PIDPressure", Facts { processes: 30000, ..facts() }),
     ];
@@ -68,6 +68,12 @@ fn what_is_unknown_is_no_pressure() {
     for pressure in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
         assert_eq!(find(&status, pressure).status, "False", "{pressure}");
     }
+}
+
+#[test]
+fn a_small_share_of_a_large_disk_is_no_pressure() {
+    let facts = Facts { storage_free_bytes: 2 << 30, ..facts() };
+    assert_eq!(find(&describe(&facts, None, at(1)), "DiskPressure").status, "False");
 }
 
 #[test]
