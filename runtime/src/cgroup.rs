@@ -99,13 +99,13 @@ impl Hierarchies {
         })
     }
 
-    /// Makes a group, in every hierarchy, and moves this process into it.
-    pub(crate) fn enter(&self, group: &str) -> Result<()> {
+    /// Makes a group, in every hierarchy, and moves a process into it.
+    pub(crate) fn enter(&self, group: &str, pid: Pid) -> Result<()> {
         for hierarchy in &self.0 {
             let folder = hierarchy.folder(group);
             fs::create_dir_all(&folder).map_err(|e| io_error("create", &folder, e))?;
             hierarchy.prepare_cpuset(&folder)?;
-            join(&folder)?;
+            join(&folder, pid)?;
         }
         Ok(())
     }
@@ -128,7 +128,7 @@ impl Hierarchies {
             let Some(hierarchy) = hierarchy else { continue };
             let folder = hierarchy.folder_of_absolute(group);
             match hierarchy.version {
-                Version::One => join(&folder)?,
+                Version::One => join(&folder, Pid::this())?,
                 Version::Two => {
                     let file = fs::File::open(&folder).map_err(|e| io_error("open", &folder, e))?;
                     unified = Some(file.into());
@@ -250,9 +250,9 @@ impl Hierarchy {
     }
 }
 
-fn join(folder: &Path) -> Result<()> {
+fn join(folder: &Path, pid: Pid) -> Result<()> {
     let path = folder.join("cgroup.procs");
-    fs::write(&path, "0").map_err(|e| io_error("write", &path, e))
+    fs::write(&path, pid.to_string()).map_err(|e| io_error("write", &path, e))
 }
 
 fn processes(folder: &Path) -> Result<Vec<i32>> {

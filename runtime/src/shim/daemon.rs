@@ -42,10 +42,10 @@ pub(super) fn start(folder: SandboxFolder) -> Result<(), Failure> {
         Err(_) => sys::exit_now(1),
     }
     let code = match prepare(&folder) {
-        Ok((server, record)) => {
+        Ok((mut server, record)) => {
             // The caller reads nothing but the end of the pipe as good news.
             drop(ready);
-            leave_caller_groups(&server, &record);
+            leave_caller_groups(&mut server, &record);
             server.run()
         }
         Err(failure) => {
@@ -85,11 +85,23 @@ fn prepare(folder: &SandboxFolder) -> Result<(Server, SandboxRecord), Failure> {
 }
 
 /// Moves out of the control groups of the caller, so that it can be restarted by itself. The
-/// kernel takes a while for a move; meanwhile the caller sets up the network.
-fn leave_caller_groups(server: &Server, record: &SandboxRecord) {
-    if let Err(error) = server.hierarchies().enter(&record.shim_cgroup) {
-        eprintln!("the shim stays in the control group of its caller: {error}");
+/// kernel takes long for a move: a fork waits for it, while the shim serves.
+fn leave_caller_groups(server: &mut Server, record: &SandboxRecord) {
+    let shim = nix::unistd::Pid::this();
+    let moved = match sys::fork() {
+        Ok(Fork::Parent(mover)) => return server.expect_mover(mover),
+        Ok(Fork::Child) => {
+            // Without the shim there is nothing to move.
+            let signal = Some(rustix::process::Signal::KILL);
+            let _ = rustix::process::set_parent_process_death_signal(signal);
+            server.hierarchies().enter(&record.shim_cgroup, shim)
+        }
+        Err(errno) => return eprintln!("the shim stays in its caller's control groups: {errno}"),
+    };
+    if let Err(error) = &moved {
+        eprintln!("the shim stays in its caller's control groups: {error}");
     }
+    sys::exit_now(i32::from(moved.is_err()));
 }
 
 /// Nothing reads what a shim prints, so complaints go to a file beside its socket.

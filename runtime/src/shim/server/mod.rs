@@ -55,6 +55,8 @@ pub(super) struct Server {
     /// Children that ended while a creator had not yet said whose they are.
     unclaimed: HashMap<i32, End>,
     next_key: u64,
+    /// The fork that moves this process to its control groups, while it does.
+    mover: Option<Pid>,
     /// When to give memory back, if nothing happens until then.
     rest_at: Option<Instant>,
     /// Who is to be told about everything: connection and request.
@@ -99,11 +101,17 @@ impl Server {
             births: BTreeMap::new(),
             unclaimed: HashMap::new(),
             next_key: 0,
+            mover: None,
             rest_at: Some(Instant::now() + REST_AFTER),
             watchers_to_be: Vec::new(),
             stopping: None,
             buffer: vec![0; BUFFER_BYTES],
         })
+    }
+
+    /// Takes note of the fork that moves this process to its control groups.
+    pub(super) fn expect_mover(&mut self, mover: Pid) {
+        self.mover = Some(mover);
     }
 
     pub(super) fn hierarchies(&self) -> &Hierarchies {
@@ -301,6 +309,10 @@ impl Server {
                 Some(birth) => birth.early_end = Some(end),
                 None => self.end_exec(key, end),
             }
+            return;
+        }
+        if self.mover.is_some_and(|mover| mover.as_raw() == pid) {
+            self.mover = None;
             return;
         }
         if self.births.values_mut().any(|birth| birth.note_end_of(pid)) {
