@@ -134,6 +134,69 @@ impl FieldError {
     }
 }
 
+/// What is wrong with one object: everything, up to a bound, since a body of megabytes can be wrong in
+/// a hundred thousand places.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FieldErrors(Vec<FieldError>);
+
+/// More than anybody reads, and little enough to answer with.
+pub(crate) const MAX_ERRORS: usize = 100;
+
+/// Characters of a value that are repeated in a message: those of any name that may be meant.
+const MAX_SHOWN: usize = 300;
+
+impl FieldErrors {
+    /// Nothing is wrong.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an error, unless there are too many already.
+    pub fn push(&mut self, error: FieldError) {
+        if self.0.len() < MAX_ERRORS {
+            self.0.push(error);
+        }
+    }
+}
+
+impl std::ops::Deref for FieldErrors {
+    type Target = [FieldError];
+
+    fn deref(&self) -> &[FieldError] {
+        &self.0
+    }
+}
+
+impl Extend<FieldError> for FieldErrors {
+    fn extend<I: IntoIterator<Item = FieldError>>(&mut self, errors: I) {
+        let left = MAX_ERRORS - self.0.len();
+        self.0.extend(errors.into_iter().take(left));
+    }
+}
+
+impl IntoIterator for FieldErrors {
+    type Item = FieldError;
+    type IntoIter = std::vec::IntoIter<FieldError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl From<FieldError> for FieldErrors {
+    fn from(error: FieldError) -> Self {
+        Self(vec![error])
+    }
+}
+
+/// The text, or its beginning.
+pub(crate) fn cut(text: &str) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(MAX_SHOWN) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+    }
+}
+
 impl FieldErrorKind {
     /// The reason of the cause, as `FieldValueInvalid`.
     pub fn reason(self) -> &'static str {
@@ -178,7 +241,10 @@ impl FieldError {
         });
         if let Some(value) = shown {
             message.push_str(": ");
-            message.push_str(&value.to_string());
+            message.push_str(&match value.as_str() {
+                Some(text) => serde_json::Value::from(cut(text)).to_string(),
+                None => cut(&value.to_string()).into_owned(),
+            });
         }
         if !self.detail.is_empty() {
             message.push_str(": ");
@@ -192,7 +258,7 @@ impl FieldError {
         StatusCause {
             reason: Some(self.kind.reason().to_owned()),
             message: Some(self.message()),
-            field: Some(self.path.clone()),
+            field: Some(cut(&self.path).into_owned()),
         }
     }
 }
@@ -200,6 +266,6 @@ impl FieldError {
 impl std::fmt::Display for FieldError {
     /// `spec.replicas: Invalid value: -1: must be …`
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.path, self.message())
+        write!(f, "{}: {}", cut(&self.path), self.message())
     }
 }

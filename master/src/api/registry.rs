@@ -14,7 +14,7 @@ use proto::k8s as k8s_openapi;
 use serde::Serialize;
 
 use crate::api::codec::{DecodeError, Decoded, Decoder};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::FieldErrors;
 use crate::api::kinds::{
     ClusterConfig, Column, Deletion, Kind, Propagation, ResourceInfo, Scaling,
 };
@@ -104,9 +104,9 @@ pub trait AnyKind: Send + Sync + 'static {
     /// See [`Kind::validate_name`].
     fn validate_name(&self, name: &str) -> Vec<String>;
     /// See [`Kind::validate`].
-    fn validate(&self, object: &dyn AnyObject) -> Vec<FieldError>;
+    fn validate(&self, object: &dyn AnyObject) -> FieldErrors;
     /// See [`Kind::validate_update`].
-    fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> Vec<FieldError>;
+    fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> FieldErrors;
     /// See [`Kind::allocate`].
     fn allocate(
         &self,
@@ -114,7 +114,7 @@ pub trait AnyKind: Send + Sync + 'static {
         old: Option<&dyn AnyObject>,
         cluster: &ClusterConfig,
         claimed: &dyn Fn(&str) -> bool,
-    ) -> Result<(), Vec<FieldError>>;
+    ) -> Result<(), FieldErrors>;
     /// See [`Kind::claims`].
     fn claims(&self, object: &dyn AnyObject) -> Vec<String>;
     /// See [`Kind::deletion`].
@@ -190,11 +190,11 @@ impl<K: Kind> AnyKind for Adaptor<K> {
         K::validate_name(name)
     }
 
-    fn validate(&self, object: &dyn AnyObject) -> Vec<FieldError> {
+    fn validate(&self, object: &dyn AnyObject) -> FieldErrors {
         K::validate(typed::<K>(object))
     }
 
-    fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> Vec<FieldError> {
+    fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> FieldErrors {
         K::validate_update(typed::<K>(new), typed::<K>(old))
     }
 
@@ -204,7 +204,7 @@ impl<K: Kind> AnyKind for Adaptor<K> {
         old: Option<&dyn AnyObject>,
         cluster: &ClusterConfig,
         claimed: &dyn Fn(&str) -> bool,
-    ) -> Result<(), Vec<FieldError>> {
+    ) -> Result<(), FieldErrors> {
         K::allocate(typed_mut::<K>(object), old.map(typed::<K>), cluster, claimed)
     }
 

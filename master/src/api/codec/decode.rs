@@ -14,6 +14,8 @@ use serde::de::{
 };
 use serde_json::Value;
 
+use crate::api::field_error::{MAX_ERRORS, cut};
+
 /// Where in a tree: a list that grows on the stack, so that nothing is allocated unless told.
 #[derive(Clone, Copy, Debug)]
 pub enum Path<'a> {
@@ -357,7 +359,11 @@ impl<'de> Deserializer<'de> for Node<'_> {
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        self.decoder.unknown.borrow_mut().push(self.path.to_string());
+        let mut unknown = self.decoder.unknown.borrow_mut();
+        if unknown.len() < MAX_ERRORS {
+            unknown.push(cut(&self.path.to_string()).into_owned());
+        }
+        drop(unknown);
         visitor.visit_unit()
     }
 }

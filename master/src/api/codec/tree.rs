@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::decode::Path;
+use crate::api::field_error::{MAX_ERRORS, cut};
 
 /// Values in one tree. An object of the largest size that is stored has far fewer; YAML aliases
 /// count as often as they are used, so an alias bomb ends here.
@@ -92,6 +93,16 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Paths may be long and fields many: both are bounded, or a body of megabytes makes gigabytes.
+    fn tell_duplicate(&self, path: &Path<'_>) {
+        let mut duplicates = self.duplicates.borrow_mut();
+        if duplicates.len() < MAX_ERRORS {
+            duplicates.push(cut(&path.to_string()).into_owned());
+        }
+    }
+}
+
 struct Seed<'a> {
     path: &'a Path<'a>,
     limits: &'a Limits,
@@ -165,7 +176,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             let path = Path::Key(self.path, &key);
             let value = access.next_value_seed(Seed { path: &path, limits: self.limits })?;
             if map.contains_key(&key) {
-                self.limits.duplicates.borrow_mut().push(path.to_string());
+                self.limits.tell_duplicate(&path);
             }
             map.insert(key, value);
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::columns::{AGE, NAME, age, column, name};
 use super::path::Path;
 use super::{Column, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 /// All data of a ConfigMap, or of a Secret, together.
 pub(super) const MAX_DATA: usize = 1024 * 1024;
@@ -40,8 +40,8 @@ impl Kind for ConfigMaps {
 
     fn default(_object: &mut ConfigMap) {}
 
-    fn validate(object: &ConfigMap) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate(object: &ConfigMap) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         let (data, binary) = (object.data.as_ref(), object.binary_data.as_ref());
         keys(data.into_iter().flat_map(BTreeMap::keys), &Path::new("data"), &mut errors);
         keys(binary.into_iter().flat_map(BTreeMap::keys), &Path::new("binaryData"), &mut errors);
@@ -61,8 +61,8 @@ impl Kind for ConfigMaps {
         errors
     }
 
-    fn validate_update(new: &ConfigMap, old: &ConfigMap) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate_update(new: &ConfigMap, old: &ConfigMap) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         if old.immutable != Some(true) {
             return errors;
         }
@@ -100,7 +100,7 @@ impl Kind for ConfigMaps {
 pub(super) fn keys<'a>(
     keys: impl Iterator<Item = &'a String>,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     for key in keys {
         for reason in names::config_key(key) {

@@ -12,7 +12,7 @@ use super::columns::{AGE, NAME, age, column, name, shortened};
 use super::endpoints::{app_protocol, endpoint_ip, protocol};
 use super::path::Path;
 use super::{Column, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const ADDRESS_TYPES: &[&str] = &["FQDN", "IPv4", "IPv6"];
 const MAX_ENDPOINTS: usize = 1000;
@@ -55,8 +55,8 @@ impl Kind for EndpointSlices {
         new.endpoints != old.endpoints || new.ports != old.ports
     }
 
-    fn validate(object: &EndpointSlice) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate(object: &EndpointSlice) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         match object.address_type.as_str() {
             "" => errors.push(FieldError::required("addressType", "")),
             known if ADDRESS_TYPES.contains(&known) => {}
@@ -74,11 +74,11 @@ impl Kind for EndpointSlices {
         errors
     }
 
-    fn validate_update(new: &EndpointSlice, old: &EndpointSlice) -> Vec<FieldError> {
+    fn validate_update(new: &EndpointSlice, old: &EndpointSlice) -> FieldErrors {
         if new.address_type == old.address_type {
-            return Vec::new();
+            return FieldErrors::new();
         }
-        vec![FieldError::invalid("addressType", new.address_type.as_str(), "field is immutable")]
+        FieldError::invalid("addressType", new.address_type.as_str(), "field is immutable").into()
     }
 
     fn columns() -> &'static [Column] {
@@ -113,7 +113,7 @@ fn validate_endpoint(
     endpoint: &Endpoint,
     address_type: &str,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     let addresses = path.child("addresses");
     match endpoint.addresses.len() {
@@ -157,7 +157,7 @@ fn validate_endpoint(
     }
 }
 
-fn validate_ports(object: &EndpointSlice, errors: &mut Vec<FieldError>) {
+fn validate_ports(object: &EndpointSlice, errors: &mut FieldErrors) {
     let ports = object.ports.as_deref().unwrap_or_default();
     if ports.len() > MAX_PORTS {
         errors.push(FieldError::too_many("ports", ports.len(), MAX_PORTS));

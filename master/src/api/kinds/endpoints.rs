@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::columns::{AGE, NAME, NONE, age, column, name, shortened};
 use super::path::Path;
 use super::{Column, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 pub(super) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
@@ -41,8 +41,8 @@ impl Kind for EndpointsKind {
         }
     }
 
-    fn validate(object: &Endpoints) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate(object: &Endpoints) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         for (index, subset) in object.subsets.iter().flatten().enumerate() {
             validate_subset(subset, &Path::new("subsets").index(index), &mut errors);
         }
@@ -83,7 +83,7 @@ fn join(ip: &str, port: i32) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
-fn validate_subset(subset: &EndpointSubset, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_subset(subset: &EndpointSubset, path: &Path, errors: &mut FieldErrors) {
     let ready = subset.addresses.as_deref().unwrap_or_default();
     let not_ready = subset.not_ready_addresses.as_deref().unwrap_or_default();
     if ready.is_empty() && not_ready.is_empty() {
@@ -101,7 +101,7 @@ fn validate_subset(subset: &EndpointSubset, path: &Path, errors: &mut Vec<FieldE
     }
 }
 
-fn validate_address(address: &EndpointAddress, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_address(address: &EndpointAddress, path: &Path, errors: &mut FieldErrors) {
     endpoint_ip(&address.ip, &path.child("ip"), errors);
     if let Some(hostname) = address.hostname.as_deref().filter(|name| !name.is_empty()) {
         for reason in names::dns_label(hostname) {
@@ -116,7 +116,7 @@ fn validate_address(address: &EndpointAddress, path: &Path, errors: &mut Vec<Fie
 }
 
 /// An address that traffic may be sent to from anywhere: no loopback, no link-local.
-pub(super) fn endpoint_ip(text: &str, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn endpoint_ip(text: &str, path: &Path, errors: &mut FieldErrors) {
     let reason = match text.parse::<IpAddr>() {
         Err(_) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
         Ok(ip) if ip.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
@@ -138,7 +138,7 @@ pub(super) fn endpoint_ip(text: &str, path: &Path, errors: &mut Vec<FieldError>)
     errors.push(FieldError::invalid(path, text, reason));
 }
 
-fn validate_port(port: &EndpointPort, needs_name: bool, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_port(port: &EndpointPort, needs_name: bool, path: &Path, errors: &mut FieldErrors) {
     match port.name.as_deref().unwrap_or_default() {
         "" if needs_name => errors.push(FieldError::required(path.child("name"), "")),
         "" => {}
@@ -156,7 +156,7 @@ fn validate_port(port: &EndpointPort, needs_name: bool, path: &Path, errors: &mu
 }
 
 /// A protocol that is known.
-pub(super) fn protocol(protocol: Option<&str>, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn protocol(protocol: Option<&str>, path: &Path, errors: &mut FieldErrors) {
     match protocol.unwrap_or_default() {
         "" => errors.push(FieldError::required(path, "")),
         known if PROTOCOLS.contains(&known) => {}
@@ -165,7 +165,7 @@ pub(super) fn protocol(protocol: Option<&str>, path: &Path, errors: &mut Vec<Fie
 }
 
 /// What is spoken on a port, for people and proxies to read.
-pub(super) fn app_protocol(protocol: Option<&str>, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn app_protocol(protocol: Option<&str>, path: &Path, errors: &mut FieldErrors) {
     if let Some(protocol) = protocol {
         for reason in names::qualified_name(protocol) {
             errors.push(FieldError::invalid(path, protocol, reason));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::columns::{NAME, UNKNOWN, column, name, since, since_timestamp, wide};
 use super::path::Path;
 use super::{Column, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const MAX_WORD: usize = 128;
 const MAX_MESSAGE: usize = 1024;
@@ -36,8 +36,8 @@ impl Kind for Events {
 
     fn default(_object: &mut Event) {}
 
-    fn validate(object: &Event) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate(object: &Event) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         let involved = object.involved_object.namespace.as_deref().unwrap_or_default();
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         // Events of objects without a namespace are kept in one of the system's.
@@ -135,7 +135,7 @@ fn source(object: &Event) -> String {
 }
 
 /// Events that say `eventTime` are of the newer form and say who reports them.
-fn validate_modern(object: &Event, errors: &mut Vec<FieldError>) {
+fn validate_modern(object: &Event, errors: &mut FieldErrors) {
     let component = object.reporting_component.as_deref().unwrap_or_default();
     if component.is_empty() {
         errors.push(FieldError::required("reportingComponent", ""));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::names;
 
 use super::path::Path;
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 /// All annotations of an object together.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
@@ -14,7 +14,7 @@ const MAX_ANNOTATIONS: usize = 256 * 1024;
 pub(super) fn labels(
     labels: Option<&BTreeMap<String, String>>,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     for (key, value) in labels.into_iter().flatten() {
         for reason in names::qualified_name(key) {
@@ -30,7 +30,7 @@ pub(super) fn labels(
 pub(super) fn annotations(
     annotations: Option<&BTreeMap<String, String>>,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     let mut size = 0;
     for (key, value) in annotations.into_iter().flatten() {

@@ -8,7 +8,7 @@ use proto::k8s as k8s_openapi;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::api::field_error::FieldError;
+use crate::api::field_error::FieldErrors;
 
 pub mod cidr;
 mod columns;
@@ -185,11 +185,11 @@ pub trait Kind: Send + Sync + 'static {
     }
 
     /// All that is wrong with an object, not the first only. `metadata` is checked by the machinery.
-    fn validate(object: &Self::Object) -> Vec<FieldError>;
+    fn validate(object: &Self::Object) -> FieldErrors;
 
     /// What an update may not change. `validate` has been called on `new` as well.
-    fn validate_update(_new: &Self::Object, _old: &Self::Object) -> Vec<FieldError> {
-        Vec::new()
+    fn validate_update(_new: &Self::Object, _old: &Self::Object) -> FieldErrors {
+        FieldErrors::new()
     }
 
     /// Chooses addresses, ports or ranges that have to be unique in the cluster. `claimed` tells
@@ -199,7 +199,7 @@ pub trait Kind: Send + Sync + 'static {
         _old: Option<&Self::Object>,
         _cluster: &ClusterConfig,
         _claimed: &dyn Fn(&str) -> bool,
-    ) -> Result<(), Vec<FieldError>> {
+    ) -> Result<(), FieldErrors> {
         Ok(())
     }
 

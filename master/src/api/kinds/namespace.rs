@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::columns::{AGE, NAME, age, column, name};
 use super::path::Path;
 use super::{Column, Deletion, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 /// Held in `spec.finalizers` until the namespace is empty.
 pub const FINALIZER: &str = "kubernetes";
@@ -77,8 +77,8 @@ impl Kind for Namespaces {
         *new = Namespace { status, ..old.clone() };
     }
 
-    fn validate(object: &Namespace) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate(object: &Namespace) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         let finalizers = object.spec.as_ref().and_then(|spec| spec.finalizers.as_deref());
         for (index, finalizer) in finalizers.into_iter().flatten().enumerate() {
             let path = Path::new("spec.finalizers").index(index);

@@ -13,7 +13,7 @@ use super::cidr::Ipv4Range;
 use super::columns::{AGE, NAME, NONE, UNKNOWN, age, column, name, wide};
 use super::path::Path;
 use super::{ClusterConfig, Column, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
@@ -67,8 +67,8 @@ impl Kind for Nodes {
         *new = Node { status, ..old.clone() };
     }
 
-    fn validate(object: &Node) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate(object: &Node) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         if let Some(spec) = &object.spec {
             validate_spec(spec, &mut errors);
         }
@@ -76,8 +76,8 @@ impl Kind for Nodes {
         errors
     }
 
-    fn validate_update(new: &Node, old: &Node) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate_update(new: &Node, old: &Node) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         let (new, old) =
             (new.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
         if old.pod_cidrs.is_some() && new.pod_cidrs != old.pod_cidrs {
@@ -96,7 +96,7 @@ impl Kind for Nodes {
         _old: Option<&Node>,
         cluster: &ClusterConfig,
         claimed: &dyn Fn(&str) -> bool,
-    ) -> Result<(), Vec<FieldError>> {
+    ) -> Result<(), FieldErrors> {
         let path = Path::new("spec.podCIDRs");
         let internal = |text: &str| {
             FieldError::invalid(
@@ -105,8 +105,7 @@ impl Kind for Nodes {
                 "the cluster's pod range is not an IPv4 range",
             )
         };
-        let pods: Ipv4Range =
-            cluster.pod_cidr.parse().map_err(|_| vec![internal(&cluster.pod_cidr)])?;
+        let pods: Ipv4Range = cluster.pod_cidr.parse().map_err(|_| internal(&cluster.pod_cidr))?;
         let spec = object.spec.get_or_insert_default();
         if let Some(ranges) = spec.pod_cidrs.as_ref().filter(|ranges| !ranges.is_empty()) {
             return check_ranges(ranges, &pods, cluster.node_cidr_prefix, claimed, &path);
@@ -117,7 +116,7 @@ impl Kind for Nodes {
                 "no range is left: all /{} ranges of {pods} are held by nodes",
                 cluster.node_cidr_prefix
             );
-            return Err(vec![FieldError::forbidden(path, detail)]);
+            return Err(FieldError::forbidden(path, detail).into());
         };
         spec.pod_cidr = Some(range.to_string());
         spec.pod_cidrs = Some(vec![range.to_string()]);
@@ -213,8 +212,8 @@ fn check_ranges(
     prefix: u8,
     claimed: &dyn Fn(&str) -> bool,
     path: &Path,
-) -> Result<(), Vec<FieldError>> {
-    let mut errors = Vec::new();
+) -> Result<(), FieldErrors> {
+    let mut errors = FieldErrors::new();
     for (index, text) in ranges.iter().enumerate() {
         // That it reads as a range was seen in validation.
         let Ok(range) = text.parse::<Ipv4Range>() else { continue };
@@ -230,7 +229,7 @@ fn check_ranges(
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-fn validate_spec(spec: &NodeSpec, errors: &mut Vec<FieldError>) {
+fn validate_spec(spec: &NodeSpec, errors: &mut FieldErrors) {
     let path = Path::new("spec");
     let ranges = spec.pod_cidrs.as_deref().unwrap_or_default();
     for (index, range) in ranges.iter().enumerate() {
@@ -262,7 +261,7 @@ fn validate_spec(spec: &NodeSpec, errors: &mut Vec<FieldError>) {
     validate_taints(spec.taints.as_deref().unwrap_or_default(), &path.child("taints"), errors);
 }
 
-fn validate_taints(taints: &[Taint], path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) {
     let mut seen = BTreeSet::new();
     for (index, taint) in taints.iter().enumerate() {
         let path = path.index(index);
@@ -286,7 +285,7 @@ fn validate_taints(taints: &[Taint], path: &Path, errors: &mut Vec<FieldError>) 
     }
 }
 
-fn validate_status(object: &Node, errors: &mut Vec<FieldError>) {
+fn validate_status(object: &Node, errors: &mut FieldErrors) {
     let Some(status) = &object.status else { return };
     let path = Path::new("status");
     for (field, resources) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)]

@@ -12,7 +12,7 @@ use super::columns::{AGE, NAME, age, column, labels, name, wide};
 use super::path::Path;
 use super::pod;
 use super::{Column, Kind, Propagation, ResourceInfo, Scaling, metadata};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 /// `replicationcontrollers`
 #[derive(Debug)]
@@ -72,8 +72,8 @@ impl Kind for ReplicationControllers {
         new.spec != old.spec
     }
 
-    fn validate(object: &ReplicationController) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate(object: &ReplicationController) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         let default = ReplicationControllerSpec::default();
         validate_spec(object.spec.as_ref().unwrap_or(&default), &mut errors);
         let status = object.status.clone().unwrap_or_default();
@@ -148,7 +148,7 @@ impl Kind for ReplicationControllers {
     }
 }
 
-fn validate_spec(spec: &ReplicationControllerSpec, errors: &mut Vec<FieldError>) {
+fn validate_spec(spec: &ReplicationControllerSpec, errors: &mut FieldErrors) {
     let path = Path::new("spec");
     for (field, value) in [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)]
     {

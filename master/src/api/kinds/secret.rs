@@ -10,7 +10,7 @@ use super::columns::{AGE, NAME, age, column, name};
 use super::config_map::{IMMUTABLE, MAX_DATA, keys, size};
 use super::path::Path;
 use super::{Column, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const OPAQUE: &str = "Opaque";
 const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
@@ -46,8 +46,8 @@ impl Kind for Secrets {
         }
     }
 
-    fn validate(object: &Secret) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate(object: &Secret) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         let path = Path::new("data");
         keys(object.data.iter().flatten().map(|(key, _)| key), &path, &mut errors);
         if size(object.data.as_ref()) > MAX_DATA {
@@ -57,8 +57,8 @@ impl Kind for Secrets {
         errors
     }
 
-    fn validate_update(new: &Secret, old: &Secret) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate_update(new: &Secret, old: &Secret) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         if new.type_ != old.type_ {
             let value = new.type_.clone();
             errors.push(FieldError::invalid("type", value, "field is immutable"));
@@ -99,7 +99,7 @@ impl Kind for Secrets {
 }
 
 /// What the well-known types demand of their data.
-fn validate_type(object: &Secret, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_type(object: &Secret, path: &Path, errors: &mut FieldErrors) {
     let data = |key: &str| object.data.as_ref().and_then(|data| data.get(key));
     let mut json_in = |key: &str| match data(key) {
         None => errors.push(FieldError::required(path.key(key), "")),

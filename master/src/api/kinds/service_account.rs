@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::columns::{AGE, NAME, age, column, name};
 use super::{Column, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::FieldErrors;
 
 /// `serviceaccounts`
 #[derive(Debug)]
@@ -33,8 +33,8 @@ impl Kind for ServiceAccounts {
 
     fn default(_object: &mut ServiceAccount) {}
 
-    fn validate(_object: &ServiceAccount) -> Vec<FieldError> {
-        Vec::new()
+    fn validate(_object: &ServiceAccount) -> FieldErrors {
+        FieldErrors::new()
     }
 
     fn columns() -> &'static [Column] {

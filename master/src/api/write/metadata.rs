@@ -6,7 +6,7 @@ use proto::{ObjectKey, names};
 
 use super::delete::{FOREGROUND, ORPHAN};
 use crate::api::error::ApiError;
-use crate::api::field_error::{FieldError, FieldErrorKind};
+use crate::api::field_error::{FieldError, FieldErrorKind, FieldErrors};
 use crate::api::kinds::ResourceInfo;
 use crate::api::registry::AnyKind;
 
@@ -114,8 +114,8 @@ pub(super) fn carry_over(new: &mut ObjectMeta, old: &ObjectMeta) {
 }
 
 /// All that is wrong with metadata.
-pub(super) fn validate(kind: &'static dyn AnyKind, meta: &ObjectMeta) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+pub(super) fn validate(kind: &'static dyn AnyKind, meta: &ObjectMeta) -> FieldErrors {
+    let mut errors = FieldErrors::new();
     validate_names(kind, meta, &mut errors);
     for (key, value) in meta.labels.iter().flatten() {
         let key_errors = names::qualified_name(key);
@@ -142,7 +142,7 @@ pub(super) fn validate(kind: &'static dyn AnyKind, meta: &ObjectMeta) -> Vec<Fie
     errors
 }
 
-fn validate_names(kind: &'static dyn AnyKind, meta: &ObjectMeta, errors: &mut Vec<FieldError>) {
+fn validate_names(kind: &'static dyn AnyKind, meta: &ObjectMeta, errors: &mut FieldErrors) {
     let resource = kind.resource();
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let prefix = text(&meta.generate_name);
@@ -173,7 +173,7 @@ fn validate_names(kind: &'static dyn AnyKind, meta: &ObjectMeta, errors: &mut Ve
     }
 }
 
-fn validate_owners(meta: &ObjectMeta, errors: &mut Vec<FieldError>) {
+fn validate_owners(meta: &ObjectMeta, errors: &mut FieldErrors) {
     let mut controller: Option<&str> = None;
     for (index, owner) in meta.owner_references.iter().flatten().enumerate() {
         let path = format!("metadata.ownerReferences[{index}]");
@@ -207,7 +207,7 @@ fn validate_owners(meta: &ObjectMeta, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_finalizers(meta: &ObjectMeta, errors: &mut Vec<FieldError>) {
+fn validate_finalizers(meta: &ObjectMeta, errors: &mut FieldErrors) {
     let finalizers = meta.finalizers.as_deref().unwrap_or_default();
     for finalizer in finalizers {
         let path = "metadata.finalizers";
@@ -231,8 +231,8 @@ fn validate_finalizers(meta: &ObjectMeta, errors: &mut Vec<FieldError>) {
 }
 
 /// What an update may not change.
-pub(super) fn validate_update(new: &ObjectMeta, old: &ObjectMeta) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+pub(super) fn validate_update(new: &ObjectMeta, old: &ObjectMeta) -> FieldErrors {
+    let mut errors = FieldErrors::new();
     let mut immutable = |path: &str, changed: bool, value: serde_json::Value| {
         if changed {
             errors.push(FieldError::invalid(path, value, "field is immutable"));

@@ -9,7 +9,7 @@ use super::super::endpoints;
 use super::super::path::Path;
 use super::validate::{climbs, invalid_each, one_of, unique};
 use super::{env, probes, resources, security, unsupported, volumes};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 const MESSAGE_POLICIES: &[&str] = &["FallbackToLogsOnError", "File"];
@@ -19,7 +19,7 @@ pub(super) fn validate(
     spec: &PodSpec,
     volume_names: &BTreeSet<&str>,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     if spec.containers.is_empty() {
         errors.push(FieldError::required(path, ""));
@@ -48,7 +48,7 @@ pub(super) fn validate(
     validate_host_ports(spec, path, errors);
 }
 
-fn validate_image(container: &Container, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_image(container: &Container, path: &Path, errors: &mut FieldErrors) {
     match container.image.as_deref().unwrap_or_default() {
         "" => errors.push(FieldError::required(path.child("image"), "")),
         image if image != image.trim() => {
@@ -75,7 +75,7 @@ fn validate_image(container: &Container, path: &Path, errors: &mut Vec<FieldErro
     }
 }
 
-fn validate_ports(container: &Container, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_ports(container: &Container, path: &Path, errors: &mut FieldErrors) {
     let mut seen = BTreeSet::new();
     for (index, port) in container.ports.iter().flatten().enumerate() {
         let path = path.index(index);
@@ -111,7 +111,7 @@ fn validate_ports(container: &Container, path: &Path, errors: &mut Vec<FieldErro
 }
 
 /// One port of the host cannot lead to two containers.
-fn validate_host_ports(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_host_ports(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let mut seen = BTreeSet::new();
     for (container_index, container) in spec.containers.iter().enumerate() {
         for (index, port) in container.ports.iter().flatten().enumerate() {

@@ -9,7 +9,7 @@ use proto::{k8s as k8s_openapi, names};
 use super::super::path::Path;
 use super::validate::invalid_each;
 use super::{resources, unsupported};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const FIELDS: &[&str] = &[
     "metadata.name",
@@ -29,7 +29,7 @@ pub(super) fn validate(
     container: &Container,
     spec: &PodSpec,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     for (index, variable) in container.env.iter().flatten().enumerate() {
         validate_variable(variable, spec, &path.child("env").index(index), errors);
@@ -39,7 +39,7 @@ pub(super) fn validate(
     }
 }
 
-fn validate_variable(variable: &EnvVar, spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_variable(variable: &EnvVar, spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     if variable.name.is_empty() {
         errors.push(FieldError::required(path.child("name"), ""));
     } else {
@@ -60,12 +60,7 @@ fn validate_variable(variable: &EnvVar, spec: &PodSpec, path: &Path, errors: &mu
     validate_source(source, spec, &path, errors);
 }
 
-fn validate_source(
-    source: &EnvVarSource,
-    spec: &PodSpec,
-    path: &Path,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_source(source: &EnvVarSource, spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let EnvVarSource {
         config_map_key_ref,
         field_ref,
@@ -109,7 +104,7 @@ fn validate_source(
     }
 }
 
-fn validate_field(field: &ObjectFieldSelector, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_field(field: &ObjectFieldSelector, path: &Path, errors: &mut FieldErrors) {
     if field.api_version.as_deref().is_some_and(|version| version != "v1") {
         let value = field.api_version.clone();
         errors.push(FieldError::invalid(path.child("apiVersion"), value, "must be v1"));
@@ -144,7 +139,7 @@ fn validate_resource(
     resource: &ResourceFieldSelector,
     spec: &PodSpec,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     match resource.resource.as_str() {
         "" => errors.push(FieldError::required(path.child("resource"), "")),
@@ -161,7 +156,7 @@ fn validate_resource(
     }
 }
 
-fn validate_key(name: &str, key: &str, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_key(name: &str, key: &str, path: &Path, errors: &mut FieldErrors) {
     if name.is_empty() {
         errors.push(FieldError::required(path.child("name"), ""));
     }
@@ -172,7 +167,7 @@ fn validate_key(name: &str, key: &str, path: &Path, errors: &mut Vec<FieldError>
     }
 }
 
-fn validate_env_from(source: &EnvFromSource, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_env_from(source: &EnvFromSource, path: &Path, errors: &mut FieldErrors) {
     if let Some(prefix) = source.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
         invalid_each(&path.child("prefix"), prefix, names::env_name(prefix), errors);
     }

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use super::path::Path;
 use super::{Column, Deletion, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::FieldErrors;
 
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(super) const QUANTITY_RULE: &str = proto::quantity::ParseQuantityError::RULE;
@@ -84,8 +84,8 @@ impl Kind for Pods {
         new.spec != old.spec
     }
 
-    fn validate(object: &Pod) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+    fn validate(object: &Pod) -> FieldErrors {
+        let mut errors = FieldErrors::new();
         let default = PodSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&default);
         validate::spec(spec, &Path::new("spec"), &mut errors);
@@ -94,7 +94,7 @@ impl Kind for Pods {
         errors
     }
 
-    fn validate_update(new: &Pod, old: &Pod) -> Vec<FieldError> {
+    fn validate_update(new: &Pod, old: &Pod) -> FieldErrors {
         update::validate(new, old)
     }
 

@@ -7,10 +7,10 @@ use proto::{k8s as k8s_openapi, names};
 use super::super::path::Path;
 use super::validate::{invalid_each, one_of};
 use super::{NOT_NEGATIVE, unsupported};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 /// All that is wrong with the three probes.
-pub(super) fn validate(container: &Container, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn validate(container: &Container, path: &Path, errors: &mut FieldErrors) {
     for (field, probe) in [
         ("livenessProbe", &container.liveness_probe),
         ("readinessProbe", &container.readiness_probe),
@@ -32,7 +32,7 @@ pub(super) fn validate(container: &Container, path: &Path, errors: &mut Vec<Fiel
     }
 }
 
-fn validate_probe(probe: &Probe, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_probe(probe: &Probe, path: &Path, errors: &mut FieldErrors) {
     let Probe {
         exec,
         failure_threshold,
@@ -90,7 +90,7 @@ fn validate_probe(probe: &Probe, path: &Path, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_http(http: &HTTPGetAction, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_http(http: &HTTPGetAction, path: &Path, errors: &mut FieldErrors) {
     let HTTPGetAction { host: _, http_headers, path: http_path, port, protocol, scheme } = http;
     if http_path.as_deref().unwrap_or_default().is_empty() {
         errors.push(FieldError::required(path.child("path"), ""));
@@ -119,7 +119,7 @@ fn validate_http(http: &HTTPGetAction, path: &Path, errors: &mut Vec<FieldError>
 }
 
 /// A number, or the name of a port of the container.
-fn validate_port(port: &IntOrString, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_port(port: &IntOrString, path: &Path, errors: &mut FieldErrors) {
     match port {
         IntOrString::Int(number) => {
             for reason in names::port_number(*number) {

@@ -8,10 +8,10 @@ use proto::{k8s as k8s_openapi, names};
 use super::super::path::Path;
 use super::validate::invalid_each;
 use super::{NOT_NEGATIVE, QUANTITY_RULE, unsupported};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 /// All that is wrong with requests and limits.
-pub(super) fn validate(container: &Container, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn validate(container: &Container, path: &Path, errors: &mut FieldErrors) {
     let default = ResourceRequirements::default();
     let ResourceRequirements { claims, limits, requests } =
         container.resources.as_ref().unwrap_or(&default);
@@ -39,7 +39,7 @@ pub(super) fn validate(container: &Container, path: &Path, errors: &mut Vec<Fiel
     }
 }
 
-fn validate_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_name(name: &str, path: &Path, errors: &mut FieldErrors) {
     let path_to_name = path.key(name);
     match name {
         "cpu" | "memory" => {}
@@ -63,7 +63,7 @@ fn validate_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) {
 }
 
 /// An amount that can be read and is not below zero.
-pub(super) fn quantity(amount: &WireQuantity, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn quantity(amount: &WireQuantity, path: &Path, errors: &mut FieldErrors) {
     match Quantity::try_from(amount) {
         Err(error) => errors.push(FieldError::invalid(path, error.text, QUANTITY_RULE)),
         Ok(value) if value.is_negative() => {

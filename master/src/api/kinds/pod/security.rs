@@ -7,7 +7,7 @@ use proto::k8s as k8s_openapi;
 
 use super::super::path::Path;
 use super::unsupported::refuse;
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const MAX_ID: i64 = 2_147_483_647;
 const ID_RULE: &str = "must be between 0 and 2147483647, inclusive";
@@ -59,11 +59,7 @@ const CAPABILITIES: &[&str] = &[
 ];
 
 /// All that is wrong with, or not supported of, a pod's context.
-pub(super) fn validate_pod(
-    context: &PodSecurityContext,
-    path: &Path,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn validate_pod(context: &PodSecurityContext, path: &Path, errors: &mut FieldErrors) {
     let PodSecurityContext {
         app_armor_profile,
         fs_group,
@@ -112,11 +108,7 @@ pub(super) fn validate_pod(
 }
 
 /// All that is wrong with, or not supported of, a container's context.
-pub(super) fn validate_container(
-    context: &SecurityContext,
-    path: &Path,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn validate_container(context: &SecurityContext, path: &Path, errors: &mut FieldErrors) {
     let SecurityContext {
         allow_privilege_escalation,
         app_armor_profile,
@@ -165,13 +157,13 @@ pub(super) fn validate_container(
     }
 }
 
-fn validate_id(id: Option<i64>, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_id(id: Option<i64>, path: &Path, errors: &mut FieldErrors) {
     if let Some(id) = id.filter(|id| !(0..=MAX_ID).contains(id)) {
         errors.push(FieldError::invalid(path, id, ID_RULE));
     }
 }
 
-fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut FieldErrors) {
     let Some(SeccompProfile { localhost_profile, type_ }) = profile else { return };
     match type_.as_str() {
         "RuntimeDefault" | "Unconfined" => {
@@ -191,11 +183,7 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut 
 }
 
 /// None is set on any container, so only `Unconfined` can be kept.
-fn validate_app_armor(
-    profile: Option<&AppArmorProfile>,
-    path: &Path,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_app_armor(profile: Option<&AppArmorProfile>, path: &Path, errors: &mut FieldErrors) {
     let Some(AppArmorProfile { localhost_profile: _, type_ }) = profile else { return };
     if type_ != "Unconfined" {
         refuse(path, "no AppArmor profiles are set; leave it out", errors);

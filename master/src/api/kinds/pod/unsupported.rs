@@ -11,10 +11,10 @@ use k8s_openapi::api::core::v1::{
 use proto::k8s as k8s_openapi;
 
 use super::super::path::Path;
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 /// Says that a field is not supported, and what there is instead.
-pub(super) fn refuse(path: &Path, instead: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn refuse(path: &Path, instead: &str, errors: &mut FieldErrors) {
     let detail = format!("is not supported by this version of Kutter: {instead}");
     errors.push(FieldError::forbidden(path, detail));
 }
@@ -22,7 +22,7 @@ pub(super) fn refuse(path: &Path, instead: &str, errors: &mut Vec<FieldError>) {
 fn refuse_set(
     path: &Path,
     fields: impl IntoIterator<Item = (bool, &'static str, &'static str)>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     for (set, field, instead) in fields {
         if set {
@@ -40,7 +40,7 @@ fn said(text: &Option<String>) -> bool {
 }
 
 /// What a pod may not say.
-pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let PodSpec {
         active_deadline_seconds,
         affinity,
@@ -146,7 +146,7 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
 }
 
 /// What a container may not say.
-pub(super) fn container(container: &Container, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn container(container: &Container, path: &Path, errors: &mut FieldErrors) {
     let Container {
         args: _,
         command: _,
@@ -187,7 +187,7 @@ pub(super) fn container(container: &Container, path: &Path, errors: &mut Vec<Fie
 }
 
 /// What a mount may not say.
-pub(super) fn mount(mount: &VolumeMount, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn mount(mount: &VolumeMount, path: &Path, errors: &mut FieldErrors) {
     let VolumeMount {
         bind_mount_options,
         mount_path: _,
@@ -212,7 +212,7 @@ pub(super) fn mount(mount: &VolumeMount, path: &Path, errors: &mut Vec<FieldErro
 }
 
 /// Kinds of volumes that there are not; gives how many were named.
-pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut Vec<FieldError>) -> usize {
+pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) -> usize {
     let Volume {
         aws_elastic_block_store,
         azure_disk,
@@ -302,7 +302,7 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut Vec<FieldError>)
 pub(in crate::api::kinds) fn annotations(
     annotations: Option<&BTreeMap<String, String>>,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     for (key, value) in annotations.into_iter().flatten() {
         let bandwidth = matches!(

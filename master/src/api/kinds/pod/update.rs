@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use proto::k8s as k8s_openapi;
 
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const RULE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
     `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
@@ -11,9 +11,9 @@ const RULE: &str = "pod updates may not change fields other than `spec.container
     previously negative)";
 
 /// What is wrong with a change.
-pub(super) fn validate(new: &Pod, old: &Pod) -> Vec<FieldError> {
+pub(super) fn validate(new: &Pod, old: &Pod) -> FieldErrors {
     let (new, old) = (new.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
-    let mut errors = Vec::new();
+    let mut errors = FieldErrors::new();
     if new.containers.len() != old.containers.len() {
         let detail = "pod updates may not add or remove containers";
         errors.push(FieldError::forbidden("spec.containers", detail));
@@ -45,7 +45,7 @@ pub(super) fn validate(new: &Pod, old: &Pod) -> Vec<FieldError> {
     errors
 }
 
-fn validate_deadline(new: &PodSpec, old: &PodSpec, errors: &mut Vec<FieldError>) {
+fn validate_deadline(new: &PodSpec, old: &PodSpec, errors: &mut FieldErrors) {
     let path = "spec.activeDeadlineSeconds";
     match (new.active_deadline_seconds, old.active_deadline_seconds) {
         (Some(new), Some(old)) if new > old => {

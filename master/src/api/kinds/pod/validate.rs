@@ -9,7 +9,7 @@ use proto::{k8s as k8s_openapi, names};
 use super::super::metadata;
 use super::super::path::Path;
 use super::{NOT_NEGATIVE, containers, security, unsupported, volumes};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
@@ -18,7 +18,7 @@ const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const MAX_NAME_SERVERS: usize = 3;
 
 /// All that is wrong with the spec of a pod or template whose defaults are filled in.
-pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let volumes = volumes::validate(spec, &path.child("volumes"), errors);
     containers::validate(spec, &volumes, &path.child("containers"), errors);
     one_of(spec.restart_policy.as_deref(), RESTART_POLICIES, &path.child("restartPolicy"), errors);
@@ -60,7 +60,7 @@ pub(super) fn invalid_each(
     path: &Path,
     value: &str,
     reasons: Vec<String>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     errors.extend(reasons.into_iter().map(|reason| FieldError::invalid(path, value, reason)));
 }
@@ -70,7 +70,7 @@ pub(super) fn one_of(
     value: Option<&str>,
     supported: &[&str],
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     match value.unwrap_or_default() {
         "" => errors.push(FieldError::required(path, "")),
@@ -84,7 +84,7 @@ pub(super) fn unique<'a>(
     seen: &mut BTreeSet<&'a str>,
     value: &'a str,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     if !value.is_empty() && !seen.insert(value) {
         errors.push(FieldError::duplicate(path, value));
@@ -96,7 +96,7 @@ pub(super) fn climbs(path: &str) -> bool {
     path.split('/').any(|part| part == "..")
 }
 
-fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let config = spec.dns_config.clone().unwrap_or_default();
     let path = path.child("dnsConfig");
     let servers = config.nameservers.unwrap_or_default();
@@ -137,7 +137,7 @@ fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_host_aliases(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_host_aliases(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = path.index(index);
         if alias.ip.parse::<IpAddr>().is_err() {
@@ -151,7 +151,7 @@ fn validate_host_aliases(spec: &PodSpec, path: &Path, errors: &mut Vec<FieldErro
     }
 }
 
-fn validate_toleration(toleration: &Toleration, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_toleration(toleration: &Toleration, path: &Path, errors: &mut FieldErrors) {
     let key = toleration.key.as_deref().unwrap_or_default();
     let value = toleration.value.as_deref().unwrap_or_default();
     let operator = toleration.operator.as_deref().unwrap_or_default();

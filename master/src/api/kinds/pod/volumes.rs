@@ -8,7 +8,7 @@ use proto::{k8s as k8s_openapi, names};
 use super::super::path::Path;
 use super::validate::{climbs, invalid_each, unique};
 use super::{resources, unsupported};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const HOST_PATH_TYPES: &[&str] = &[
     "",
@@ -27,7 +27,7 @@ const CLIMBS: &str = "must not contain '..'";
 pub(super) fn validate<'a>(
     spec: &'a PodSpec,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) -> BTreeSet<&'a str> {
     let mut seen = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
@@ -44,7 +44,7 @@ pub(super) fn validate<'a>(
     seen
 }
 
-fn validate_source(volume: &Volume, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_source(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
     let others = unsupported::volume(volume, path, errors);
     let sources = [
         volume.empty_dir.is_some(),
@@ -90,7 +90,7 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_host_path(host: &HostPathVolumeSource, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_host_path(host: &HostPathVolumeSource, path: &Path, errors: &mut FieldErrors) {
     let (text, kind) = (host.path.as_str(), host.type_.as_deref().unwrap_or_default());
     if text.is_empty() {
         errors.push(FieldError::required(path.child("path"), ""));
@@ -104,7 +104,7 @@ fn validate_host_path(host: &HostPathVolumeSource, path: &Path, errors: &mut Vec
     }
 }
 
-fn validate_items(items: Option<&[KeyToPath]>, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_items(items: Option<&[KeyToPath]>, path: &Path, errors: &mut FieldErrors) {
     for (index, item) in items.into_iter().flatten().enumerate() {
         let path = path.index(index);
         if item.key.is_empty() {
@@ -125,7 +125,7 @@ fn validate_items(items: Option<&[KeyToPath]>, path: &Path, errors: &mut Vec<Fie
     }
 }
 
-fn file_mode(mode: Option<i32>, path: &Path, errors: &mut Vec<FieldError>) {
+fn file_mode(mode: Option<i32>, path: &Path, errors: &mut FieldErrors) {
     if let Some(mode) = mode.filter(|mode| !(0..=0o777).contains(mode)) {
         errors.push(FieldError::invalid(path, mode, FILE_MODE));
     }
@@ -136,7 +136,7 @@ pub(super) fn validate_mounts(
     container: &Container,
     volumes: &BTreeSet<&str>,
     path: &Path,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     let mut seen = BTreeSet::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::super::cidr::Ipv4Range;
 use super::super::path::Path;
 use super::{EXTERNAL_NAME, HEADLESS, cluster_ip, has_node_ports, protocol, type_of};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 use crate::api::kinds::ClusterConfig;
 
 /// Guesses before a search from end to end. At nine tenths taken, all of them miss once in thirty
@@ -46,8 +46,8 @@ pub(super) fn allocate(
     spec: &mut ServiceSpec,
     cluster: &ClusterConfig,
     taken: &dyn Fn(&str) -> bool,
-) -> Result<(), Vec<FieldError>> {
-    let mut errors = Vec::new();
+) -> Result<(), FieldErrors> {
+    let mut errors = FieldErrors::new();
     if type_of(spec) != EXTERNAL_NAME {
         allocate_ip(spec, cluster, taken, &mut errors);
         spec.ip_families.get_or_insert_with(|| vec!["IPv4".to_owned()]);
@@ -63,7 +63,7 @@ fn allocate_ip(
     spec: &mut ServiceSpec,
     cluster: &ClusterConfig,
     taken: &dyn Fn(&str) -> bool,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     let mut failed = |ip: &str, reason: String| {
         let detail = format!("failed to allocate IP {ip}: {reason}");
@@ -127,7 +127,7 @@ fn allocate_ports(
     spec: &mut ServiceSpec,
     cluster: &ClusterConfig,
     taken: &dyn Fn(&str) -> bool,
-    errors: &mut Vec<FieldError>,
+    errors: &mut FieldErrors,
 ) {
     let (low, high) = (i32::from(cluster.node_ports.0), i32::from(cluster.node_ports.1));
     let ports = spec.ports.as_deref().unwrap_or_default();

@@ -16,7 +16,7 @@ use proto::{k8s as k8s_openapi, names};
 use serde_json::Value;
 
 use super::{ClusterConfig, Column, Kind, ResourceInfo};
-use crate::api::field_error::FieldError;
+use crate::api::field_error::FieldErrors;
 
 const CLUSTER_IP: &str = "ClusterIP";
 const NODE_PORT: &str = "NodePort";
@@ -70,15 +70,15 @@ impl Kind for Services {
         *new = Service { status, ..old.clone() };
     }
 
-    fn validate(object: &Service) -> Vec<FieldError> {
+    fn validate(object: &Service) -> FieldErrors {
         let default = ServiceSpec::default();
         validate::spec(object.spec.as_ref().unwrap_or(&default))
     }
 
-    fn validate_update(new: &Service, old: &Service) -> Vec<FieldError> {
+    fn validate_update(new: &Service, old: &Service) -> FieldErrors {
         match (&new.spec, &old.spec) {
             (Some(new), Some(old)) => validate::update(new, old),
-            _ => Vec::new(),
+            _ => FieldErrors::new(),
         }
     }
 
@@ -87,7 +87,7 @@ impl Kind for Services {
         old: Option<&Service>,
         cluster: &ClusterConfig,
         claimed: &dyn Fn(&str) -> bool,
-    ) -> Result<(), Vec<FieldError>> {
+    ) -> Result<(), FieldErrors> {
         let held = old.map(Self::claims).unwrap_or_default();
         let taken = |claim: &str| !held.iter().any(|own| own == claim) && claimed(claim);
         allocate::allocate(object.spec.get_or_insert_default(), cluster, &taken)

@@ -14,7 +14,7 @@ use super::{
     CLUSTER_IP, EXTERNAL_NAME, HEADLESS, LOAD_BALANCER, NODE_PORT, cluster_ip, has_node_ports,
     protocol, type_of,
 };
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, FieldErrors};
 
 const TYPES: &[&str] = &[CLUSTER_IP, EXTERNAL_NAME, LOAD_BALANCER, NODE_PORT];
 const AFFINITIES: &[&str] = &["ClientIP", "None"];
@@ -22,8 +22,8 @@ const AFFINITIES: &[&str] = &["ClientIP", "None"];
 const MAX_AFFINITY_SECONDS: i32 = 86400;
 
 /// All that is wrong with a spec whose defaults are filled in.
-pub(super) fn spec(spec: &ServiceSpec) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+pub(super) fn spec(spec: &ServiceSpec) -> FieldErrors {
+    let mut errors = FieldErrors::new();
     let path = Path::new("spec");
     let kind = type_of(spec);
     if !TYPES.contains(&kind) {
@@ -38,7 +38,7 @@ pub(super) fn spec(spec: &ServiceSpec) -> Vec<FieldError> {
     errors
 }
 
-fn validate_ports(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_ports(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     let path = path.child("ports");
     let ports = spec.ports.as_deref().unwrap_or_default();
     if ports.is_empty() && type_of(spec) != EXTERNAL_NAME && cluster_ip(spec) != HEADLESS {
@@ -69,7 +69,7 @@ fn validate_ports(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldError>)
     }
 }
 
-fn validate_port(port: &ServicePort, needs_name: bool, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_port(port: &ServicePort, needs_name: bool, path: &Path, errors: &mut FieldErrors) {
     match port.name.as_deref().unwrap_or_default() {
         "" if needs_name => errors.push(FieldError::required(path.child("name"), "")),
         "" => {}
@@ -107,7 +107,7 @@ fn validate_port(port: &ServicePort, needs_name: bool, path: &Path, errors: &mut
     endpoints::app_protocol(port.app_protocol.as_deref(), &path.child("appProtocol"), errors);
 }
 
-fn validate_addresses(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_addresses(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     let kind = type_of(spec);
     let path_to_ips = path.child("clusterIPs");
     let ips = spec.cluster_ips.as_deref().unwrap_or_default();
@@ -176,7 +176,7 @@ fn validate_addresses(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldErr
     }
 }
 
-fn validate_affinity(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_affinity(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     let config = path.child("sessionAffinityConfig");
     match spec.session_affinity.as_deref().unwrap_or("None") {
         "None" => {
@@ -203,7 +203,7 @@ fn validate_affinity(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldErro
     }
 }
 
-fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldError>) {
+fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     let supported = &["Cluster", "Local"];
     let external = path.child("externalTrafficPolicy");
     match spec.external_traffic_policy.as_deref() {
@@ -238,7 +238,7 @@ fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldErro
 }
 
 /// What would change where traffic goes, and does not yet.
-fn unsupported(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldError>) {
+fn unsupported(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     let mut refuse = |set: bool, field: &str, instead: &str| {
         if set {
             let detail = format!("is not supported by this version of Kutter: {instead}");
@@ -269,8 +269,8 @@ fn unsupported(spec: &ServiceSpec, path: &Path, errors: &mut Vec<FieldError>) {
 }
 
 /// What an update may not change.
-pub(super) fn update(new: &ServiceSpec, old: &ServiceSpec) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+pub(super) fn update(new: &ServiceSpec, old: &ServiceSpec) -> FieldErrors {
+    let mut errors = FieldErrors::new();
     // Becoming, or having been, an ExternalName gives up the address.
     if type_of(new) == EXTERNAL_NAME || type_of(old) == EXTERNAL_NAME {
         return errors;
