@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 };
 use proto::k8s as k8s_openapi;
 
-use crate::api::field_error::FieldError;
+use crate::api::field_error::{FieldError, cut};
 use crate::api::kinds::ResourceInfo;
 use crate::store;
 
@@ -57,6 +57,8 @@ impl ApiError {
 
     /// 422: the object is wrong; every error becomes a cause.
     pub fn invalid(resource: &ResourceInfo, name: &str, errors: &[FieldError]) -> Self {
+        // The name may be what is wrong, and of any length.
+        let name = &*cut(name);
         let listed: Vec<String> = errors.iter().map(ToString::to_string).collect();
         let told = match listed.as_slice() {
             [one] => one.clone(),

@@ -34,6 +34,9 @@ pub enum TreeError {
     /// The text is not JSON.
     #[error("error parsing JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// The text would keep the parser busy for long.
+    #[error("error parsing YAML: {0}")]
+    Laborious(&'static str),
     /// The text is not YAML.
     #[error("error parsing YAML: {0}")]
     Yaml(#[from] serde_yaml::Error),
@@ -52,16 +55,43 @@ pub fn parse_json(body: &[u8]) -> Result<Tree, TreeError> {
     Ok(Tree { value, duplicates: limits.duplicates.into_inner() })
 }
 
+/// Brackets opened and not closed, those in texts included. The parser reads a whole document before
+/// it bounds the nesting; at this depth it takes a tenth of a second, at a million ten seconds.
+const MAX_OPEN_BRACKETS: i64 = 10_000;
+
+/// `%TAG` lines. The parser compares each with all before it.
+const MAX_TAG_LINES: usize = 100;
+
 /// Parses one YAML document. Nesting is bounded at 128 by the parser.
 ///
 /// # Errors
 /// When the body is not UTF-8, not one YAML document, or its aliases expand too far.
 pub fn parse_yaml(body: &[u8]) -> Result<Tree, TreeError> {
     let text = utf8(body)?;
+    check_labour(text)?;
     let limits = Limits::default();
     let deserializer = serde_yaml::Deserializer::from_str(text);
     let value = Seed { path: &Path::Root, limits: &limits }.deserialize(deserializer)?;
     Ok(Tree { value, duplicates: limits.duplicates.into_inner() })
+}
+
+/// Refuses what the YAML parser takes long for, which is nothing that a manifest contains.
+fn check_labour(text: &str) -> Result<(), TreeError> {
+    let mut open: i64 = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = (open - 1).max(0),
+            _ => {}
+        }
+        if open > MAX_OPEN_BRACKETS {
+            return Err(TreeError::Laborious("nested too deeply"));
+        }
+    }
+    if text.lines().filter(|line| line.starts_with("%TAG")).count() > MAX_TAG_LINES {
+        return Err(TreeError::Laborious("too many %TAG directives"));
+    }
+    Ok(())
 }
 
 fn utf8(body: &[u8]) -> Result<&str, TreeError> {
@@ -72,6 +102,8 @@ fn utf8(body: &[u8]) -> Result<&str, TreeError> {
 struct Limits {
     values: Cell<usize>,
     text: Cell<usize>,
+    /// How often a field was given once more.
+    doubled: Cell<usize>,
     duplicates: RefCell<Vec<String>>,
 }
 
@@ -97,8 +129,12 @@ impl Limits {
     /// Paths may be long and fields many: both are bounded, or a body of megabytes makes gigabytes.
     fn tell_duplicate(&self, path: &Path<'_>) {
         let mut duplicates = self.duplicates.borrow_mut();
-        if duplicates.len() < MAX_ERRORS {
-            duplicates.push(cut(&path.to_string()).into_owned());
+        self.doubled.set(self.doubled.get() + 1);
+        if self.doubled.get() <= MAX_ERRORS {
+            let path = cut(&path.to_string()).into_owned();
+            if duplicates.last() != Some(&path) {
+                duplicates.push(path);
+            }
         }
     }
 }
