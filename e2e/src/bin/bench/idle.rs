@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::check::{Tool, is_ready, until};
 use e2e::image::TEST_IMAGE;
 use e2e::lab::{Lab, Machine};
@@ -11,6 +11,9 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 
 use super::report;
+
+/// What a shim calls itself.
+const SHIM: &str = "kutter-shim";
 
 /// A process, as `/proc` tells it.
 struct Process {
@@ -53,11 +56,12 @@ pub(crate) async fn idle(lab: &Lab, client: &Client, seconds: u64) -> Result<()>
         "60 MB",
         "embedded store, one node",
     );
-    let shims = resident("shim");
+    let shims = resident(SHIM);
+    ensure!(shims.len() == 3, "{} shims for three pods", shims.len());
     let largest = shims.iter().copied().fold(0.0, f64::max);
     report("a shim resident", &format!("{largest:.1} MB"), "4 MB", "the largest of three");
     let ticks = |list: &[Process]| -> u64 {
-        let ours = ["master", "kubelet", "shim"];
+        let ours = ["master", "kubelet", SHIM];
         let ours = list.iter().filter(|process| ours.contains(&process.name.as_str()));
         ours.map(|process| process.cpu_ticks).sum()
     };

@@ -16,7 +16,9 @@ pub(crate) fn up() -> Result<()> {
     let folder = PathBuf::from("/var/tmp").join(format!("kutter-up-{id}"));
     let machine = Machine::start("up", Ipv4Addr::new(10, 78, 0, 1), folder.clone(), false)?;
     machine.run(&["ip", "link", "set", "lo", "up"])?;
-    machine.run(&["ip", "link", "add", "eth0", "type", "dummy"])?;
+    // Some kernels have no dummy interfaces; the other end of the cable hangs loose.
+    machine.run(&["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "loose"])?;
+    machine.run(&["ip", "link", "set", "loose", "up"])?;
     machine.run(&["ip", "address", "add", "10.78.0.1/24", "dev", "eth0"])?;
     machine.run(&["ip", "link", "set", "eth0", "up"])?;
     let script = |name: &str| -> Command {
