@@ -46,6 +46,8 @@ fn main() -> ExitCode {
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // Files and unpacking; each further thread costs memory long after its burst.
+        .max_blocking_threads(16)
         .enable_all()
         .build()
         .context("failed to start the executor")?;
