@@ -16,6 +16,8 @@ pub mod cache;
 pub mod client;
 pub mod config;
 pub mod controllers;
+#[cfg(test)]
+mod dice;
 pub mod events;
 pub mod leader;
 pub mod masters;

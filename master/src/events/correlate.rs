@@ -123,6 +123,12 @@ impl Correlator {
         self.known.insert(identity, known);
     }
 
+    /// How many events are remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.known.young.len() + self.known.old.len()
+    }
+
     /// How many writes are due.
     pub(super) fn backlog(&self) -> usize {
         self.dirty.len()

@@ -11,6 +11,9 @@
 mod correlate;
 mod recorder;
 
+#[cfg(test)]
+mod tests;
+
 pub use recorder::EventRecorder;
 
 use k8s_openapi::api::core::v1::ObjectReference;

@@ -12,8 +12,9 @@ use super::demand::{Demand, PodInfo};
 use super::filter::{self, NodeInfo, Usage};
 use super::model::Model;
 use super::queue::Queue;
+use crate::dice::Dice;
 
-pub(crate) fn node(name: &str) -> Value {
+fn node(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
@@ -25,7 +26,7 @@ pub(crate) fn node(name: &str) -> Value {
     })
 }
 
-pub(crate) fn pod(name: &str) -> Value {
+fn pod(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
@@ -427,26 +428,6 @@ fn a_pod_that_is_put_back_keeps_its_place() {
 }
 
 // Against a reference.
-
-/// A small generator with a fixed seed (xorshift), so that a failure can be repeated.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % bound
-    }
-
-    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
 
 fn random_node(dice: &mut Dice, name: &str) -> Value {
     let mut node = node(name);
