@@ -377,3 +377,31 @@ async fn mounts_of_the_host_do_not_appear_in_a_running_container() {
     .await;
     rig.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_standard_devices_may_be_opened() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new().await;
+    // Making a node is harmless, opening it is not. The disk, memory, a loop device, the clock.
+    let script = "for d in 'b 8 0' 'b 254 0' 'c 1 1' 'b 7 0' 'c 10 237' 'c 254 0'; do \
+                  mknod /tmp/node $d && (exec 3</tmp/node) 2>&1 | grep -v 'not permitted'; \
+                  rm /tmp/node; done; \
+                  for d in null zero full random urandom; do head -c0 /dev/$d || echo no $d; done; \
+                  echo end";
+    let (_, output) = rig.run_to_end("c", script).await;
+    assert_eq!(output, "end\n");
+    let running = rig.run("pod", "sleep 600").await;
+    let list = rig
+        .cgroups()
+        .into_iter()
+        .find_map(|path| fs::read_to_string(path.join("pod/pod/devices.list")).ok());
+    // With version 2 the list is a program.
+    if let Some(list) = list {
+        assert!(!list.contains("a *:*"), "{list}");
+        eprintln!("{list}");
+    }
+    rig.runtime.remove_sandbox(&running.sandbox).await.unwrap();
+    rig.finish().await;
+}
