@@ -1,4 +1,13 @@
 //! The pod network: an address for every pod, routes to the pods of the other nodes.
+//!
+//! * [`BridgeNetwork`] attaches pods: `ipam` has the addresses, `links` the interfaces, and `netns`
+//!   is how a pod's namespace is entered.
+//! * `routes` leads to the other nodes' pods and to Services; `news` is how it hears of the kernel.
+//! * [`HostPorts`] tells the proxy which ports of the node lead to pods: all rules of the packet
+//!   filter are the proxy's.
+//!
+//! Everything is relative to the network namespace of the kubelet, so that several can run on one
+//! machine, and nothing outside of it is touched but the pods' own.
 
 mod bridge;
 mod cidr;

@@ -1,6 +1,7 @@
 //! The kernel's end: transactions of nf_tables over plain netlink.
 
 mod encode;
+mod expressions;
 
 use std::io;
 
