@@ -209,3 +209,6 @@ async fn renew(store: &dyn Store, lease: LeaseId, mut renewed: Instant) -> Optio
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

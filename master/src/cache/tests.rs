@@ -545,3 +545,48 @@ async fn readers_that_come_and_go_end_equal_to_a_list() {
         assert!(!readers.is_empty());
     }
 }
+
+#[tokio::test]
+async fn after_a_gap_in_history_readers_are_told_the_difference() {
+    let store = crate::store::unreliable::Unreliable::new();
+    let shutdown = CancellationToken::new();
+    let _running = shutdown.clone().drop_guard();
+    let resources = vec![ResourceSpec { resource: "pods", fields }];
+    let caches = Caches::start(store.clone(), resources, shutdown).await.expect("caches");
+    let write = async |ops| {
+        let txn = Txn { compares: vec![], ops };
+        store.inner.txn(txn).await.expect("a transaction");
+    };
+    let session = |node: &str| Op::Put {
+        key: keys::node_session(node),
+        value: Bytes::from_static(b"m1"),
+        lease: None,
+    };
+    write(vec![put("gone", "n1"), put("kept", "n1"), put("changed", "n1"), session("n1")]).await;
+    caches.fresh().await.expect("an answer");
+    let pods = caches.resource("pods").expect("pods are cached");
+    let (_, _, mut subscription) = pods.list_and_subscribe();
+    let (_, _, mut sessions) = caches.keys(keys::NODE_SESSIONS).list_and_subscribe();
+
+    store.set_cut(true);
+    assert!(caches.fresh().await.is_err());
+    write(vec![put("changed", "n2"), delete("gone"), put("new", "n3")]).await;
+    write(vec![put("changed", "n3"), put("short", "n1")]).await;
+    write(vec![delete("short"), Op::Delete { key: keys::node_session("n1") }, session("n2")]).await;
+    let now = store.inner.current_revision().await.expect("a revision");
+    store.inner.compact(now).await.expect("a compaction");
+    store.set_cut(false);
+
+    caches.wait_for(now).await;
+    assert_eq!(drain(&mut subscription), ["+new@n3", "changed@n1>n3", "-gone@n1"]);
+    assert!(matches!(sessions.next().await, Ok(KeyUpdate::Put(put)) if put.key.ends_with("n2")));
+    assert!(
+        matches!(sessions.next().await, Ok(KeyUpdate::Deleted { key, .. }) if key.ends_with("n1"))
+    );
+    let names: Vec<_> = pods.list(None).1.iter().map(|pod| pod.key.name.clone()).collect();
+    assert_eq!(names, ["changed", "kept", "new"]);
+    // And the watch goes on.
+    write(vec![put("kept", "n9")]).await;
+    caches.fresh().await.expect("an answer");
+    assert_eq!(drain(&mut subscription), ["kept@n1>n9"]);
+}

@@ -55,7 +55,8 @@ impl ServerCertificate {
             Some(pair) => pair,
             None => renew(&certificate_path, &key_path, common_name, &names, &authority)?,
         };
-        let current = ArcSwap::from_pointee(certified(&pair, &authority, &provider, &certificate_path)?);
+        let current =
+            ArcSwap::from_pointee(certified(&pair, &authority, &provider, &certificate_path)?);
         Ok(Self {
             certificate_path,
             key_path,
@@ -101,7 +102,12 @@ impl ServerCertificate {
             &self.names,
             &self.authority,
         )?;
-        self.current.store(Arc::new(certified(&pair, &self.authority, &self.provider, &self.certificate_path)?));
+        self.current.store(Arc::new(certified(
+            &pair,
+            &self.authority,
+            &self.provider,
+            &self.certificate_path,
+        )?));
         Ok(())
     }
 }

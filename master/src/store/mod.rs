@@ -7,6 +7,8 @@ pub mod compactor;
 mod embedded;
 mod etcd;
 pub mod keys;
+#[cfg(test)]
+pub(crate) mod unreliable;
 
 pub use embedded::EmbeddedStore;
 pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
+use std::{fs, io};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -77,7 +78,10 @@ impl EmbeddedStore {
     /// # Errors
     /// When the file cannot be opened, or another process has it open.
     pub fn open(path: &Path) -> Result<Self> {
-        let database = builder().create(path).map_err(|e| failed("open its file", e))?;
+        if !path.try_exists().map_err(|e| failed("open its file", e))? {
+            create(path)?;
+        }
+        let database = builder().open(path).map_err(|e| failed("open its file", e))?;
         Self::with(database)
     }
 
@@ -203,6 +207,26 @@ impl Store for EmbeddedStore {
     async fn compact(&self, revision: Revision) -> Result<()> {
         self.ask(|reply| Command::Compact(revision, reply)).await
     }
+}
+
+/// Makes a new file, whole, under its name: redb refuses one whose making was interrupted.
+fn create(path: &Path) -> Result<()> {
+    let failed = |error: io::Error| failed("create its file", error);
+    let temporary = path.with_added_extension("new");
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let database = builder().create(&temporary).map_err(|e| failed(io::Error::other(e)))?;
+    tables::prepare(&database)?;
+    // Closes it.
+    drop(database);
+    fs::rename(&temporary, path).map_err(failed)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
 fn builder() -> redb::Builder {
