@@ -210,6 +210,8 @@ async fn a_killed_creator_leaves_nothing_and_the_next_one_succeeds() {
     rig.runtime.start_container(&sandbox, &stays).await.unwrap();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stopped = std::sync::Arc::clone(&stop);
+    // Also when the test fails: the runtime waits for the killer.
+    let _stop_at_the_end = StopAtTheEnd(std::sync::Arc::clone(&stop));
     let killer = tokio::task::spawn_blocking(move || {
         let mut killed = 0;
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
@@ -228,7 +230,8 @@ async fn a_killed_creator_leaves_nothing_and_the_next_one_succeeds() {
         }
         let command = ["true".to_owned()];
         match rig.runtime.exec_sync(&sandbox, &stays.id, &command, PATIENCE).await {
-            Ok(output) => assert_eq!(output.exit_code, 0),
+            // Between the fork and the exec the program is still called a creator, and may be hit.
+            Ok(output) => assert!(matches!(output.exit_code, 0 | 137), "{}", output.exit_code),
             Err(Error::Exec { .. }) => {}
             Err(error) => panic!("{error}"),
         }
@@ -246,6 +249,14 @@ async fn a_killed_creator_leaves_nothing_and_the_next_one_succeeds() {
     let own = rig.cgroups().iter().map(|path| count_processes(path)).max().unwrap();
     assert_eq!(own, 13 + 1);
     rig.finish().await;
+}
+
+struct StopAtTheEnd(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl Drop for StopAtTheEnd {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 /// The processes in a control group and all below it.

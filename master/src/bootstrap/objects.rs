@@ -41,7 +41,9 @@ fn metadata(labels: &[(&str, &str)]) -> ObjectMeta {
 
 /// Where all masters listen; with different ports among them, where the first one does.
 fn port(masters: &[SocketAddr]) -> i32 {
-    masters.first().map_or(proto::DEFAULT_MASTER_PORT, SocketAddr::port).into()
+    // A master on loopback serves its own machine only, and has no say in where pods are led to.
+    let reachable = masters.iter().find(|master| !master.ip().is_loopback());
+    reachable.or(masters.first()).map_or(proto::DEFAULT_MASTER_PORT, SocketAddr::port).into()
 }
 
 /// The addresses that can be endpoints: those that others can reach, all of one family.

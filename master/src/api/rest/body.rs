@@ -1,9 +1,9 @@
 //! Request bodies: read within a bound, parsed by their content type.
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 
 use crate::api::codec::{DecodeError, Decoded, Tree, TreeError, parse_json, parse_yaml};
 use crate::api::error::ApiError;
@@ -14,25 +14,41 @@ use crate::api::rest::query::FieldValidation;
 /// Kubernetes' own limit.
 pub(crate) const MAX_BODY: usize = 3 << 20;
 
+/// So much of a body that is too large is read and thrown away: a client that is still sending
+/// often does not look at the answer. Beyond it the connection is cut.
+const MAX_DISCARDED: usize = 16 << 20;
+
 /// How many warnings an answer carries, and how much text together; clients have limits for headers.
 const MAX_WARNINGS: usize = 30;
 
 /// Reads a body whole.
 pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    let too_large =
-        || ApiError::too_large(format!("Request entity too large: limit is {MAX_BODY}"));
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok())
-        .and_then(|length| length.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(too_large());
+        .and_then(|length| length.parse::<usize>().ok());
+    let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).min(MAX_BODY));
+    let mut length = 0_usize;
+    let mut body = std::pin::pin!(body);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            ApiError::bad_request(format!("the body could not be read: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length > MAX_DISCARDED {
+            break;
+        }
+        if length <= MAX_BODY {
+            whole.extend_from_slice(&data);
+        }
     }
-    match Limited::new(body, MAX_BODY).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(ApiError::bad_request(format!("the body could not be read: {error}"))),
+    if length > MAX_BODY {
+        return Err(ApiError::too_large(format!(
+            "Request entity too large: limit is {MAX_BODY}"
+        )));
     }
+    Ok(whole.freeze())
 }
 
 /// The content type without parameters; nothing when there is none.
