@@ -234,8 +234,7 @@ pub fn describe(facts: &Facts, previous: Option<&NodeStatus>, now: Timestamp) ->
     let low_memory = *memory_bytes > 0 && *memory_available_bytes < LOW_MEMORY_BYTES;
     let low_storage = below(*storage_free_bytes, *storage_bytes, LOW_STORAGE)
         && *storage_free_bytes < AMPLE_STORAGE_BYTES;
-    let low_disk = low_storage
-        || below(*inodes_free, *inodes, LOW_INODES);
+    let low_disk = low_storage || below(*inodes_free, *inodes, LOW_INODES);
     let many = share(*processes, *processes_max).is_some_and(|share| share > MANY_PROCESSES);
     let conditions = [
         condition(

@@ -44,9 +44,7 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiEr
         }
     }
     if length > MAX_BODY {
-        return Err(ApiError::too_large(format!(
-            "Request entity too large: limit is {MAX_BODY}"
-        )));
+        return Err(ApiError::too_large(format!("Request entity too large: limit is {MAX_BODY}")));
     }
     Ok(whole.freeze())
 }
