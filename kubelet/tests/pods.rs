@@ -192,6 +192,7 @@ impl Node {
         self.shutdown.cancel();
         self.task.await.unwrap();
         self.runtime.shutdown_all().await.unwrap();
+        assert_eq!(cgroups(&self.runtime_config.cgroup_root), Vec::<PathBuf>::new());
     }
 
     async fn remove(&self, name: &str) {
@@ -207,6 +208,14 @@ impl Node {
             cluster.pods.remove(&key);
         });
     }
+}
+
+/// Where a group is still to be found.
+fn cgroups(name: &str) -> Vec<PathBuf> {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(top).unwrap().flatten().map(|entry| entry.path());
+    let tops = hierarchies.chain([top.to_owned()]);
+    tops.map(|top| top.join(name.trim_start_matches('/'))).filter(|path| path.exists()).collect()
 }
 
 /// A pod whose one container runs a shell script.

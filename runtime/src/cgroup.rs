@@ -202,12 +202,30 @@ impl Hierarchies {
         Ok(())
     }
 
+    /// Removes a group with all groups below it where nothing is in them: the caller's pods are in
+    /// groups of their own kinds, which stay when the pods go.
+    pub(crate) fn remove_unused_tree(&self, group: &str) {
+        for hierarchy in &self.0 {
+            remove_empty(&hierarchy.folder(group));
+        }
+    }
+
     /// Removes a group where nothing is in it; one still in use is left alone.
     pub(crate) fn remove_if_unused(&self, group: &str) {
         for hierarchy in &self.0 {
             let _ = fs::remove_dir(hierarchy.folder(group));
         }
     }
+}
+
+/// The kernel refuses to remove what is in use, and what holds that.
+fn remove_empty(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(folder);
 }
 
 impl Hierarchy {

@@ -202,7 +202,8 @@ impl Crew {
 
     /// Removes what belongs to no pod, once that is certain.
     async fn clear_away(&mut self) -> Result<(), PodsError> {
-        if self.leftovers_are_alive() {
+        let confirmed = self.context.dependencies.state.read(|cluster| cluster.confirmed);
+        if self.cleared || !confirmed {
             return Ok(());
         }
         let leftovers = std::mem::take(&mut self.leftovers);
@@ -222,10 +223,6 @@ impl Crew {
         }
         self.cleared = true;
         Ok(())
-    }
-
-    fn leftovers_are_alive(&self) -> bool {
-        self.cleared || !self.context.dependencies.state.read(|cluster| cluster.confirmed)
     }
 
     fn pods(&self) -> Vec<Arc<Pod>> {
@@ -344,6 +341,10 @@ impl Crew {
             Ok((id, ())) => (*id, false),
             Err(error) => (error.id(), error.is_panic()),
         };
+        // On shutdown all of them end, and nothing has changed for their pods.
+        if self.context.shutdown.is_cancelled() {
+            return Ok(());
+        }
         let Some(uid) = self.running.remove(&id) else { return Ok(()) };
         let Some(hand) = self.hands.remove(&uid) else { return Ok(()) };
         self.views().remove(&uid);

@@ -127,7 +127,7 @@ impl ShimRuntime {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             inner.hierarchies.remove_if_unused(&inner.config.shim_cgroup());
-            inner.hierarchies.remove_if_unused(&inner.config.cgroup_root);
+            inner.hierarchies.remove_unused_tree(&inner.config.cgroup_root);
             Ok(())
         })
         .await
