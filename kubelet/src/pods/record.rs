@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use proto::ObjectKey;
@@ -74,6 +75,8 @@ impl Record {
     pub(crate) fn read_all(root_dir: &Path) -> io::Result<Vec<(String, Option<Self>)>> {
         let all = PodDir::all(root_dir);
         fs::create_dir_all(&all)?;
+        // Below are other people's secrets; containers have them bound, and pass through no folder.
+        fs::set_permissions(&all, fs::Permissions::from_mode(0o700))?;
         let mut records = Vec::new();
         for entry in fs::read_dir(&all)? {
             let uid = entry?.file_name().to_string_lossy().into_owned();

@@ -1,0 +1,173 @@
+//! How pods come up, and what holds them up.
+
+use std::fs;
+
+use proto::k8s::api::core::v1::PodStatus;
+use runtime::ContainerRuntime;
+use runtime::MountSource;
+use runtime::fake::FakeProgram;
+use serde_json::json;
+
+use super::{last_ended, plain};
+use crate::pods::test_support::{Bench, container_status, one_container, pod, waiting_reason};
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_comes_up_and_says_so_once() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(plain("web"));
+    bench.until_phase("uid-web", "Running").await;
+    let status = bench.status("uid-web").unwrap();
+    assert_eq!(status.pod_ip.as_deref(), Some("10.244.0.1"));
+    let container = container_status(&status, "main");
+    assert!(container.ready && container.started == Some(true));
+    assert_eq!(container.container_id.as_deref(), Some("kutter://uid-web_main-0"));
+    assert_eq!(container.image_id, "app@sha256:1");
+    assert_eq!(bench.event_reasons(), ["Pulled", "Created", "Started"]);
+    assert_eq!(bench.seconds(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_gets_what_the_pod_says() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(pod(
+        "web",
+        one_container(json!({
+            "args": ["--name=$(NAME)"],
+            "env": [{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+            "resources": {"limits": {"memory": "64Mi"}},
+            "workingDir": "/srv"
+        })),
+    ));
+    bench.until_started(1).await;
+    let (sandbox, config) = bench.runtime.started().remove(0);
+    assert_eq!(config.args, ["/app", "--name=10.244.0.1"]);
+    assert!(config.env.contains(&("HOSTNAME".to_owned(), "web".to_owned())));
+    assert_eq!(config.working_directory, "/srv");
+    assert_eq!(config.resources.memory_limit_bytes, Some(64 << 20));
+    let log = bench.folder.path().join("logs/shop_web_uid-web/main/0.log");
+    assert_eq!(config.log_path, Some(log));
+    let hosts = config.mounts.iter().find(|mount| mount.destination == "/etc/hosts").unwrap();
+    let MountSource::Host(path) = &hosts.source else { panic!("{hosts:?}") };
+    assert!(fs::read_to_string(path).unwrap().contains("10.244.0.1\tweb\n"));
+    let sandboxes = bench.runtime.list().await.unwrap();
+    assert_eq!(sandboxes[0].config.id, sandbox);
+    assert_eq!(sandboxes[0].config.cgroup_parent, "/kutter/burstable/poduid-web");
+    assert_eq!(sandboxes[0].config.hostname, "web");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_cannot_be_pulled_is_tried_at_kubernetes_intervals() {
+    let mut bench = Bench::new();
+    bench.images.make_unpullable("app:1", "no such tag");
+    bench.start();
+    bench.put(plain("web"));
+    let reason = || bench.status("uid-web").and_then(|status| waiting_reason(&status));
+    bench.until("an error", || reason().as_deref() == Some("ErrImagePull")).await;
+    bench.until("a back-off", || reason().as_deref() == Some("ImagePullBackOff")).await;
+    bench.until("eight pulls", || bench.images.pulls() == 8).await;
+    assert_eq!(bench.images.intervals(), [10, 20, 40, 80, 160, 300, 300]);
+    bench.images.make_absent("app:1");
+    bench.until_phase("uid-web", "Running").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pull_policies_are_kept() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(pod("always", one_container(json!({"imagePullPolicy": "Always"}))));
+    bench.until_phase("uid-always", "Running").await;
+    assert_eq!(bench.images.pulls(), 1);
+    bench.put(pod("if-absent", one_container(json!({"imagePullPolicy": "IfNotPresent"}))));
+    bench.until_phase("uid-if-absent", "Running").await;
+    assert_eq!(bench.images.pulls(), 1);
+
+    bench.images.make_absent("app:2");
+    bench.put(pod("never", one_container(json!({"image": "app:2", "imagePullPolicy": "Never"}))));
+    bench
+        .until("a refusal", || {
+            bench.status("uid-never").is_some_and(|status| {
+                waiting_reason(&status).as_deref() == Some("ErrImageNeverPull")
+            })
+        })
+        .await;
+    assert_eq!(bench.images.pulls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_config_map_holds_a_container_up_until_it_appears() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(pod(
+        "web",
+        one_container(json!({"envFrom": [{"configMapRef": {"name": "settings"}}]})),
+    ));
+    bench
+        .until("a config error", || {
+            bench.status("uid-web").is_some_and(|status| {
+                waiting_reason(&status).as_deref() == Some("CreateContainerConfigError")
+            })
+        })
+        .await;
+    let message = |status: &PodStatus| {
+        let state = container_status(status, "main").state.clone().unwrap();
+        state.waiting.unwrap().message.unwrap()
+    };
+    assert_eq!(message(&bench.status("uid-web").unwrap()), "configmap \"settings\" not found");
+    bench.put_config_map("settings", &[("MODE", "fast")]);
+    bench.until_phase("uid-web", "Running").await;
+    let (_, config) = bench.runtime.started().remove(0);
+    assert!(config.env.contains(&("MODE".to_owned(), "fast".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_map_volume_waits_for_its_map_and_follows_it() {
+    let mut bench = Bench::new();
+    bench.start();
+    let mut spec = one_container(json!({"volumeMounts": [{"name": "cfg", "mountPath": "/cfg"}]}));
+    spec["volumes"] = json!([{"name": "cfg", "configMap": {"name": "settings"}}]);
+    bench.put(pod("web", spec));
+    bench.until("a complaint", || bench.event_reasons().contains(&"FailedMount".to_owned())).await;
+    assert!(bench.started().is_empty());
+    bench.put_config_map("settings", &[("mode", "fast")]);
+    bench.until_phase("uid-web", "Running").await;
+    let file = bench.folder.path().join("root/pods/uid-web/volumes/cfg/mode");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "fast");
+    let (_, config) = bench.runtime.started().remove(0);
+    let mount = config.mounts.iter().find(|mount| mount.destination == "/cfg").unwrap();
+    assert!(mount.read_only);
+
+    bench.put_config_map("settings", &[("mode", "slow")]);
+    bench.until("the file follows", || fs::read_to_string(&file).unwrap() == "slow").await;
+    assert_eq!(bench.started().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_cannot_be_started_is_tried_again_and_explained() {
+    let mut bench = Bench::new();
+    bench.runtime.choose_program(|_, config| FakeProgram {
+        start_error: (config.id.0 != "main-2").then(|| "exec: \"/app\": not found".to_owned()),
+        ..FakeProgram::default()
+    });
+    bench.start();
+    bench.put(plain("web"));
+    bench
+        .until("a back-off", || {
+            bench.status("uid-web").is_some_and(|status| {
+                waiting_reason(&status).as_deref() == Some("CrashLoopBackOff")
+            })
+        })
+        .await;
+    let status = bench.status("uid-web").unwrap();
+    assert_eq!(last_ended(&status).exit_code, 128);
+    assert_eq!(last_ended(&status).reason.as_deref(), Some("StartError"));
+    assert_eq!(last_ended(&status).message.as_deref(), Some("exec: \"/app\": not found"));
+    bench.until_phase("uid-web", "Running").await;
+    bench
+        .until("the third attempt runs", || {
+            bench.status("uid-web").is_some_and(|status| container_status(&status, "main").ready)
+        })
+        .await;
+    assert_eq!(bench.started(), ["main-2"]);
+}

@@ -1,0 +1,167 @@
+//! What a kubelet finds when it starts.
+
+use proto::ObjectKey;
+use runtime::ContainerRuntime;
+use runtime::SandboxId;
+use runtime::fake::FakeProgram;
+use serde_json::json;
+
+use super::{ended, last_ended, plain};
+use crate::pods::test_support::{Bench, container_status, one_container, pod};
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_pod_does_not_run_again_after_a_restart_of_the_kubelet() {
+    let mut bench = Bench::new();
+    bench.start();
+    let mut spec = one_container(json!({}));
+    spec["restartPolicy"] = json!("OnFailure");
+    bench.put(pod("job", spec));
+    bench.until_phase("uid-job", "Running").await;
+    bench.exit("uid-job", "main-0", 0);
+    bench.until_phase("uid-job", "Succeeded").await;
+    let before = bench.status("uid-job").unwrap();
+    // The object in the state still has no status: the master never heard of it.
+    bench.end_kubelet().await;
+    bench.start();
+    bench.until_phase("uid-job", "Succeeded").await;
+    assert_eq!(bench.status("uid-job").unwrap(), before);
+    assert_eq!(bench.started().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kubelet_that_starts_again_takes_over_what_runs() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(plain("web"));
+    bench.until_phase("uid-web", "Running").await;
+    let before = bench.status("uid-web").unwrap();
+    bench.end_kubelet().await;
+    assert_eq!(bench.runtime.list().await.unwrap()[0].containers[0].exit, None);
+    bench.start();
+    bench.until_phase("uid-web", "Running").await;
+    assert_eq!(bench.status("uid-web").unwrap(), before);
+    assert_eq!(bench.started(), ["main-0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exit_while_no_kubelet_was_there_is_reported_and_mended() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(plain("web"));
+    bench.until_phase("uid-web", "Running").await;
+    bench.end_kubelet().await;
+    bench.exit("uid-web", "main-0", 42);
+    bench.start();
+    bench.until_started(2).await;
+    bench
+        .until("the exit code is reported", || {
+            bench
+                .status("uid-web")
+                .is_some_and(|status| container_status(&status, "main").restart_count == 1)
+        })
+        .await;
+    assert_eq!(last_ended(&bench.status("uid-web").unwrap()).exit_code, 42);
+    assert_eq!(bench.started(), ["main-0", "main-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn backoff_and_counts_survive_a_restart_of_the_kubelet() {
+    let mut bench = Bench::new();
+    bench
+        .runtime
+        .choose_program(|_, _| FakeProgram { exits_at_once: Some(1), ..FakeProgram::default() });
+    bench.start();
+    bench.put(plain("web"));
+    bench.until_started(4).await;
+    let crashed = bench.seconds();
+    bench.end_kubelet().await;
+    bench.start();
+    bench.until_started(5).await;
+    assert!((bench.seconds() - crashed).abs_diff(40) <= 1);
+    assert_eq!(bench.started().last().unwrap(), "main-4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_machine_was_restarted_starts_again_only_if_it_may() {
+    for (policy, started, phase) in [("Always", 2, "Running"), ("Never", 1, "Failed")] {
+        let mut bench = Bench::new();
+        bench.start();
+        let mut spec = one_container(json!({}));
+        spec["restartPolicy"] = json!(policy);
+        bench.put(pod("web", spec));
+        bench.until_phase("uid-web", "Running").await;
+        bench.end_kubelet().await;
+        // Nothing of the runtime survives.
+        bench.runtime.remove_sandbox(&SandboxId("uid-web".to_owned())).await.unwrap();
+        bench.start();
+        bench.until_started(started).await;
+        bench.until_phase("uid-web", phase).await;
+        let status = bench.status("uid-web").unwrap();
+        let reason = match policy {
+            "Always" => last_ended(&status).reason.clone(),
+            _ => ended(&status).reason.clone(),
+        };
+        assert_eq!(reason.as_deref(), Some("ContainerStatusUnknown"));
+        assert_eq!(bench.started().len(), started);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_unknown_pods_goes_once_a_master_has_spoken() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(plain("web"));
+    bench.put(plain("kept"));
+    bench.until_phase("uid-web", "Running").await;
+    bench.until_phase("uid-kept", "Running").await;
+    bench.end_kubelet().await;
+    // The next kubelet's snapshot from disk knows one of them.
+    bench.state.write([], |cluster| {
+        cluster.confirmed = false;
+        cluster.pods.remove(&ObjectKey::new("shop", "web"));
+    });
+    bench.start();
+    bench.until_phase("uid-kept", "Running").await;
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert_eq!(bench.runtime.list().await.unwrap().len(), 2);
+    bench.confirm();
+    bench.until("the remains are gone", || bench.network.attached() == ["uid-kept"]).await;
+    let dir = bench.folder.path().join("root/pods/uid-web");
+    bench.until("its folder is gone", || !dir.exists()).await;
+    assert_eq!(bench.runtime.list().await.unwrap().len(), 1);
+    assert_eq!(bench.started().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_the_snapshot_on_disk_forgot_is_taken_over_when_the_master_names_it() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(plain("web"));
+    bench.until_phase("uid-web", "Running").await;
+    bench.end_kubelet().await;
+    bench.state.write([], |cluster| {
+        cluster.confirmed = false;
+        cluster.pods.clear();
+    });
+    bench.start();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    bench.state.write([], |cluster| {
+        cluster.pods.insert(ObjectKey::new("shop", "web"), plain("web").into());
+    });
+    bench.confirm();
+    bench.until_phase("uid-web", "Running").await;
+    assert_eq!(bench.started(), ["main-0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_nobody_has_heard_of_waits_for_a_master() {
+    let mut bench = Bench::unconfirmed();
+    bench.state.write([crate::state::Change::Everything], |cluster| {
+        cluster.pods.insert(ObjectKey::new("shop", "web"), plain("web").into());
+    });
+    bench.start();
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert!(bench.started().is_empty());
+    bench.confirm();
+    bench.until_phase("uid-web", "Running").await;
+}
