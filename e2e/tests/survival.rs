@@ -109,6 +109,12 @@ fn a_node_that_is_cut_off_is_replaced_and_cleaned_up_when_it_returns() -> Result
         Tool::Kubecfg.run(&lab, &Tool::Kubecfg.apply(WEB))?;
         replicas(&client, "web", 6).await?;
         let lost = &lab.nodes[2];
+        let stale: Vec<String> = check::pods(&client, "app=web")
+            .await?
+            .iter()
+            .filter(|pod| node(pod) == "node3")
+            .map(|pod| address(pod).map(str::to_owned))
+            .collect::<Result<_>>()?;
         let ports = lab.nodes[..2].iter().map(|node| format!("{}:30080", node.address)).collect();
         let traffic = Traffic::start(ports);
         traffic.more(30).await?;
@@ -127,9 +133,18 @@ fn a_node_that_is_cut_off_is_replaced_and_cleaned_up_when_it_returns() -> Result
             })
         })
         .await?;
-        // One request may be under way to a pod that is out of reach, and the nodes hear of the
-        // change a moment later than we do; from then on there is no gap.
-        traffic.more(5).await?;
+        // The nodes hear of it when we do; from the moment on in which their kernels have it, there
+        // is no gap. One request may still be under way to a pod that is out of reach.
+        let deadline = std::time::Instant::now() + check::DEADLINE;
+        for machine in &lab.nodes[..2] {
+            let leads_there = |rules: &str| {
+                rules.split([' ', ',']).any(|word| stale.iter().any(|address| address == word))
+            };
+            while leads_there(&machine.run(&["nft", "list", "map", "ip", "kutter", "endpoints"])?) {
+                ensure!(std::time::Instant::now() < deadline, "{} keeps stale rules", machine.name);
+            }
+        }
+        traffic.more(2).await?;
         let detected = traffic.failures().len();
         let pods: Api<Pod> = Api::default_namespaced(client.clone());
         check::until(&pods, "app=web", "six ready pods elsewhere", |pods| {
