@@ -71,7 +71,12 @@ fn pods_and_services_go_on_while_the_master_is_away() -> Result<()> {
 
         lab.kill(&lab.master, "master")?;
         traffic.more(300).await?;
-        // A kubelet that starts now knows what it was told last.
+        // A kubelet that starts now knows what it was told last, once that is on its disk.
+        let snapshot = lab.nodes[0].folder.join("kubelet/snapshot");
+        let deadline = std::time::Instant::now() + check::DEADLINE;
+        while !knows(&snapshot, &before)? {
+            ensure!(std::time::Instant::now() < deadline, "the snapshot lags behind");
+        }
         lab.kill(&lab.nodes[0], "kubelet")?;
         lab.start_kubelet(&lab.nodes[0], None)?;
         traffic.more(300).await?;
@@ -172,6 +177,19 @@ fn a_node_that_is_cut_off_is_replaced_and_cleaned_up_when_it_returns() -> Result
         ensure!(failures.len() == detected, "after the healing: {:?}", &failures[detected..]);
         Ok(())
     })
+}
+
+/// Whether the files of a snapshot name the addresses of all pods in one of them: the endpoints.
+fn knows(snapshot: &std::path::Path, pods: &[Pod]) -> Result<bool> {
+    for file in std::fs::read_dir(snapshot)? {
+        // A file may be replaced while it is read.
+        let text = std::fs::read_to_string(file?.path()).unwrap_or_default();
+        if pods.iter().map(address).all(|ip| ip.is_ok_and(|ip| text.contains(&format!("\"{ip}\""))))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn all_processes(lab: &Lab) -> Result<BTreeMap<String, Vec<(u32, u64)>>> {

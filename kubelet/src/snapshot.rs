@@ -29,6 +29,9 @@ const COALESCE: Duration = Duration::from_millis(200);
 /// After a write, so many times its duration pass before the next: with many thousand endpoints
 /// the disk is still left alone for most of the time.
 const REST_FACTOR: u32 = 20;
+/// But never longer than this, however slow the disk is: what a kubelet that starts without a master
+/// does not know is a gap in a Service.
+const MAX_REST: Duration = Duration::from_millis(500);
 
 /// A snapshot that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +175,7 @@ impl SnapshotFolder {
             if shutdown.is_cancelled() {
                 return;
             }
-            earliest = Instant::now() + started.elapsed() * REST_FACTOR;
+            earliest = Instant::now() + (started.elapsed() * REST_FACTOR).min(MAX_REST);
         }
     }
 

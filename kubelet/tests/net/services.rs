@@ -584,6 +584,9 @@ fn thousands_of_services_are_made_in_one_transaction() {
     web.endpoints(&[("far", true)]);
     let ask = || tally_tcp(&web.client.namespace, "10.96.0.10:80", 8);
     eventually("far", ask, |answers| answers.len() == 1 && answers.contains_key("far"));
-    let services = web.cluster.nodes[0].namespace.command("nft list map ip kutter services");
-    assert_eq!(services.matches("default/other-").count(), 2 * 2000);
+    let count = || {
+        let services = web.cluster.nodes[0].namespace.command("nft list map ip kutter services");
+        services.matches("default/other-").count()
+    };
+    eventually("all of the services", count, |count| *count == 2 * 2000);
 }
