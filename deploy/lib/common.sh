@@ -46,9 +46,9 @@ packages() {
         die "apt-get could not install ${missing[*]}"
 }
 
-# What building and running takes. libseccomp, libelf and zlib are libcontainer's; protoc is the etcd client's.
+# What building and running takes. libseccomp, libelf and zlib are libcontainer's; protoc and the messages that come with it are the etcd client's.
 build_packages() {
-    packages gcc libc6-dev pkg-config libseccomp-dev libelf-dev zlib1g-dev protobuf-compiler \
+    packages gcc libc6-dev pkg-config libseccomp-dev libelf-dev zlib1g-dev protobuf-compiler libprotobuf-dev \
         iproute2 util-linux curl ca-certificates
 }
 
