@@ -6,6 +6,7 @@ mod etcd;
 mod kill;
 mod proxy;
 mod reconnect;
+mod reopen;
 mod suite;
 
 use std::sync::Arc;

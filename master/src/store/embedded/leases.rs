@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::writer::{Command, Write};
-use super::{Shared, failed};
+use super::failed;
 use crate::store::{Error, LeaseId, Result};
 
 #[derive(Debug)]
@@ -87,10 +87,11 @@ impl Inner {
     }
 }
 
-/// Has the writer end leases whose time is over, until the store is dropped.
-pub(super) async fn expire(shared: Arc<Shared>, commands: mpsc::WeakSender<Command>) {
+/// Has the writer end leases whose time is over, until the store is dropped. Holds nothing of the
+/// file: it may be dropped some time after the store.
+pub(super) async fn expire(leases: Arc<Leases>, commands: mpsc::WeakSender<Command>) {
     loop {
-        let deadline = shared.leases.next_deadline();
+        let deadline = leases.next_deadline();
         let over = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -99,9 +100,9 @@ pub(super) async fn expire(shared: Arc<Shared>, commands: mpsc::WeakSender<Comma
         };
         tokio::select! {
             () = over => {}
-            () = shared.leases.earlier.notified() => continue,
+            () = leases.earlier.notified() => continue,
         }
-        while let Some(lease) = shared.leases.take_ended(Instant::now()) {
+        while let Some(lease) = leases.take_ended(Instant::now()) {
             debug!(lease = lease.0, "lease ended");
             let Some(commands) = commands.upgrade() else { return };
             if commands.send(Command::Write(Write::Revoke(lease, None))).await.is_err() {

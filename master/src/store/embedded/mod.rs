@@ -14,7 +14,7 @@ mod watch;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -56,11 +56,13 @@ pub struct EmbeddedStore {
 /// What readers, watches and the writer share.
 #[derive(Debug)]
 struct Shared {
-    database: Database,
+    /// Nothing: the store was dropped. A read holds the lock for as long as it takes, so that whoever
+    /// drops the store waits for it, and the file is free afterwards.
+    database: RwLock<Option<Database>>,
     /// Of the last committed transaction.
     revision: AtomicU64,
     told: broadcast::Sender<Told>,
-    leases: Leases,
+    leases: Arc<Leases>,
 }
 
 /// What the writer tells the watches.
@@ -100,13 +102,13 @@ impl EmbeddedStore {
     fn with(database: Database) -> Result<Self> {
         let state = tables::prepare(&database)?;
         let shared = Arc::new(Shared {
-            database,
+            database: RwLock::new(Some(database)),
             revision: AtomicU64::new(state.revision),
             told: broadcast::Sender::new(BROADCAST),
-            leases: Leases::new(state.leases),
+            leases: Arc::new(Leases::new(state.leases)),
         });
         let (commands, queue) = mpsc::channel(QUEUE);
-        let expiry = tokio::spawn(leases::expire(shared.clone(), commands.downgrade()));
+        let expiry = tokio::spawn(leases::expire(shared.leases.clone(), commands.downgrade()));
         let writer = {
             let shared = shared.clone();
             thread::Builder::new()
@@ -132,7 +134,7 @@ impl EmbeddedStore {
 }
 
 impl Drop for EmbeddedStore {
-    /// Waits for the group in hand, so that the file is free afterwards.
+    /// Waits for the group and the reads in hand, so that the file is free afterwards.
     fn drop(&mut self) {
         self.expiry.abort();
         self.commands = None;
@@ -141,6 +143,7 @@ impl Drop for EmbeddedStore {
         {
             tracing::error!("the writer of the store had panicked");
         }
+        self.shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -149,9 +152,16 @@ impl Shared {
         self.revision.load(Ordering::Acquire)
     }
 
-    fn snapshot(&self) -> Result<Snapshot> {
-        let transaction = self.database.begin_read().map_err(|e| failed("read", e))?;
-        Snapshot::new(&transaction)
+    fn read<T>(&self, read: impl FnOnce(&Snapshot) -> Result<T>) -> Result<T> {
+        self.with_database(|database| {
+            let transaction = database.begin_read().map_err(|e| failed("read", e))?;
+            read(&Snapshot::new(&transaction)?)
+        })
+    }
+
+    fn with_database<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        work(database.as_ref().ok_or_else(|| failed("read", "it was closed"))?)
     }
 }
 
@@ -159,13 +169,13 @@ impl Shared {
 impl Store for EmbeddedStore {
     async fn get(&self, key: &str) -> Result<Option<KeyValue>> {
         // A few pages, nearly always in memory: not worth a thread.
-        self.shared.snapshot()?.get(key)
+        self.shared.read(|snapshot| snapshot.get(key))
     }
 
     async fn range(&self, prefix: &str, options: RangeOptions) -> Result<Range> {
         let shared = self.shared.clone();
         let prefix = prefix.to_owned();
-        blocking(move || shared.snapshot()?.range(&prefix, &options)).await
+        blocking(move || shared.read(|snapshot| snapshot.range(&prefix, &options))).await
     }
 
     async fn current_revision(&self) -> Result<Revision> {
@@ -178,7 +188,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream> {
-        let watch = watch::Watch::new(self.shared.clone(), prefix, after)?;
+        let watch = watch::Watch::new(&self.shared, prefix, after)?;
         Ok(watch.stream().boxed())
     }
 

@@ -1,6 +1,6 @@
 //! Watches: what the file remembers first, then what the writer broadcasts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::Stream;
 use tokio::sync::broadcast;
@@ -13,7 +13,8 @@ use crate::store::{Error, Result, Revision, WatchBatch};
 const HISTORY_BATCH: usize = 500;
 
 pub(super) struct Watch {
-    shared: Arc<Shared>,
+    /// Weak: a watch that outlives the store ends instead of waiting for ever.
+    shared: Weak<Shared>,
     prefix: String,
     /// Everything up to here has been told.
     position: Revision,
@@ -24,18 +25,18 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(shared: Arc<Shared>, prefix: &str, after: Revision) -> Result<Self> {
+    pub(super) fn new(shared: &Arc<Shared>, prefix: &str, after: Revision) -> Result<Self> {
         // First the broadcast, then the look at the revision: nothing falls between.
         let told = shared.told.subscribe();
         let current = shared.revision();
         // Fails at once when the history is gone.
-        shared.snapshot()?.changes(prefix, after, 0)?;
+        shared.read(|snapshot| snapshot.changes(prefix, after, 0))?;
         Ok(Self {
             prefix: prefix.to_owned(),
             position: after,
             behind: (after < current).then_some(current),
             told,
-            shared,
+            shared: Arc::downgrade(shared),
             ended: false,
         })
     }
@@ -54,12 +55,13 @@ impl Watch {
     async fn next(&mut self) -> Result<WatchBatch> {
         loop {
             if let Some(current) = self.behind {
-                let shared = self.shared.clone();
+                let shared = self.shared.upgrade().ok_or_else(closed)?;
                 let prefix = self.prefix.clone();
                 let after = self.position;
-                let (revision, events) =
-                    blocking(move || shared.snapshot()?.changes(&prefix, after, HISTORY_BATCH))
-                        .await?;
+                let read = move || {
+                    shared.read(|snapshot| snapshot.changes(&prefix, after, HISTORY_BATCH))
+                };
+                let (revision, events) = blocking(read).await?;
                 self.position = revision;
                 if revision >= current {
                     self.behind = None;
@@ -85,21 +87,21 @@ impl Watch {
                 Ok(Told::Progress) => {
                     return Ok(WatchBatch { revision: self.position, events: Vec::new() });
                 }
-                Err(RecvError::Lagged(_)) => self.fall_behind(),
-                Err(RecvError::Closed) => {
-                    return Err(Error::Unavailable {
-                        operation: "watch",
-                        source: "the store was closed".into(),
-                    });
-                }
+                Err(RecvError::Lagged(_)) => self.fall_behind()?,
+                Err(RecvError::Closed) => return Err(closed()),
             }
         }
     }
 
     /// The broadcast has dropped something: everything up to now comes out of the file instead.
-    fn fall_behind(&mut self) {
+    fn fall_behind(&mut self) -> Result<()> {
         while !matches!(self.told.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
-        let current = self.shared.revision();
+        let current = self.shared.upgrade().ok_or_else(closed)?.revision();
         self.behind = (self.position < current).then_some(current);
+        Ok(())
     }
+}
+
+fn closed() -> Error {
+    Error::Unavailable { operation: "watch", source: "the store was closed".into() }
 }
