@@ -172,8 +172,8 @@ impl Objects {
         Ok(self.writer.update(kind, key, options, apply).await?.is_some())
     }
 
-    /// Binds pods to nodes, many in one transaction. One result per binding, in order; a pod that
-    /// cannot be bound does not hold up the others.
+    /// Binds pods to nodes, each in a transaction of its own, all at once. One result per binding, in
+    /// order; a pod that cannot be bound does not hold up the others.
     pub async fn bind(
         &self,
         bindings: Vec<Binding>,

@@ -150,7 +150,8 @@ async fn resume(caches: &Caches, mut error: Option<store::Error>) -> WatchStream
     }
 }
 
-/// Lists again and tells subscribers what is different, as if a watch had told it.
+/// Lists again and tells subscribers what is different, as if a watch had told it, where that can be
+/// told soundly.
 async fn relist(caches: &Caches) -> store::Result<()> {
     let revision = caches.store.current_revision().await?;
     let mut objects: HashMap<&'static str, BTreeMap<ObjectKey, KeyValue>> = HashMap::new();
@@ -166,8 +167,7 @@ async fn relist(caches: &Caches) -> store::Result<()> {
     .await?;
     let now = Instant::now();
     for cache in caches.resources() {
-        let listed = objects.remove(cache.resource()).unwrap_or_default();
-        cache.apply(revision, cache.changes_to(revision, listed), now);
+        cache.replace(revision, objects.remove(cache.resource()).unwrap_or_default(), now);
     }
     caches.keys.apply(revision, caches.keys.changes_to(revision, others));
     caches.publish(revision);

@@ -54,9 +54,10 @@ pub struct Expired {
     pub oldest: Revision,
 }
 
-/// A subscriber read too slowly and was cut off: list again.
+/// A subscriber read too slowly, or a gap in the store's history was not to be bridged; it was cut
+/// off: list again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the subscriber was too slow and was cut off")]
+#[error("the subscriber was cut off: it was too slow, or history was missing")]
 pub struct Lagged;
 
 /// The caches of all resources.

@@ -248,6 +248,24 @@ impl ResourceCache {
 
     /// Applies the changes of one batch, in order; the cache has then everything up to `revision`.
     pub(crate) fn apply(&self, revision: Revision, changes: Vec<Change>, now: Instant) {
+        self.take_in(revision, changes, now, false);
+    }
+
+    /// Makes the cache equal to a new list, after a gap in the watch. Readers are told the difference,
+    /// unless something was deleted: nobody knows at which revision. All deletions would be of the
+    /// list's, and who resumes between two of them would miss the second. Then all start anew.
+    pub(crate) fn replace(
+        &self,
+        revision: Revision,
+        listed: BTreeMap<ObjectKey, KeyValue>,
+        now: Instant,
+    ) {
+        let changes = self.changes_to(revision, listed);
+        let deletions = changes.iter().any(|change| matches!(change, Change::Delete(..)));
+        self.take_in(revision, changes, now, deletions);
+    }
+
+    fn take_in(&self, revision: Revision, changes: Vec<Change>, now: Instant, cut_off: bool) {
         // Decoding is the expensive part and needs no lock.
         let changes: Vec<_> =
             changes.into_iter().filter_map(|change| self.decode(change)).collect();
@@ -259,9 +277,14 @@ impl ResourceCache {
                 Decoded::Delete(key, revision) => inner.delete(&key, revision),
             });
         }
-        inner.tell(&events);
-        for event in events {
-            inner.window.push(event, now);
+        if cut_off {
+            inner.window = Window::new(revision);
+            inner.subscribers.values().flatten().for_each(|subscriber| subscriber.cut_off());
+        } else {
+            inner.tell(&events);
+            for event in events {
+                inner.window.push(event, now);
+            }
         }
         inner.revision = inner.revision.max(revision);
     }
@@ -273,12 +296,8 @@ impl ResourceCache {
         }
     }
 
-    /// The changes that lead from what is here to what a new list says: after a gap in the watch.
-    pub(crate) fn changes_to(
-        &self,
-        revision: Revision,
-        listed: BTreeMap<ObjectKey, KeyValue>,
-    ) -> Vec<Change> {
+    /// The changes that lead from what is here to what a new list says.
+    fn changes_to(&self, revision: Revision, listed: BTreeMap<ObjectKey, KeyValue>) -> Vec<Change> {
         let inner = self.read();
         let gone = inner
             .objects

@@ -82,6 +82,14 @@ impl Subscriber {
         self.wake.notify_one();
     }
 
+    /// Cuts the subscriber off: it cannot be told what happened.
+    pub(crate) fn cut_off(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        *queue = Queue { events: VecDeque::new(), lagged: true };
+        drop(queue);
+        self.wake.notify_one();
+    }
+
     fn pop(&self) -> Result<Option<ObjectEvent>, Lagged> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.lagged {
@@ -113,7 +121,7 @@ impl Subscription {
     /// Cancel-safe.
     ///
     /// # Errors
-    /// [`Lagged`] when the reader was too slow; it has to list again.
+    /// [`Lagged`] when the reader was too slow, or what happened is not known; it has to list again.
     pub async fn next(&mut self) -> Result<Update, Lagged> {
         loop {
             if let Some(event) = self.subscriber.pop()? {

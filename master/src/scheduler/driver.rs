@@ -26,9 +26,9 @@ use crate::store::Compare;
 
 /// The `spec.schedulerName` of the pods it looks after, and the source of its events.
 const NAME: &str = "default-scheduler";
-/// Pods per transaction. The store takes 128 operations in one.
+/// Pods bound at a time: their transactions share the store's disk writes.
 const BATCH: usize = 100;
-/// Transactions under way: while one is written the next is decided; more would only make later
+/// Batches under way: while one is written the next is decided; more would only make later
 /// decisions rest on more assumptions.
 const BATCHES: usize = 2;
 /// `PodScheduled` conditions written at a time.

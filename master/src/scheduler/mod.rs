@@ -1,7 +1,7 @@
 //! Gives every pod a node.
 //!
 //! ```text
-//!   events ─► Queue ─pop─► Model::place ─► Model::assume ─► bind (many pods in one transaction)
+//!   events ─► Queue ─pop─► Model::place ─► Model::assume ─► bind (many pods at once)
 //!      │        ▲               │ fits none                    │ failed
 //!      └► Model └── refuse ◄────┘            forget, put back ◄┘
 //! ```

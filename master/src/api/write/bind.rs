@@ -1,6 +1,12 @@
 //! Binding pods to nodes, many at a time: the scheduler's write.
+//!
+//! Each pod has a transaction of its own. With many pods in one they would share a `resourceVersion`,
+//! and a client whose watch is cut off between two of them resumes after the version it has seen
+//! last: it would never hear of the others. The transactions are sent together, so that the
+//! embedded store writes them with one fsync and etcd with few.
 
 use bytes::Bytes;
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proto::ObjectKey;
@@ -12,77 +18,41 @@ use crate::api::objects::Binding;
 use crate::api::registry::AnyKind;
 use crate::store::{Compare, Op, Txn, TxnOutcome, keys};
 
-/// Pods per transaction: below the store's limit of 128 writes, and small enough that one lost race
-/// does not repeat much.
-const BATCH: usize = 100;
-
 impl Writer {
-    /// Binds pods, in transactions of many. One result per binding.
+    /// Binds pods, all at once. One result per binding, in order.
     pub(crate) async fn bind(
         &self,
         bindings: Vec<Binding>,
         fence: &[Compare],
     ) -> Vec<Result<(), ApiError>> {
-        let mut results = Vec::with_capacity(bindings.len());
-        for batch in bindings.chunks(BATCH) {
-            results.extend(self.bind_batch(batch, fence).await);
-        }
-        results
+        join_all(bindings.iter().map(|binding| self.bind_one(binding, fence))).await
     }
 
-    async fn bind_batch(&self, batch: &[Binding], fence: &[Compare]) -> Vec<Result<(), ApiError>> {
-        let mut results: Vec<Result<(), ApiError>> = vec![Ok(()); batch.len()];
-        let fail_all = |mut results: Vec<Result<(), ApiError>>, error: &ApiError| {
-            for result in results.iter_mut().filter(|result| result.is_ok()) {
-                *result = Err(error.clone());
-            }
-            results
-        };
-        let Some(pods) = self.registry.stored_as("pods") else {
-            return fail_all(results, &ApiError::internal("pods are not served"));
-        };
+    async fn bind_one(&self, binding: &Binding, fence: &[Compare]) -> Result<(), ApiError> {
+        let pods = self
+            .registry
+            .stored_as("pods")
+            .ok_or_else(|| ApiError::internal("pods are not served"))?;
         for attempt in 0..MAX_ATTEMPTS {
-            let mut compares = fence.to_vec();
-            let mut ops = Vec::new();
-            for (binding, result) in batch.iter().zip(&mut results) {
-                if result.is_err() {
-                    continue;
-                }
-                match self.bound(pods, binding) {
-                    Ok((compare, op)) => {
-                        compares.push(compare);
-                        ops.push(op);
+            match self.bound(pods, binding) {
+                Ok((compare, op)) => {
+                    let mut compares = fence.to_vec();
+                    compares.push(compare);
+                    match self.store.txn(Txn { compares, ops: vec![op] }).await? {
+                        TxnOutcome::Committed(_) => return Ok(()),
+                        TxnOutcome::Conflict(index) if index < fence.len() => {
+                            return Err(ApiError::fenced_off());
+                        }
+                        TxnOutcome::Conflict(_) => {}
                     }
-                    // The scheduler may know of a pod that this cache has not seen yet.
-                    Err(_) if attempt == 0 => {}
-                    Err(error) => *result = Err(error),
                 }
+                // The scheduler may know of a pod that this cache has not seen yet.
+                Err(_) if attempt == 0 => {}
+                Err(error) => return Err(error),
             }
-            let left = results.iter().filter(|result| result.is_ok()).count();
-            if left == 0 {
-                return results;
-            }
-            if ops.len() == left {
-                match self.store.txn(Txn { compares, ops }).await {
-                    Ok(TxnOutcome::Committed(_)) => return results,
-                    Ok(TxnOutcome::Conflict(index)) if index < fence.len() => {
-                        return fail_all(results, &ApiError::fenced_off());
-                    }
-                    Ok(TxnOutcome::Conflict(_)) => {}
-                    Err(error) => return fail_all(results, &error.into()),
-                }
-            }
-            // Some pod is not as the cache has it.
-            if let Err(error) = self.caches.fresh().await {
-                return fail_all(results, &error.into());
-            }
+            self.caches.fresh().await?;
         }
-        for (binding, result) in batch.iter().zip(&mut results) {
-            if result.is_ok() {
-                *result = Err(ApiError::conflict(pods.resource(), &binding.pod.name, STALE));
-            }
-        }
-        results
+        Err(ApiError::conflict(pods.resource(), &binding.pod.name, STALE))
     }
 
     /// The write that binds one pod.

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::writer::{Command, Write};
 use super::failed;
+use super::writer::{Command, Write};
 use crate::store::{Error, LeaseId, Result};
 
 #[derive(Debug)]

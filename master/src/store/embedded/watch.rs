@@ -58,9 +58,8 @@ impl Watch {
                 let shared = self.shared.upgrade().ok_or_else(closed)?;
                 let prefix = self.prefix.clone();
                 let after = self.position;
-                let read = move || {
-                    shared.read(|snapshot| snapshot.changes(&prefix, after, HISTORY_BATCH))
-                };
+                let read =
+                    move || shared.read(|snapshot| snapshot.changes(&prefix, after, HISTORY_BATCH));
                 let (revision, events) = blocking(read).await?;
                 self.position = revision;
                 if revision >= current {

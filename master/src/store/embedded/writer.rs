@@ -115,8 +115,8 @@ fn commit(
     mut compacting: bool,
     compactions: &mut Vec<Reply<()>>,
 ) -> Result<bool> {
-    let transaction = shared
-        .with_database(|database| database.begin_write().map_err(|e| failed("write", e)))?;
+    let transaction =
+        shared.with_database(|database| database.begin_write().map_err(|e| failed("write", e)))?;
     let (done, dirty) = {
         let mut group = Group {
             tables: Tables::open(&transaction)?,

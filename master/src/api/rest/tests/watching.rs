@@ -2,6 +2,7 @@ use super::*;
 
 use bytes::Bytes;
 
+use crate::api::objects::Binding;
 use crate::store::{Op, Txn};
 
 fn labelled(name: &str, tier: &str) -> Value {
@@ -160,6 +161,34 @@ async fn a_watch_ends_when_the_server_stops() {
     let mut watch = server.watch(&format!("{CONFIG_MAPS}?watch=true")).await;
     server.shutdown.cancel();
     assert_eq!(watch.next().await, None);
+}
+
+/// As client-go does it: the watch breaks, and goes on after the last version that was seen.
+#[tokio::test]
+async fn a_watcher_that_reconnects_after_every_event_misses_no_binding() {
+    const PODS_BOUND: usize = 60;
+    let server = Server::start().await;
+    let mut bindings = Vec::new();
+    for n in 0..PODS_BOUND {
+        let created = server.post(PODS, pod(&format!("p{n}"))).await.ok();
+        let uid = created["metadata"]["uid"].as_str().unwrap().to_owned();
+        let key = proto::ObjectKey::new("default", format!("p{n}"));
+        bindings.push(Binding { pod: key, uid, node: "n1".to_owned() });
+    }
+    let mut from = version(&server).await;
+    let results = server.objects.bind(bindings, &[]).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < PODS_BOUND {
+        let mut watch = server.watch(&format!("{PODS}?watch=true&resourceVersion={from}")).await;
+        let event = watch.next().await.expect("there is more to tell");
+        let object = &event["object"];
+        assert_eq!(event["type"], "MODIFIED", "{event}");
+        assert_eq!(object["spec"]["nodeName"], "n1");
+        assert!(seen.insert(object["metadata"]["name"].to_string()), "told twice: {object}");
+        from = object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    }
+    assert_eq!(from, version(&server).await);
 }
 
 #[tokio::test]
