@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::process::{Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
-use rustix::thread::ThreadNameSpaceType;
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
 use super::creator::{Stdio, enter_working_directory, give_to, read_filter};
 use super::failure::{Doing, Failure};
@@ -59,12 +59,16 @@ pub(super) fn enter(
         .doing("hide this process")?;
     confine::set_limits(&process).doing("set resource limits")?;
 
+    // Entered by the program itself, once it has been born in its group: from within the namespace,
+    // a hierarchy that is delegated to namespaces (as systemd mounts it) refuses to have anybody come
+    // in whose own group lies outside.
+    let groups = fs::File::open(format!("/proc/{}/ns/cgroup", target.pid))
+        .doing("look at the container's cgroup namespace")?;
     let mut namespaces = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::CONTROL_GROUP;
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
     if own_users != users {
         namespaces |= ThreadNameSpaceType::USER;
     }
@@ -75,8 +79,14 @@ pub(super) fn enter(
         Fork::Parent(pid) => report::send(report, &Report::Born { pid: pid.as_raw() }, None),
         Fork::Child => {
             drop(handle);
-            let prepared =
-                report::await_go(report).and_then(|()| become_program(&process, streams));
+            let entered = rustix::thread::move_into_link_name_space(
+                groups.as_fd(),
+                Some(LinkNameSpaceType::ControlGroup),
+            )
+            .doing("enter the container's cgroup namespace");
+            let prepared = entered
+                .and_then(|()| report::await_go(report))
+                .and_then(|()| become_program(&process, streams));
             let failure = match prepared {
                 Ok(()) => Failure(confine::confine_and_exec(&process, filter.as_deref())),
                 Err(failure) => failure,
