@@ -2,16 +2,21 @@
 //!
 //! Two steps: [`tree`] makes a JSON tree out of a JSON or YAML body within fixed bounds and notices
 //! duplicate fields; [`decode`] makes a typed object out of the tree, notices unknown fields, and
-//! names the path of whatever has the wrong type.
+//! names the path of whatever has the wrong type. [`yaml`] and [`scalar`] read YAML as a Kubernetes API
+//! server does.
 
 pub mod decode;
+mod scalar;
 pub mod tree;
+mod yaml;
 
 #[cfg(test)]
 mod tests;
 
 pub use decode::{DecodeError, Decoder};
-pub use tree::{Tree, TreeError, parse_json, parse_yaml};
+pub use scalar::ScalarError;
+pub use tree::{LimitError, Tree, TreeError, parse_json, parse_yaml};
+pub use yaml::YamlError;
 
 use crate::api::registry::AnyObject;
 

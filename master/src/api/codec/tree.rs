@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::decode::Path;
+use super::yaml::{self, YamlError};
 use crate::api::field_error::{MAX_ERRORS, cut};
 
 /// Values in one tree. An object of the largest size that is stored has far fewer; YAML aliases
@@ -34,12 +35,9 @@ pub enum TreeError {
     /// The text is not JSON.
     #[error("error parsing JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// The text would keep the parser busy for long.
+    /// The text is not YAML, or not what JSON could say.
     #[error("error parsing YAML: {0}")]
-    Laborious(&'static str),
-    /// The text is not YAML.
-    #[error("error parsing YAML: {0}")]
-    Yaml(#[from] serde_yaml::Error),
+    Yaml(#[from] YamlError),
 }
 
 /// Parses JSON. Nesting is bounded at 128 by the parser.
@@ -55,51 +53,36 @@ pub fn parse_json(body: &[u8]) -> Result<Tree, TreeError> {
     Ok(Tree { value, duplicates: limits.duplicates.into_inner() })
 }
 
-/// Brackets opened and not closed, those in texts included. The parser reads a whole document before
-/// it bounds the nesting; at this depth it takes a tenth of a second, at a million ten seconds.
-const MAX_OPEN_BRACKETS: i64 = 10_000;
-
-/// `%TAG` lines. The parser compares each with all before it.
-const MAX_TAG_LINES: usize = 100;
-
-/// Parses one YAML document. Nesting is bounded at 128 by the parser.
+/// Parses one YAML document, with the meaning that it has for a Kubernetes API server. Nesting is
+/// bounded at 128.
 ///
 /// # Errors
 /// When the body is not UTF-8, not one YAML document, or its aliases expand too far.
 pub fn parse_yaml(body: &[u8]) -> Result<Tree, TreeError> {
     let text = utf8(body)?;
-    check_labour(text)?;
     let limits = Limits::default();
-    let deserializer = serde_yaml::Deserializer::from_str(text);
-    let value = Seed { path: &Path::Root, limits: &limits }.deserialize(deserializer)?;
+    let value = yaml::read(text, &limits)?;
     Ok(Tree { value, duplicates: limits.duplicates.into_inner() })
-}
-
-/// Refuses what the YAML parser takes long for, which is nothing that a manifest contains.
-fn check_labour(text: &str) -> Result<(), TreeError> {
-    let mut open: i64 = 0;
-    for byte in text.bytes() {
-        match byte {
-            b'[' | b'{' => open += 1,
-            b']' | b'}' => open = (open - 1).max(0),
-            _ => {}
-        }
-        if open > MAX_OPEN_BRACKETS {
-            return Err(TreeError::Laborious("nested too deeply"));
-        }
-    }
-    if text.lines().filter(|line| line.starts_with("%TAG")).count() > MAX_TAG_LINES {
-        return Err(TreeError::Laborious("too many %TAG directives"));
-    }
-    Ok(())
 }
 
 fn utf8(body: &[u8]) -> Result<&str, TreeError> {
     std::str::from_utf8(body).map_err(|error| TreeError::NotUtf8(error.valid_up_to()))
 }
 
+/// A body with more in it than is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    /// Too many values.
+    #[error("more than {MAX_VALUES} values in one body")]
+    Values,
+    /// Too much text.
+    #[error("more than {MAX_TEXT} bytes of text in one body")]
+    Text,
+}
+
+/// What was read of a body so far.
 #[derive(Default)]
-struct Limits {
+pub(super) struct Limits {
     values: Cell<usize>,
     text: Cell<usize>,
     /// How often a field was given once more.
@@ -108,26 +91,25 @@ struct Limits {
 }
 
 impl Limits {
-    fn count_value<E: serde::de::Error>(&self) -> Result<(), E> {
-        self.values.set(self.values.get() + 1);
-        if self.values.get() > MAX_VALUES {
-            return Err(E::custom(format_args!("more than {MAX_VALUES} values in one body")));
-        }
-        Ok(())
+    pub(super) fn count_values(&self, more: usize) -> Result<(), LimitError> {
+        self.values.set(self.values.get().saturating_add(more));
+        if self.values.get() > MAX_VALUES { Err(LimitError::Values) } else { Ok(()) }
     }
 
-    fn count_text<E: serde::de::Error>(&self, text: &str) -> Result<(), E> {
-        self.text.set(self.text.get() + text.len());
-        if self.text.get() > MAX_TEXT {
-            return Err(E::custom(format_args!("more than {MAX_TEXT} bytes of text in one body")));
-        }
-        Ok(())
+    pub(super) fn count_bytes(&self, more: usize) -> Result<(), LimitError> {
+        self.text.set(self.text.get().saturating_add(more));
+        if self.text.get() > MAX_TEXT { Err(LimitError::Text) } else { Ok(()) }
+    }
+
+    /// Values and bytes of text.
+    pub(super) fn counted(&self) -> (usize, usize) {
+        (self.values.get(), self.text.get())
     }
 }
 
 impl Limits {
     /// Paths may be long and fields many: both are bounded, or a body of megabytes makes gigabytes.
-    fn tell_duplicate(&self, path: &Path<'_>) {
+    pub(super) fn tell_duplicate(&self, path: &Path<'_>) {
         let mut duplicates = self.duplicates.borrow_mut();
         self.doubled.set(self.doubled.get() + 1);
         if self.doubled.get() <= MAX_ERRORS {
@@ -148,7 +130,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.limits.count_value()?;
+        self.limits.count_values(1).map_err(D::Error::custom)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -178,7 +160,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
-        self.limits.count_text(value)?;
+        self.limits.count_bytes(value.len()).map_err(E::custom)?;
         Ok(Value::String(value.to_owned()))
     }
 
@@ -207,8 +189,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(key) = access.next_key_seed(Key)? {
-            self.limits.count_text(&key)?;
+        while let Some(key) = access.next_key::<String>()? {
+            self.limits.count_bytes(key.len()).map_err(A::Error::custom)?;
             let path = Path::Key(self.path, &key);
             let value = access.next_value_seed(Seed { path: &path, limits: self.limits })?;
             if map.contains_key(&key) {
@@ -217,48 +199,5 @@ impl<'de> Visitor<'de> for Seed<'_> {
             map.insert(key, value);
         }
         Ok(Value::Object(map))
-    }
-}
-
-/// A key of a map. YAML allows numbers and booleans there; as JSON they become text.
-struct Key;
-
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = String;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl Visitor<'_> for Key {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a field name")
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<String, E> {
-        Ok(value.to_owned())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<String, E> {
-        Ok(value)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<String, E> {
-        Ok(value.to_string())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<String, E> {
-        Ok(value.to_string())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<String, E> {
-        Ok(value.to_string())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<String, E> {
-        Ok(value.to_string())
     }
 }
