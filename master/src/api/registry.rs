@@ -5,11 +5,13 @@
 //! an object whose type only its kind knows. The rest of the machinery exists once, not per kind.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::schemars::{JsonSchema as _, SchemaGenerator};
 use proto::k8s as k8s_openapi;
 use serde::Serialize;
 
@@ -87,6 +89,10 @@ where
 pub trait AnyKind: Send + Sync + 'static {
     /// Its names.
     fn resource(&self) -> &'static ResourceInfo;
+    /// The name of its type: `io.k8s.api.core.v1.Pod`.
+    fn type_name(&self) -> Cow<'static, str>;
+    /// Adds its type, and all types that it is made of, to the generator's.
+    fn describe(&self, generator: &mut SchemaGenerator);
     /// Reads an object out of a client's tree; tells unknown fields.
     fn decode(&self, tree: &serde_json::Value) -> Result<Decoded, DecodeError>;
     /// Reads an object out of stored bytes.
@@ -154,6 +160,14 @@ fn typed_mut<K: Kind>(object: &mut dyn AnyObject) -> &mut K::Object {
 impl<K: Kind> AnyKind for Adaptor<K> {
     fn resource(&self) -> &'static ResourceInfo {
         &K::RESOURCE
+    }
+
+    fn type_name(&self) -> Cow<'static, str> {
+        K::Object::schema_name()
+    }
+
+    fn describe(&self, generator: &mut SchemaGenerator) {
+        generator.subschema_for::<K::Object>();
     }
 
     fn decode(&self, tree: &serde_json::Value) -> Result<Decoded, DecodeError> {

@@ -4,6 +4,7 @@
 
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::schemars::JsonSchema;
 use proto::k8s as k8s_openapi;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -154,6 +155,7 @@ pub trait Kind: Send + Sync + 'static {
     type Object: Metadata<Ty = ObjectMeta>
         + Serialize
         + DeserializeOwned
+        + JsonSchema
         + Clone
         + PartialEq
         + Send

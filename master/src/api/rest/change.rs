@@ -194,7 +194,7 @@ impl Change<'_> {
 }
 
 /// The resources whose deletion answers with the object instead of a `Status`, as in Kubernetes.
-const RETURN_DELETED: [&str; 5] =
+pub(crate) const RETURN_DELETED: [&str; 5] =
     ["pods", "services", "serviceaccounts", "podtemplates", "resourcequotas"];
 
 fn gone(resource: &ResourceInfo, key: &ObjectKey, last: &Written) -> Status {

@@ -1,18 +1,23 @@
 //! Which kinds there are: how clients find their way without being told.
 //!
-//! Everything is made out of the registry. What is not served does not appear.
+//! Everything is made out of the registry. What is not served does not appear. The aggregated
+//! documents have an `ETag`: clients keep them on disk and ask whether they are still true.
 
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::api::error::ApiError;
 use crate::api::kinds::ResourceInfo;
 use crate::api::registry::{AnyKind, Registry};
 use crate::api::rest::accept::{self, Answer, MediaRange, Shape};
-use crate::api::rest::body::api_version;
+use crate::api::rest::conditional;
 use crate::api::rest::render;
+use crate::api::rest::subresources::{subresources, verbs};
 use crate::api::rest::target::Target;
 
 /// The version of Kubernetes whose types and behaviour are served.
@@ -60,7 +65,8 @@ pub(crate) fn document(
     if matches!(target, Target::CoreVersions | Target::Groups)
         && let Some(version) = aggregated_version(headers)
     {
-        return aggregated(registry, matches!(target, Target::CoreVersions), version);
+        let document = aggregated(registry, matches!(target, Target::CoreVersions), version);
+        return answer_aggregated(&document, version, headers);
     }
     let answer =
         Answer { encoding: accept::encoding(headers)?, shape: Shape::Plain, pretty: false };
@@ -87,7 +93,8 @@ pub(crate) fn document(
             if kinds.is_empty() {
                 return Err(ApiError::no_such_path());
             }
-            let resources: Vec<Value> = kinds.into_iter().flat_map(resources).collect();
+            let mut resources: Vec<Value> = kinds.into_iter().flat_map(resources).collect();
+            resources.sort_unstable_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
             let group_version =
                 if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
             json!({
@@ -142,42 +149,6 @@ fn group(registry: &Registry, name: &str) -> Value {
     json!({"name": name, "versions": versions, "preferredVersion": versions.first()})
 }
 
-/// A subresource: its name, the type it speaks, and its verbs.
-struct Subresource {
-    name: &'static str,
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    verbs: &'static [&'static str],
-}
-
-fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
-    let mut all = Vec::new();
-    let mut add = |name, group, version, kind, verbs| {
-        all.push(Subresource { name, group, version, kind, verbs });
-    };
-    if resource.plural == "pods" {
-        add("binding", "", "v1", "Binding", &["create"][..]);
-        add("exec", "", "v1", "PodExecOptions", &["create", "get"]);
-        add("log", "", "v1", "Pod", &["get"]);
-    }
-    if resource.scale {
-        add("scale", "autoscaling", "v1", "Scale", &["get", "patch", "update"]);
-    }
-    if resource.status {
-        let own = (resource.group, resource.version, resource.kind);
-        add("status", own.0, own.1, own.2, &["get", "patch", "update"]);
-    }
-    all
-}
-
-fn verbs(resource: &ResourceInfo) -> Vec<&'static str> {
-    let all = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-    // Nobody wants to delete all namespaces at once by accident.
-    let has = |verb: &&str| resource.plural != "namespaces" || *verb != "deletecollection";
-    all.into_iter().filter(has).collect()
-}
-
 /// The entries of a kind in an `APIResourceList`: its own, and those of its subresources.
 fn resources(kind: &'static dyn AnyKind) -> Vec<Value> {
     let resource = kind.resource();
@@ -194,6 +165,7 @@ fn resources(kind: &'static dyn AnyKind) -> Vec<Value> {
     if !resource.categories.is_empty() {
         own["categories"] = json!(resource.categories);
     }
+    own["storageVersionHash"] = json!(storage_version_hash(resource));
     let mut entries = vec![own];
     for sub in subresources(resource) {
         let mut entry = json!({
@@ -229,12 +201,14 @@ fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
     accept::media_ranges(headers).iter().find_map(wanted).flatten()
 }
 
+/// Names what is stored without telling it: a client that migrates stored objects compares it.
+fn storage_version_hash(resource: &ResourceInfo) -> String {
+    let name = format!("{}/{}/{}", resource.group, resource.version, resource.kind);
+    BASE64_STANDARD.encode(&Sha256::digest(name)[..8])
+}
+
 /// Everything about the core group, or about all others, in one document.
-fn aggregated(
-    registry: &Registry,
-    core: bool,
-    version: &'static str,
-) -> Result<Response, ApiError> {
+fn aggregated(registry: &Registry, core: bool, version: &'static str) -> Value {
     let names = if core { vec![""] } else { groups(registry) };
     let items: Vec<Value> = names
         .into_iter()
@@ -242,7 +216,8 @@ fn aggregated(
             let versions: Vec<Value> = versions(registry, name)
                 .into_iter()
                 .map(|version| {
-                    let kinds = kinds_of(registry, name, version);
+                    let mut kinds = kinds_of(registry, name, version);
+                    kinds.sort_unstable_by_key(|kind| kind.resource().plural);
                     let resources: Vec<Value> =
                         kinds.into_iter().map(aggregated_resource).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
@@ -252,18 +227,34 @@ fn aggregated(
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
-    let document = json!({
+    json!({
         "kind": "APIGroupDiscoveryList",
         "apiVersion": format!("apidiscovery.k8s.io/{version}"),
         "metadata": {},
         "items": items,
-    });
+    })
+}
+
+fn answer_aggregated(
+    document: &Value,
+    version: &'static str,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let text = document.to_string();
+    let etag = conditional::etag(text.as_bytes());
     let content_type =
         format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
-    let content_type = HeaderValue::from_str(&content_type).map_err(ApiError::internal)?;
-    let headers =
-        [(header::CONTENT_TYPE, content_type), (header::VARY, HeaderValue::from_static("Accept"))];
-    Ok((headers, Bytes::from(document.to_string())).into_response())
+    let mut response = if conditional::is_known(headers, &etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let content_type = HeaderValue::from_str(&content_type).map_err(ApiError::internal)?;
+        ([(header::CONTENT_TYPE, content_type)], Bytes::from(text)).into_response()
+    };
+    let head = response.headers_mut();
+    head.insert(header::VARY, HeaderValue::from_static("Accept"));
+    head.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    head.insert(header::ETAG, HeaderValue::from_str(&etag).map_err(ApiError::internal)?);
+    Ok(response)
 }
 
 fn aggregated_resource(kind: &'static dyn AnyKind) -> Value {
@@ -298,14 +289,14 @@ fn aggregated_resource(kind: &'static dyn AnyKind) -> Value {
     entry
 }
 
-/// The group and version of every kind, for documents that are served per version.
-pub(crate) fn group_versions(registry: &Registry) -> Vec<String> {
-    let mut all = Vec::new();
-    for kind in registry.kinds() {
-        let version = api_version(kind.resource());
-        if !all.contains(&version) {
-            all.push(version);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::kinds::{Kind as _, Pods, Services};
+
+    #[test]
+    fn storage_versions_are_hashed_as_kubernetes_hashes_them() {
+        assert_eq!(storage_version_hash(&Pods::RESOURCE), "xPOwRZ+Yhw8=");
+        assert_eq!(storage_version_hash(&Services::RESOURCE), "0/CO1lhkEBI=");
     }
-    all
 }

@@ -17,7 +17,7 @@ use crate::api::registry::AnyKind;
 use crate::api::rest::change::Change;
 use crate::api::rest::query::Options;
 use crate::api::rest::target::{ResourceTarget, Target};
-use crate::api::rest::{Api, body, discovery, exec, list, log, openapi, render, scale, watch};
+use crate::api::rest::{Api, body, discovery, exec, list, log, render, scale, watch};
 
 /// Answers every request that has no route of its own.
 pub(crate) async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
@@ -29,15 +29,6 @@ pub(crate) async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> R
 
 async fn serve(api: &Api, request: Request) -> Result<Response, ApiError> {
     let path = request.uri().path();
-    if let Some(path) = path.strip_prefix("/openapi/v3") {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(ApiError::method_not_allowed());
-        }
-        return match path.strip_prefix('/').unwrap_or(path) {
-            "" => openapi::index(api.objects.registry()),
-            version => openapi::versioned(api.objects.registry(), version, request.headers()),
-        };
-    }
     let target = Target::parse(path).ok_or_else(ApiError::no_such_path)?;
     match target {
         Target::Resource(target) => resource(api, target, request).await,

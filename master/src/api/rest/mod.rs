@@ -11,6 +11,7 @@
 mod accept;
 pub(crate) mod body;
 mod change;
+mod conditional;
 mod discovery;
 mod dispatch;
 mod exec;
@@ -22,6 +23,7 @@ mod query;
 mod render;
 mod scale;
 mod selection;
+mod subresources;
 mod table;
 mod target;
 mod watch;
@@ -56,14 +58,16 @@ pub struct Api {
 /// The REST API. Expects an [`Identity`](crate::api::authn::Identity) in the extensions of every
 /// request that came with a verified client certificate.
 pub fn router(api: Api) -> Router {
+    let documents = openapi::routes(api.objects.registry().kinds());
     Router::new()
         .route("/healthz", get(alive))
         .route("/livez", get(alive))
         .route("/readyz", get(ready))
         .route("/version", get(discovery::version))
         .fallback(dispatch::dispatch)
-        .layer(axum::middleware::from_fn(authn::require_identity))
         .with_state(Arc::new(api))
+        .merge(documents)
+        .layer(axum::middleware::from_fn(authn::require_identity))
 }
 
 async fn alive() -> &'static str {

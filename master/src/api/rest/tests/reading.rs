@@ -162,6 +162,9 @@ async fn discovery_tells_what_is_served() {
     let resources = core["resources"].as_array().unwrap();
     let find = |name: &str| resources.iter().find(|resource| resource["name"] == name);
     assert_eq!(find("pods").unwrap()["shortNames"], json!(["po"]));
+    assert_eq!(find("pods").unwrap()["storageVersionHash"], "xPOwRZ+Yhw8=");
+    let names = resources.iter().map(|resource| resource["name"].as_str().unwrap());
+    assert!(names.is_sorted());
     assert_eq!(find("replicationcontrollers/scale").unwrap()["group"], "autoscaling");
     assert!(find("pods/status").is_some() && find("deployments").is_none());
     for group in ["/apis/discovery.k8s.io", "/apis/discovery.k8s.io/v1"] {
@@ -173,7 +176,13 @@ async fn discovery_tells_what_is_served() {
                       application/json";
     let all = server.get_as("/api", aggregated).await;
     assert!(all.headers[header::CONTENT_TYPE].to_str().unwrap().contains("v=v2;"));
+    let etag = all.headers[header::ETAG].clone();
     assert_eq!(all.ok()["items"][0]["versions"][0]["version"], "v1");
+    let mut again = request(Method::GET, "/api", None, Body::empty());
+    again.headers_mut().insert(header::ACCEPT, aggregated.parse().unwrap());
+    again.headers_mut().insert(header::IF_NONE_MATCH, etag.clone());
+    let again = server.send(again).await;
+    assert_eq!((again.status, &again.headers[header::ETAG]), (StatusCode::NOT_MODIFIED, &etag));
     let version = server.get("/version").await.ok();
     assert!(version["gitVersion"].as_str().unwrap().starts_with("v1."));
 }
@@ -185,6 +194,7 @@ async fn openapi_tells_the_operations_and_that_fields_are_validated() {
     let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
     let document = server.get(url).await;
     let etag = document.headers[header::ETAG].clone();
+    assert!(document.headers[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
     let document = document.ok();
     let patch = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Pod");
@@ -194,7 +204,16 @@ async fn openapi_tells_the_operations_and_that_fields_are_validated() {
     again.headers_mut().insert(header::IF_NONE_MATCH, etag);
     assert_eq!(server.send(again).await.status, StatusCode::NOT_MODIFIED);
     server.get("/openapi/v3/apis/apps/v1").await.refused(404, "NotFound");
-    server.get("/openapi/v2").await.refused(404, "NotFound");
+    let stale = server.get("/openapi/v3/api/v1?hash=0").await;
+    assert_eq!(stale.status, StatusCode::MOVED_PERMANENTLY);
+    assert_eq!(stale.headers[header::LOCATION], url);
+    let document = server.get("/openapi/v2").await.ok();
+    assert_eq!(document["swagger"], "2.0");
+    let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let answer = server.get_as("/openapi/v2", protobuf).await;
+    let content_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    assert_eq!(answer.headers[header::CONTENT_TYPE], content_type);
+    server.get_as("/openapi/v2", "text/html").await.refused(406, "NotAcceptable");
 }
 
 #[tokio::test]
