@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use e2e::check::{self, Tool, Traffic, address, is_ready, name, node, replicas, restarts};
-use e2e::lab::{Lab, StoreKind, run};
+use e2e::lab::{Lab, Machine, StoreKind, run};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
@@ -65,18 +65,14 @@ fn pods_and_services_go_on_while_the_master_is_away() -> Result<()> {
         let client = check::client(&lab).await?;
         Tool::Kubecfg.run(&lab, &Tool::Kubecfg.apply(WEB))?;
         let before = replicas(&client, "web", 6).await?;
-        let ports = lab.nodes.iter().map(|node| format!("{}:30080", node.address)).collect();
+        let ports = node_ports(&lab.nodes);
+        // The pods are ready as soon as the API says so; the nodes hear of it a moment later.
+        check::served(&ports).await?;
         let traffic = Traffic::start(ports);
         traffic.more(50).await?;
 
         lab.kill(&lab.master, "master")?;
         traffic.more(300).await?;
-        // A kubelet that starts now knows what it was told last, once that is on its disk.
-        let snapshot = lab.nodes[0].folder.join("kubelet/snapshot");
-        let deadline = std::time::Instant::now() + check::DEADLINE;
-        while !knows(&snapshot, &before)? {
-            ensure!(std::time::Instant::now() < deadline, "the snapshot lags behind");
-        }
         lab.kill(&lab.nodes[0], "kubelet")?;
         lab.start_kubelet(&lab.nodes[0], None)?;
         traffic.more(300).await?;
@@ -120,7 +116,8 @@ fn a_node_that_is_cut_off_is_replaced_and_cleaned_up_when_it_returns() -> Result
             .filter(|pod| node(pod) == "node3")
             .map(|pod| address(pod).map(str::to_owned))
             .collect::<Result<_>>()?;
-        let ports = lab.nodes[..2].iter().map(|node| format!("{}:30080", node.address)).collect();
+        let ports = node_ports(&lab.nodes[..2]);
+        check::served(&ports).await?;
         let traffic = Traffic::start(ports);
         traffic.more(30).await?;
 
@@ -181,22 +178,9 @@ fn a_node_that_is_cut_off_is_replaced_and_cleaned_up_when_it_returns() -> Result
     })
 }
 
-/// Whether the files of a snapshot name the addresses of all pods in one of them: the endpoints.
-fn knows(snapshot: &std::path::Path, pods: &[Pod]) -> Result<bool> {
-    for file in std::fs::read_dir(snapshot)? {
-        // A file may be replaced while it is read.
-        let text = std::fs::read_to_string(file?.path()).unwrap_or_default();
-        let ready = !text.contains("\"ready\":false");
-        if ready
-            && pods
-                .iter()
-                .map(address)
-                .all(|ip| ip.is_ok_and(|ip| text.contains(&format!("\"{ip}\""))))
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Where the Service of `web.yaml` is on these nodes.
+fn node_ports(nodes: &[Machine]) -> Vec<String> {
+    nodes.iter().map(|node| format!("{}:30080", node.address)).collect()
 }
 
 fn all_processes(lab: &Lab) -> Result<BTreeMap<String, Vec<(u32, u64)>>> {

@@ -90,6 +90,22 @@ impl Traffic {
     }
 }
 
+/// Waits until all the addresses answer. From then on, they have to.
+///
+/// # Errors
+/// When one goes on not answering.
+pub async fn served(addresses: &[String]) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    for address in addresses {
+        while let Err(error) = get(address, "/hostname").await {
+            if tokio::time::Instant::now() > deadline {
+                return Err(error).with_context(|| format!("{address} does not answer"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Asks an address for its host name until `count` different ones answered.
 ///
 /// # Errors

@@ -50,6 +50,8 @@ pub(crate) struct Route {
 /// What of the cluster's state routes follow from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct View {
+    /// Whether a master has said so since the kubelet started: what was on disk may lack a node.
+    pub(crate) confirmed: bool,
     /// The range of this node's pods.
     pub(crate) own_range: Option<Cidr4>,
     /// Addresses and pod ranges of the other nodes, by name.
@@ -71,6 +73,7 @@ impl View {
             (peer.node.clone(), (addresses.collect(), ranges))
         });
         Self {
+            confirmed: state.confirmed,
             own_range,
             peers: peers.collect(),
             service_ranges: ipv4_ranges(&state.service_cidrs),
@@ -260,6 +263,9 @@ async fn sync(config: &NetworkConfig, view: &View) -> Result<BTreeSet<String>, N
     let (desired, beyond) = desired(view, &interfaces, bridge);
     let mut failed = None;
     for action in reconcile(&desired, &observed) {
+        if matches!(action, RouteAction::Remove(_)) && !view.confirmed {
+            continue;
+        }
         // One route that is refused must not keep the others from being made.
         match apply(&links, action).await {
             Ok(()) => info!(?action, "changed a route"),
@@ -348,6 +354,7 @@ mod tests {
             ((*name).to_owned(), (vec![address.parse().unwrap()], vec![range.parse().unwrap()]))
         });
         View {
+            confirmed: true,
             own_range: Some("10.244.0.0/24".parse().unwrap()),
             peers: peers.collect(),
             service_ranges: vec!["10.96.0.0/16".parse().unwrap()],

@@ -7,6 +7,7 @@ use super::elements::{Element, Key, of_node, of_service};
 use super::expr::{Chain, Hook, Rule, Set};
 use super::program::{Shape, base_chains};
 use super::ruleset::Ruleset;
+use super::takeover::layout;
 
 /// One step of a change. All steps of a change take effect at once, or none does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,7 @@ pub(crate) fn chains(ruleset: &Ruleset) -> BTreeMap<String, Chain> {
     let services = ruleset.services.iter();
     let shapes: BTreeSet<Shape> = services.filter_map(|(at, service)| service.shape(*at)).collect();
     let mut chains = base_chains(&ruleset.ranges);
+    chains.insert(layout(&ruleset.ranges), Chain { hook: None, rules: Vec::new() });
     chains.extend(shapes.into_iter().flat_map(Shape::chains));
     chains
 }

@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use super::expr::{Set, number};
-use super::ruleset::{Frontend, Ruleset, ServicePort, Target};
+use super::message::array;
+use super::ruleset::{Frontend, Protocol, Ruleset, ServicePort, Target};
 
 /// Names an element: its set, and the bytes its key has in registers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,9 +46,54 @@ impl Bytes {
         self.address(target.address).port(target.port)
     }
 
+    /// Bytes as the kernel tells them, unless they are more than any key or value of ours.
+    pub(crate) fn from_slice(slice: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 16];
+        bytes.get_mut(..slice.len())?.copy_from_slice(slice);
+        Some(Self { bytes, length: slice.len() as u8 })
+    }
+
     /// The bytes.
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
+    }
+
+    /// Reads the parts from the first on.
+    pub(crate) fn parts(&self) -> Parts<'_> {
+        Parts(self.as_slice())
+    }
+}
+
+/// Reads what [`Bytes`] were made of, part by part.
+pub(crate) struct Parts<'a>(&'a [u8]);
+
+impl Parts<'_> {
+    fn next(&mut self) -> Option<[u8; 4]> {
+        let part = array(self.0, 0)?;
+        self.0 = &self.0[4..];
+        Some(part)
+    }
+
+    pub(crate) fn address(&mut self) -> Option<Ipv4Addr> {
+        self.next().map(Ipv4Addr::from)
+    }
+
+    pub(crate) fn number(&mut self) -> Option<u32> {
+        self.next().map(u32::from_ne_bytes)
+    }
+
+    fn port(&mut self) -> Option<u16> {
+        self.next().map(|[high, low, ..]| u16::from_be_bytes([high, low]))
+    }
+
+    pub(crate) fn frontend(&mut self) -> Option<Frontend> {
+        let address = self.address()?;
+        let protocol = self.next().and_then(|[number, ..]| Protocol::of_number(number))?;
+        Some(Frontend { address, protocol, port: self.port()? })
+    }
+
+    pub(crate) fn target(&mut self) -> Option<Target> {
+        Some(Target { address: self.address()?, port: self.port()? })
     }
 }
 
@@ -92,7 +138,7 @@ pub(crate) fn of_service(at: Frontend, service: &ServicePort, elements: &mut Vec
         Some(shape) => Element::new(Set::Services, key, Value::Goto(shape.to_string())),
         None => Element::new(Set::Refused, key, Value::None),
     };
-    head.comment.clone_from(&service.name);
+    shorten(&service.name).clone_into(&mut head.comment);
     elements.push(head);
     if service.masquerade {
         elements.push(Element::new(Set::Masqueraded, key, Value::None));
@@ -114,6 +160,18 @@ pub(crate) fn of_service(at: Frontend, service: &ServicePort, elements: &mut Vec
         let value = Value::Bytes(EMPTY.with(number(*own)));
         Element::new(Set::Numbers, key.with(number(place)), value)
     }));
+}
+
+/// As much of a name as the kernel keeps in a comment.
+fn shorten(name: &str) -> &str {
+    /// In bytes, as `nft` has it.
+    const LONGEST: usize = 127;
+
+    let mut end = name.len().min(LONGEST);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
 }
 
 /// The elements that belong to no Service.

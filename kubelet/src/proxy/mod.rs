@@ -7,7 +7,10 @@
 //! * [`nft`] has the kernel do it, all at once, in a table of our own.
 //! * [`conntrack`] ends flows that the kernel would go on sending where they should not go.
 //!
-//! Memory is the truth: the kernel is told what changes and never asked.
+//! * [`takeover`] reads back what an earlier kubelet left.
+//!
+//! Memory is the truth: the kernel is told what changes, and asked once, when the kubelet starts.
+//! Until a master is heard, what the kernel does for Services is newer than what is on disk, and stays.
 
 mod conntrack;
 mod diff;
@@ -19,6 +22,7 @@ mod nft;
 mod program;
 mod ruleset;
 mod socket;
+mod takeover;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +38,7 @@ use tracing::{debug, info, warn};
 use self::diff::{Command, difference, replacement};
 use self::nft::Nft;
 pub use self::nft::NftError as ProxyError;
-use self::ruleset::{Ruleset, View};
+use self::ruleset::{Ranges, Ruleset, View};
 use crate::network::{HostPorts, PodHostPorts, set_once};
 use crate::state::{Change, StateHandle};
 
@@ -60,7 +64,12 @@ pub async fn run(
 ) {
     let mut changes = state.changes();
     let mut host_ports = host_ports.subscribe();
-    let mut proxy = Proxy { config, installed: None, conflicts: BTreeSet::new() };
+    let mut proxy = Proxy {
+        config,
+        installed: Installed::Unknown,
+        carries_on: false,
+        conflicts: BTreeSet::new(),
+    };
     let mut retry = *RETRY.start();
     loop {
         // Whatever changed until here is covered by this pass: changes that come in bursts are
@@ -115,10 +124,29 @@ fn concerns(change: &Change) -> bool {
 
 struct Proxy {
     config: ProxyConfig,
-    /// What the kernel has; nothing before the first pass and after a failure.
-    installed: Option<Arc<Ruleset>>,
+    installed: Installed,
+    /// Whether the Services' rules are those of an earlier kubelet, not yet compared with what a
+    /// master says.
+    carries_on: bool,
     /// Ports of Services that are not served since others have their addresses.
     conflicts: BTreeSet<String>,
+}
+
+/// What the kernel has.
+enum Installed {
+    /// Before the first pass.
+    Unknown,
+    /// After a failure: whatever it is, it is replaced.
+    Foreign,
+    /// This, made by this kubelet or taken over.
+    Known(Arc<Ruleset>),
+}
+
+/// What came out of a pass.
+struct Outcome {
+    ruleset: Ruleset,
+    conflicts: BTreeSet<String>,
+    carries_on: bool,
 }
 
 impl Proxy {
@@ -128,52 +156,96 @@ impl Proxy {
         view: View,
         ports: BTreeMap<String, PodHostPorts>,
     ) -> Result<(), ProxyError> {
-        let before = self.installed.take();
-        let config = self.config.clone();
-        let pass = tokio::task::spawn_blocking(move || {
-            let started = Instant::now();
-            let nothing = Ruleset::default();
-            let known = before.as_deref().unwrap_or(&nothing);
-            let (ruleset, conflicts) = ruleset::ruleset(&view, &config.node_name, &ports, known);
-            let commands = match &before {
-                Some(before) => difference(before, &ruleset),
-                None => replacement(&ruleset),
-            };
-            if !commands.is_empty() {
-                install(&config, &commands)?;
-                let changed = conntrack::changed(known, &ruleset);
-                match conntrack::forget(&changed) {
-                    Ok(0) => {}
-                    Ok(flows) => debug!(flows, "ended flows to endpoints that are gone"),
-                    // The rules are right: it is no reason to make them again.
-                    Err(error) => warn!(%error, "failed to end flows to endpoints that are gone"),
-                }
-                let services = ruleset.services.len();
-                let steps = commands.len();
-                let took = started.elapsed();
-                if before.is_some() {
-                    debug!(services, steps, ?took, "changed the rules");
-                } else {
-                    info!(services, ?took, "installed the rules");
-                }
-            }
-            Ok::<_, ProxyError>((ruleset, conflicts))
-        });
-        let (ruleset, conflicts) = match pass.await {
-            Ok(outcome) => outcome?,
-            Err(error) => {
-                return Err(ProxyError::Socket {
-                    operation: "compute the rules".into(),
-                    source: std::io::Error::other(error),
-                });
-            }
-        };
-        for port in conflicts.difference(&self.conflicts) {
+        let before = std::mem::replace(&mut self.installed, Installed::Foreign);
+        let (config, carries_on) = (self.config.clone(), self.carries_on);
+        let pass =
+            tokio::task::spawn_blocking(move || pass(&config, before, carries_on, &view, &ports));
+        let outcome = pass.await.unwrap_or_else(|error| {
+            Err(ProxyError::Socket {
+                operation: "compute the rules".into(),
+                source: std::io::Error::other(error),
+            })
+        })?;
+        for port in outcome.conflicts.difference(&self.conflicts) {
             warn!(port, "another service has an address of this one: it is not served there");
         }
-        self.conflicts = conflicts;
-        self.installed = Some(Arc::new(ruleset));
+        self.conflicts = outcome.conflicts;
+        self.carries_on = outcome.carries_on;
+        self.installed = Installed::Known(Arc::new(outcome.ruleset));
         Ok(())
+    }
+}
+
+fn pass(
+    config: &ProxyConfig,
+    before: Installed,
+    carries_on: bool,
+    view: &View,
+    ports: &BTreeMap<String, PodHostPorts>,
+) -> Result<Outcome, ProxyError> {
+    let started = Instant::now();
+    let (before, carries_on) = match before {
+        Installed::Known(ruleset) => (Some(ruleset), carries_on),
+        Installed::Foreign => (None, false),
+        Installed::Unknown => {
+            let found = take_over(config, &view.ranges).map(Arc::new);
+            let carries_on = found.is_some();
+            (found, carries_on)
+        }
+    };
+    let carries_on = carries_on && !view.confirmed;
+    let nothing = Ruleset::default();
+    let known = before.as_deref().unwrap_or(&nothing);
+    let (ruleset, conflicts) = if carries_on {
+        (ruleset::with_same_services(&view.ranges, ports, known), BTreeSet::new())
+    } else {
+        ruleset::ruleset(view, &config.node_name, ports, known)
+    };
+    let commands = match &before {
+        Some(before) => difference(before, &ruleset),
+        None => replacement(&ruleset),
+    };
+    if !commands.is_empty() {
+        install(config, &commands)?;
+        let changed = conntrack::changed(known, &ruleset);
+        match conntrack::forget(&changed) {
+            Ok(0) => {}
+            Ok(flows) => debug!(flows, "ended flows to endpoints that are gone"),
+            // The rules are right: it is no reason to make them again.
+            Err(error) => warn!(%error, "failed to end flows to endpoints that are gone"),
+        }
+        let services = ruleset.services.len();
+        let steps = commands.len();
+        let took = started.elapsed();
+        if before.is_some() {
+            debug!(services, steps, ?took, "changed the rules");
+        } else {
+            info!(services, ?took, "installed the rules");
+        }
+    }
+    Ok(Outcome { ruleset, conflicts, carries_on })
+}
+
+/// What an earlier kubelet left in the kernel, if it can be carried on with.
+fn take_over(config: &ProxyConfig, ranges: &Ranges) -> Option<Ruleset> {
+    let started = Instant::now();
+    let found = match Nft::open(&config.table).and_then(|nft| nft.dump()) {
+        Ok(found) => found?,
+        Err(error) => {
+            warn!(error = chain(&error), "cannot read the rules that are there: replacing them");
+            return None;
+        }
+    };
+    match takeover::take_over(&found, ranges) {
+        Ok(ruleset) => {
+            let services = ruleset.services.len();
+            info!(services, took = ?started.elapsed(), "took over the rules that are there");
+            Some(ruleset)
+        }
+        Err(reason) => {
+            info!(%reason, "replacing the rules that are there");
+            None
+        }
     }
 }
 

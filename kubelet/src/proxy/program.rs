@@ -83,6 +83,19 @@ impl fmt::Display for Shape {
 }
 
 impl Shape {
+    /// From the name of its chain.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let (door, rest) = [Door::Address, Door::NodePort].into_iter().find_map(|door| {
+            let rest = name.strip_prefix(&door.to_string())?.strip_prefix('-')?;
+            Some((door, rest))
+        })?;
+        let (count, affinity) = match rest.split_once("-sticky-") {
+            Some((count, seconds)) => (count, Some(seconds.parse().ok()?)),
+            None => (rest, None),
+        };
+        Some(Self { door, count: count.parse().ok()?, affinity })
+    }
+
     /// The chains it needs, by name. Shapes of one affinity share one.
     pub(crate) fn chains(self) -> Vec<(String, Chain)> {
         let Some(seconds) = self.affinity else {

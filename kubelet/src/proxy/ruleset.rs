@@ -40,6 +40,11 @@ impl Protocol {
             Self::Sctp => 132,
         }
     }
+
+    /// From its number in the IP header.
+    pub(crate) fn of_number(number: u8) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|known| known.number() == number)
+    }
 }
 
 /// Where clients turn to. The address `0.0.0.0` stands for all addresses of this node.
@@ -129,6 +134,8 @@ pub(crate) struct Ruleset {
 /// What of the cluster's state the rules follow from.
 #[derive(Default)]
 pub(crate) struct View {
+    /// Whether a master has said so since the kubelet started; what was on disk may be outdated.
+    pub(crate) confirmed: bool,
     pub(crate) ranges: Ranges,
     pub(crate) services: Vec<(ObjectKey, Arc<Service>)>,
     pub(crate) slices: Vec<Arc<EndpointSlice>>,
@@ -140,6 +147,7 @@ impl View {
         let own = own_range(state.node.as_deref()?)?;
         let services = state.services.iter();
         Some(Self {
+            confirmed: state.confirmed,
             ranges: Ranges {
                 own: Some(own),
                 pods: ipv4_ranges(&state.pod_cidrs),
@@ -194,9 +202,23 @@ pub(crate) fn ruleset(
             }
         }
     }
-    build.add_host_ports(host_ports);
-    build.add_hairpins();
+    build.ruleset.add_host_ports(host_ports);
+    build.ruleset.add_hairpins();
     (build.ruleset, build.conflicts)
+}
+
+/// The rules with the Services of `before` left as they are: what this node knows better is only
+/// which pods it has.
+pub(crate) fn with_same_services(
+    ranges: &Ranges,
+    host_ports: &BTreeMap<String, PodHostPorts>,
+    before: &Ruleset,
+) -> Ruleset {
+    let services = before.services.clone();
+    let mut ruleset = Ruleset { ranges: ranges.clone(), services, ..Ruleset::default() };
+    ruleset.add_host_ports(host_ports);
+    ruleset.add_hairpins();
+    ruleset
 }
 
 /// A Service's IPv4 cluster address; headless ones and mere names have none.
@@ -301,7 +323,9 @@ impl Build<'_> {
         };
         self.ruleset.services.insert(at, service);
     }
+}
 
+impl Ruleset {
     fn add_host_ports(&mut self, pods: &BTreeMap<String, PodHostPorts>) {
         for pod in pods.values() {
             let Some(address) = pod.addresses.iter().find_map(ipv4) else { continue };
@@ -316,21 +340,22 @@ impl Build<'_> {
                 let target = Target { address, port: port.container_port };
                 // The scheduler keeps pods with the same host port apart; while one goes and
                 // another comes, the first by uid has it.
-                self.ruleset.host_ports.entry(at).or_insert(target);
+                self.host_ports.entry(at).or_insert(target);
             }
         }
     }
 
-    fn add_hairpins(&mut self) {
-        let Some(own) = self.ruleset.ranges.own else { return };
-        let services = self.ruleset.services.values();
+    /// Those that follow from the rest.
+    pub(crate) fn add_hairpins(&mut self) {
+        let Some(own) = self.ranges.own else { return };
+        let services = self.services.values();
         let addresses = services
             .flat_map(|service| &service.targets)
-            .chain(self.ruleset.host_ports.values())
+            .chain(self.host_ports.values())
             .map(|target| target.address)
             .filter(|address| own.contains(*address))
             .collect();
-        self.ruleset.hairpins = addresses;
+        self.hairpins = addresses;
     }
 }
 

@@ -16,6 +16,10 @@ pub(crate) struct NetfilterSocket {
 /// The kernel answers when it is done, always. This is for the case that it does not.
 const PATIENCE_SECONDS: i64 = 120;
 
+/// The kernel says no more than 32 KiB at once, and that much only to those who have the room: the
+/// fewer pieces a list comes in, the less often the kernel walks along it again from the start.
+const LONGEST_ANSWER: usize = 1 << 16;
+
 impl NetfilterSocket {
     /// A connection in the network namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
@@ -39,6 +43,8 @@ impl NetfilterSocket {
 
     /// What the kernel says next.
     pub(crate) fn receive(&self) -> io::Result<Vec<u8>> {
-        Ok(self.socket.recv_from_full()?.0)
+        let mut buffer = Vec::with_capacity(LONGEST_ANSWER);
+        self.socket.recv(&mut buffer, 0)?;
+        Ok(buffer)
     }
 }

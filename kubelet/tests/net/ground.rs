@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use kubelet::network::{BridgeNetwork, HostPort, NetworkConfig, PodNetwork};
 use kubelet::proxy::{self, ProxyConfig};
-use kubelet::state::{Change, StateHandle};
+use kubelet::state::{Change, ClusterState, StateHandle};
 use nix::sched::{CloneFlags, unshare};
 use proto::Peer;
 use proto::k8s::api::core::v1::{Node, NodeAddress, NodeSpec, NodeStatus};
@@ -223,6 +223,19 @@ impl Cluster {
         outsider
     }
 
+    /// As if a node's kubelet was killed and started again, with an older state on its disk: what
+    /// `edit` adds to what every node knows.
+    pub(crate) fn restart_with(&mut self, node: usize, edit: impl FnOnce(&mut ClusterState)) {
+        self.nodes[node].stop.cancel();
+        self.nodes[node].state = StateHandle::default();
+        self.introduce(&self.nodes[node]);
+        self.nodes[node].state.write([Change::Everything], |state| {
+            state.confirmed = false;
+            edit(state);
+        });
+        self.nodes[node].restart();
+    }
+
     /// Tells a node of itself and the others, as a master would.
     fn introduce(&self, node: &TestNode) {
         let peers: Vec<Peer> = self
@@ -252,6 +265,7 @@ impl Cluster {
             ..Node::default()
         };
         node.state.write([Change::Everything], |state| {
+            state.confirmed = true;
             state.peers =
                 peers.into_iter().map(|peer| (peer.node.clone(), Arc::new(peer))).collect();
             state.node = Some(Arc::new(object));
@@ -262,11 +276,7 @@ impl Cluster {
     }
 
     /// Changes what every node knows.
-    pub(crate) fn tell(
-        &self,
-        changes: &[Change],
-        edit: impl Fn(&mut kubelet::state::ClusterState),
-    ) {
+    pub(crate) fn tell(&self, changes: &[Change], edit: impl Fn(&mut ClusterState)) {
         for node in &self.nodes {
             node.state.write(changes.iter().cloned(), &edit);
         }

@@ -5,3 +5,4 @@
 mod ground;
 mod pods;
 mod services;
+mod takeover;

@@ -18,7 +18,7 @@ use crate::ground::{Answer, Cluster, Namespace, TestPod, eventually, is_root, ta
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// A Service `default/NAME` on port 80 (TCP and UDP).
-fn service(name: &str, address: Ipv4Addr, extra: Value) -> Arc<Service> {
+pub(crate) fn service(name: &str, address: Ipv4Addr, extra: Value) -> Arc<Service> {
     let mut spec = json!({
         "clusterIP": address.to_string(),
         "ports": [
@@ -41,7 +41,7 @@ fn node_port_service(name: &str, address: Ipv4Addr, number: u16) -> Arc<Service>
 }
 
 /// The slice of a Service: addresses, the node of each, whether each is ready.
-fn slice(service: &str, endpoints: &[(Ipv4Addr, &str, bool)]) -> Arc<EndpointSlice> {
+pub(crate) fn slice(service: &str, endpoints: &[(Ipv4Addr, &str, bool)]) -> Arc<EndpointSlice> {
     let endpoints: Vec<Value> = endpoints
         .iter()
         .map(|(address, node, ready)| {
@@ -68,14 +68,14 @@ fn slice(service: &str, endpoints: &[(Ipv4Addr, &str, bool)]) -> Arc<EndpointSli
     Arc::new(serde_json::from_value(object).unwrap())
 }
 
-fn put_service(cluster: &Cluster, service: &Arc<Service>) {
+pub(crate) fn put_service(cluster: &Cluster, service: &Arc<Service>) {
     let key = ObjectKey::new("default", service.metadata.name.clone().unwrap());
     cluster.tell(&[Change::Service(key.clone())], |state: &mut ClusterState| {
         state.services.insert(key.clone(), Arc::clone(service));
     });
 }
 
-fn put_slice(cluster: &Cluster, slice: &Arc<EndpointSlice>) {
+pub(crate) fn put_slice(cluster: &Cluster, slice: &Arc<EndpointSlice>) {
     let key = ObjectKey::new("default", slice.metadata.name.clone().unwrap());
     cluster.tell(&[Change::EndpointSlice(key.clone())], |state: &mut ClusterState| {
         state.endpoint_slices.insert(key.clone(), Arc::clone(slice));
@@ -83,16 +83,16 @@ fn put_slice(cluster: &Cluster, slice: &Arc<EndpointSlice>) {
 }
 
 /// Two nodes; a client and a server on the first, a server on the second.
-struct Web {
-    cluster: Cluster,
-    client: TestPod,
-    near: TestPod,
-    far: TestPod,
+pub(crate) struct Web {
+    pub(crate) cluster: Cluster,
+    pub(crate) client: TestPod,
+    pub(crate) near: TestPod,
+    pub(crate) far: TestPod,
 }
 
 impl Web {
     /// With a Service `web`, of which both servers are endpoints.
-    fn new(service: &Arc<Service>) -> Self {
+    pub(crate) fn new(service: &Arc<Service>) -> Self {
         let cluster = Cluster::new(2);
         let client = cluster.nodes[0].pod("client");
         let near = cluster.nodes[0].pod("near");
@@ -130,12 +130,12 @@ impl Web {
     }
 }
 
-fn web_service() -> Arc<Service> {
+pub(crate) fn web_service() -> Arc<Service> {
     service("web", WEB, json!({}))
 }
 
 /// Who answered so many connections; empty if one of them failed.
-fn tally_tcp(from: &Namespace, server: &str, times: usize) -> BTreeMap<String, usize> {
+pub(crate) fn tally_tcp(from: &Namespace, server: &str, times: usize) -> BTreeMap<String, usize> {
     let answers: io::Result<Vec<Answer>> = (0..times).map(|_| from.ask_tcp(server)).collect();
     answers.map(tally).unwrap_or_default()
 }

@@ -16,7 +16,7 @@ const NLM_F_APPEND: u16 = 0x800;
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
 pub(super) const NFPROTO_IPV4: u8 = 2;
 
@@ -321,14 +321,9 @@ fn add_rule(message: &mut Messages, table: &str, chain: &str, rule: &Rule) {
 
 /// As `nft` keeps comments of rules and elements alike: type 0, length, text with its terminator.
 fn comment(text: &str) -> Vec<u8> {
-    const LONGEST: usize = 127;
-
-    let mut end = text.len().min(LONGEST);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut bytes = vec![0, end as u8 + 1];
-    bytes.extend_from_slice(&text.as_bytes()[..end]);
+    // Those of rules are our own, those of elements were cut to 127 bytes.
+    let mut bytes = vec![0, text.len() as u8 + 1];
+    bytes.extend_from_slice(text.as_bytes());
     bytes.push(0);
     bytes
 }

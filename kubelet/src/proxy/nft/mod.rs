@@ -1,5 +1,6 @@
 //! The kernel's end: transactions of nf_tables over plain netlink.
 
+mod dump;
 mod encode;
 mod expressions;
 

@@ -11,6 +11,7 @@ use super::{World, endpoint};
 use crate::proxy::diff::{Command, chains, difference, replacement};
 use crate::proxy::endpoints::arrange;
 use crate::proxy::ruleset::Target;
+use crate::proxy::takeover::layout;
 
 /// Added and deleted elements.
 fn elements(commands: &[Command]) -> (usize, usize) {
@@ -120,17 +121,17 @@ fn nothing_is_left_of_services_that_are_gone() {
 }
 
 /// Small numbers in an order that looks random and is always the same.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(super) fn roll(&mut self, sides: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
 }
 
-fn change_something(world: &mut World, dice: &mut Dice) {
+pub(super) fn change_something(world: &mut World, dice: &mut Dice) {
     let name = format!("service-{}", dice.roll(5));
     match dice.roll(10) {
         0 => {
@@ -223,7 +224,10 @@ fn the_rules_read_as_they_did() {
     world.put_service("idle", "10.96.0.12", json!({}));
     world.sync();
     let mut text = String::new();
-    for (name, chain) in chains(world.ruleset.as_ref().unwrap()) {
+    let mut chains = chains(world.ruleset.as_ref().unwrap());
+    // Its name stands for all the others.
+    assert!(chains.remove(&layout(&super::ranges())).is_some_and(|chain| chain.rules.is_empty()));
+    for (name, chain) in chains {
         writeln!(text, "chain {name}").unwrap();
         if let Some(hook) = chain.hook {
             writeln!(text, "  {:?} at {:?} {}", hook.kind, hook.point, hook.priority).unwrap();

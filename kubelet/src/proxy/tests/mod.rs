@@ -3,6 +3,7 @@
 mod changes;
 mod machine;
 mod packets;
+mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -80,11 +81,8 @@ impl World {
     /// Brings the filter up to date; returns how many commands that took.
     fn sync(&mut self) -> usize {
         let view = View {
-            ranges: Ranges {
-                own: Some("10.244.0.0/24".parse().unwrap()),
-                pods: vec!["10.244.0.0/16".parse().unwrap()],
-                services: vec!["10.96.0.0/16".parse().unwrap()],
-            },
+            confirmed: true,
+            ranges: ranges(),
             services: self.services.iter().map(|(key, of)| (key.clone(), of.clone())).collect(),
             slices: self.slices.values().cloned().collect(),
         };
@@ -130,6 +128,14 @@ impl World {
             })
             .collect();
         outcomes.into_iter().collect()
+    }
+}
+
+fn ranges() -> Ranges {
+    Ranges {
+        own: Some("10.244.0.0/24".parse().unwrap()),
+        pods: vec!["10.244.0.0/16".parse().unwrap()],
+        services: vec!["10.96.0.0/16".parse().unwrap()],
     }
 }
 
