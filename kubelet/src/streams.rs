@@ -1,10 +1,13 @@
-//! What a tunnel asks of a pod: a program's streams, or its log.
+//! What a tunnel asks of a pod: a program's streams, its log, or a connection into it.
+
+use std::pin::Pin;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use proto::ObjectKey;
 use proto::k8s::jiff::Timestamp;
 use runtime::{ExecConfig, ExecSession};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Which container of which pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,15 @@ pub struct ContainerTarget {
     pub pod_uid: String,
     /// The container's name; never empty, the master fills in the default.
     pub container: String,
+}
+
+/// One of a program's two outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// Which part of a log is wanted.
@@ -32,7 +44,48 @@ pub struct LogOptions {
     pub limit_bytes: Option<u64>,
     /// Only lines written at or after this time.
     pub since: Option<Timestamp>,
+    /// Only what was written to this one; nothing means both.
+    pub stream: Option<OutputStream>,
 }
+
+/// Which streams of a container's own program are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttachOptions {
+    /// Its input.
+    pub stdin: bool,
+    /// Its output.
+    pub stdout: bool,
+    /// Its errors.
+    pub stderr: bool,
+}
+
+/// Where a connection leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `localhost` within a pod.
+    PodLoopback(PodTarget),
+    /// The address of a pod.
+    PodAddress(PodTarget),
+    /// The node's own address.
+    Node,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodTarget {
+    /// Namespace and name.
+    pub pod: ObjectKey,
+    /// `metadata.uid`.
+    pub uid: String,
+}
+
+/// Bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
+
+/// A connection that stands.
+pub type Connection = Pin<Box<dyn Duplex>>;
 
 /// Why a stream cannot be had, or broke.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +108,11 @@ impl StreamFailure {
         Self { code: 400, message: message.into() }
     }
 
+    /// Nobody accepts the connection.
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self { code: 502, message: message.into() }
+    }
+
     /// Something on the node failed.
     pub fn internal(message: impl Into<String>) -> Self {
         Self { code: 500, message: message.into() }
@@ -73,6 +131,16 @@ pub trait PodStreams: Send + Sync + 'static {
         target: &ContainerTarget,
         config: &ExecConfig,
     ) -> Result<ExecSession, StreamFailure>;
+
+    /// Joins the streams of a running container's own program.
+    async fn attach(
+        &self,
+        target: &ContainerTarget,
+        options: AttachOptions,
+    ) -> Result<ExecSession, StreamFailure>;
+
+    /// Opens a TCP connection. Port 0 of the node is the kubelet's own HTTP.
+    async fn connect(&self, place: &Place, port: u16) -> Result<Connection, StreamFailure>;
 
     /// Opens the log of a container, also of one that ended. Dropping the stream stops following.
     async fn logs(

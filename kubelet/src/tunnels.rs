@@ -1,7 +1,9 @@
-//! Tunnels: the streams of programs and logs, from a pod to the client of a master.
+//! Tunnels: the streams of programs and logs, and connections, from a pod to the client of a master.
 //!
 //! Each has a connection of its own. A client that does not read stalls its own tunnel, and
 //! neither the session nor another tunnel.
+
+mod connection;
 
 use std::sync::Arc;
 
@@ -14,7 +16,8 @@ use proto::node::open_tunnel::Request;
 use proto::node::tunnel_down::Message as Down;
 use proto::node::tunnel_up::Message as Up;
 use proto::node::{
-    Data, ExecRequest, Failure, Finished, LogsRequest, OpenTunnel, TunnelDown, TunnelOpen, TunnelUp,
+    AttachRequest, ConnectRequest, Data, ExecRequest, Failure, Finished, LogsRequest, OpenTunnel,
+    TunnelDown, TunnelOpen, TunnelUp, connect_request,
 };
 use runtime::{ExecConfig, ExecSession, Input, Output};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +31,10 @@ use tracing::{debug, warn};
 use crate::config::MasterUrl;
 use crate::credentials::Credentials;
 use crate::join::Chain;
-use crate::streams::{ContainerTarget, LogOptions, PodStreams, StreamFailure};
+use crate::streams::{
+    AttachOptions, ContainerTarget, LogOptions, OutputStream, Place, PodStreams, PodTarget,
+    StreamFailure,
+};
 use crate::tls;
 
 /// Tunnels at the same time. Each costs a connection, some tens of kilobytes.
@@ -134,6 +140,11 @@ impl Sender {
         self.0.send(TunnelUp { message: Some(message) }).await.is_ok()
     }
 
+    /// Ends when nobody listens any more.
+    async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     async fn data(&self, channel: u32, data: Bytes) -> bool {
         self.send(Up::Data(Data { channel, data })).await
     }
@@ -149,6 +160,18 @@ async fn serve(
     let OpenTunnel { id: _, namespace, pod, pod_uid, container, request } = request;
     let target = ContainerTarget { pod: ObjectKey::new(namespace, pod), pod_uid, container };
     match request {
+        Some(Request::Attach(request)) => {
+            let AttachRequest { stdin, stdout, stderr, tty } = request;
+            let stderr = stderr && !tty;
+            let session = streams.attach(&target, AttachOptions { stdin, stdout, stderr }).await?;
+            let ended = exec(session, Wanted { stdout, stderr }, down, up).await?;
+            // How the container ended is in its status; the attach has gone well.
+            Ok(ended.map(|_exit_code| 0))
+        }
+        Some(Request::Connect(request)) => {
+            let (place, port) = place(target, &request)?;
+            connection::carry(streams.connect(&place, port).await?, down, up).await
+        }
         Some(Request::Exec(request)) => {
             let ExecRequest { command, stdin, stdout, stderr, tty } = request;
             let session = streams.exec(&target, &ExecConfig { command, stdin, tty }).await?;
@@ -165,8 +188,28 @@ async fn serve(
     }
 }
 
+/// Where a connection is to lead.
+fn place(target: ContainerTarget, request: &ConnectRequest) -> Result<(Place, u16), StreamFailure> {
+    let pod = PodTarget { pod: target.pod, uid: target.pod_uid };
+    let place = match request.place() {
+        connect_request::Place::PodLoopback => Place::PodLoopback(pod),
+        connect_request::Place::PodAddress => Place::PodAddress(pod),
+        connect_request::Place::Node => Place::Node,
+    };
+    let port = u16::try_from(request.port);
+    let port = port.map_err(|_| StreamFailure::bad_request("a port has at most 16 bits"))?;
+    Ok((place, port))
+}
+
 fn log_options(request: LogsRequest) -> Result<LogOptions, StreamFailure> {
-    let LogsRequest { follow, previous, timestamps, tail_lines, limit_bytes, since_time } = request;
+    let LogsRequest { follow, previous, timestamps, tail_lines, limit_bytes, since_time, stream } =
+        request;
+    let stream = match stream.as_str() {
+        "" => None,
+        "stdout" => Some(OutputStream::Stdout),
+        "stderr" => Some(OutputStream::Stderr),
+        other => return Err(StreamFailure::bad_request(format!("stream: {other:?} is none"))),
+    };
     let count = |name: &str, value: Option<i64>| {
         value
             .map(|value| {
@@ -187,6 +230,7 @@ fn log_options(request: LogsRequest) -> Result<LogOptions, StreamFailure> {
                     .map_err(|error| StreamFailure::bad_request(format!("sinceTime: {error}")))
             })
             .transpose()?,
+        stream,
     })
 }
 
@@ -258,8 +302,10 @@ async fn exec(
                 }
                 outputs_ended = true;
             }
-            // The input ends only when the client has left.
+            // The input ends only when the client has left. One that leaves while the program does
+            // not take its input shows in the other direction.
             () = &mut input => return Ok(None),
+            () = up.closed() => return Ok(None),
         }
     };
     let exit_code = exit

@@ -229,12 +229,26 @@ pub struct ExecConfig {
     pub tty: bool,
 }
 
+/// How to join the streams of a running container's own program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttachConfig {
+    /// Whether its input is wanted; there is none if the container has none.
+    pub stdin: bool,
+    /// Whether its output is wanted, from now on.
+    pub stdout: bool,
+    /// Whether its errors are wanted, from now on; with a terminal they are part of the output.
+    pub stderr: bool,
+    /// Whether the container's input ends with this attach.
+    pub once: bool,
+}
+
 /// A byte stream out of a program.
 pub type Output = Pin<Box<dyn AsyncRead + Send>>;
 /// A byte stream into a program.
 pub type Input = Pin<Box<dyn AsyncWrite + Send>>;
 
-/// A program running inside a container. Dropping it closes its streams and kills the program.
+/// A program running inside a container. Dropping it closes its streams and kills the program, if
+/// that was started by an exec.
 pub struct ExecSession {
     /// Present when asked for. Shutting it down is end of input.
     pub stdin: Option<Input>,
@@ -326,6 +340,16 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         sandbox: &SandboxId,
         container: &ContainerId,
         config: &ExecConfig,
+    ) -> Result<ExecSession>;
+
+    /// Joins the streams of a running container. Dropping the session ends the attach, and does
+    /// nothing to the container; its `exit` comes when the container ends. Neither the container
+    /// nor its log waits for whoever is attached: one that does not keep up gets an error.
+    async fn attach(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        config: &AttachConfig,
     ) -> Result<ExecSession>;
 
     /// Events from now on. A receiver that lags has to [`list`](Self::list) again.

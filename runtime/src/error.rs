@@ -43,6 +43,14 @@ pub enum Error {
         /// Why, in words a user understands.
         reason: String,
     },
+    /// A running container could not be attached to, or not any longer.
+    #[error("failed to attach to container {container}: {reason}")]
+    Attach {
+        /// Which one.
+        container: ContainerId,
+        /// Why, in words a user understands.
+        reason: String,
+    },
     /// The shim of a sandbox does not answer, or answers nonsense.
     #[error("the shim of sandbox {sandbox} failed: {reason}")]
     Shim {

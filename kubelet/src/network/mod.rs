@@ -25,6 +25,7 @@ pub use bridge::{BridgeNetwork, NetworkConfig, teardown};
 pub(crate) use bridge::{own_range, set_once};
 pub(crate) use cidr::{Cidr4, ipv4_ranges};
 pub use host_ports::{HostPorts, PodHostPorts};
+pub(crate) use netns::within;
 use serde::{Deserialize, Serialize};
 
 /// A port of the node that leads to a pod.

@@ -5,6 +5,7 @@
 //! older than the newest pods.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use super::record::Record;
 use super::references::{names_config_map, names_secret};
 use super::worker::{Context, Mailbox, PodView, Worker};
 use super::{PodsConfig, PodsDependencies, PodsError, remains};
-use crate::state::Change;
+use crate::state::{Change, StateHandle};
 use crate::volumes::PodDir;
 
 type Views = HashMap<String, watch::Receiver<PodView>>;
@@ -142,6 +143,14 @@ impl PodManager {
 
     pub(super) fn log_dir(&self) -> &Path {
         &self.config.log_dir
+    }
+
+    pub(super) fn state(&self) -> &StateHandle {
+        &self.dependencies.state
+    }
+
+    pub(super) fn node_addresses(&self) -> &[IpAddr] {
+        &self.config.node_addresses
     }
 }
 

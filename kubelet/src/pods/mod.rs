@@ -8,6 +8,7 @@
 //! ```
 
 mod clock;
+mod connect;
 mod container;
 mod env;
 mod events;
@@ -16,6 +17,7 @@ mod logs;
 mod manager;
 mod names;
 mod observed;
+mod pages;
 mod plan;
 mod probes;
 mod record;

@@ -1,21 +1,63 @@
 //! Programs and logs of this node's pods, for those who ask from outside.
 
 use futures::future::BoxFuture;
-use runtime::{ContainerId, ExecConfig, ExecSession, SandboxId};
+use proto::ObjectKey;
+use runtime::{AttachConfig, ContainerId, ExecConfig, ExecSession, SandboxId};
 use tokio::sync::watch;
 
 use super::PodManager;
-use super::logs;
 use super::names::log_path;
 use super::worker::PodView;
-use crate::streams::{ContainerTarget, LogOptions, LogStream, PodStreams, StreamFailure};
+use super::{connect, logs, pages};
+use crate::streams::{
+    AttachOptions, Connection, ContainerTarget, LogOptions, LogStream, Place, PodStreams,
+    PodTarget, StreamFailure,
+};
 
 impl PodManager {
     fn view(&self, target: &ContainerTarget) -> Result<watch::Receiver<PodView>, StreamFailure> {
-        let named = |view: &watch::Receiver<PodView>| view.borrow().identity.key == target.pod;
-        self.views().get(&target.pod_uid).filter(|view| named(view)).cloned().ok_or_else(|| {
-            StreamFailure::not_found(format!("pods \"{}\" not found", target.pod.name))
-        })
+        self.view_of(&target.pod, &target.pod_uid)
+    }
+
+    fn view_of(
+        &self,
+        pod: &ObjectKey,
+        uid: &str,
+    ) -> Result<watch::Receiver<PodView>, StreamFailure> {
+        let named = |view: &watch::Receiver<PodView>| view.borrow().identity.key == *pod;
+        self.views()
+            .get(uid)
+            .filter(|view| named(view))
+            .cloned()
+            .ok_or_else(|| StreamFailure::not_found(format!("pods \"{}\" not found", pod.name)))
+    }
+
+    /// Whether the container's input ends with the first who is attached to it.
+    fn has_input_once(&self, target: &ContainerTarget) -> bool {
+        self.state().read(|state| {
+            let pod = state.pods.get(&target.pod)?;
+            let mut containers = pod.spec.as_ref()?.containers.iter();
+            containers.find(|container| container.name == target.container)?.stdin_once
+        }) == Some(true)
+    }
+
+    /// The network namespace of a pod that runs, and its address.
+    async fn network_of(&self, target: &PodTarget) -> Result<connect::PodNet, StreamFailure> {
+        let view = self.view_of(&target.pod, &target.uid)?;
+        let (sandbox, address) = {
+            let view = view.borrow();
+            (view.identity.sandbox(), view.address)
+        };
+        let all = self.runtime().list().await;
+        let all = all.map_err(|error| StreamFailure::internal(error.to_string()))?;
+        let found = all.into_iter().find(|found| found.config.id == sandbox);
+        let namespace = found.and_then(|found| found.network_namespace).ok_or_else(|| {
+            let name = &target.pod.name;
+            StreamFailure::bad_request(format!(
+                "unable to do port forwarding: pod {name} is not running"
+            ))
+        })?;
+        Ok(connect::PodNet { namespace, address })
     }
 }
 
@@ -35,6 +77,32 @@ impl PodStreams for PodManager {
             runtime::Error::NotRunning(_) => not_running(target),
             other => StreamFailure::internal(other.to_string()),
         })
+    }
+
+    async fn attach(
+        &self,
+        target: &ContainerTarget,
+        options: AttachOptions,
+    ) -> Result<ExecSession, StreamFailure> {
+        let view = self.view(target)?;
+        let (sandbox, container) = running_container(&view.borrow(), target)?;
+        let AttachOptions { stdin, stdout, stderr } = options;
+        let once = self.has_input_once(target);
+        let config = AttachConfig { stdin, stdout, stderr, once };
+        let session = self.runtime().attach(&sandbox, &container, &config).await;
+        session.map_err(|error| match error {
+            runtime::Error::NotRunning(_) => not_running(target),
+            other => StreamFailure::internal(other.to_string()),
+        })
+    }
+
+    async fn connect(&self, place: &Place, port: u16) -> Result<Connection, StreamFailure> {
+        match place {
+            Place::PodLoopback(pod) => connect::loopback(&self.network_of(pod).await?, port).await,
+            Place::PodAddress(pod) => connect::address(&self.network_of(pod).await?, port).await,
+            Place::Node if port == 0 => Ok(pages::serve(self.state().clone())),
+            Place::Node => connect::node(self.node_addresses(), port).await,
+        }
     }
 
     async fn logs(

@@ -9,6 +9,7 @@ pub mod objects;
 mod patch;
 pub mod registry;
 pub mod rest;
+mod spdy;
 pub mod streams;
 
 mod write;

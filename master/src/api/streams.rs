@@ -1,4 +1,4 @@
-//! The seam to the nodes for everything that streams: `exec` and `log`.
+//! The seam to the nodes for everything that streams: programs, logs, connections.
 
 use async_trait::async_trait;
 use proto::node::{OpenTunnel, TunnelDown, TunnelUp};
@@ -19,7 +19,7 @@ pub trait Streams: Send + Sync + 'static {
 pub struct TunnelStream {
     /// To the node: input, its end, terminal sizes.
     pub down: mpsc::Sender<TunnelDown>,
-    /// From the node: `Data`, then last `Finished` or `Failure`. `TunnelOpen` has been taken off.
+    /// From the node: `Connected` if that is asked for, `Data`, then last `Finished` or `Failure`. `TunnelOpen` has been taken off.
     /// Ending without either of the two means that the node was lost.
     pub up: mpsc::Receiver<TunnelUp>,
 }

@@ -144,12 +144,14 @@ async fn carry(
             }
         }
         // A client that has nothing more to say may still listen.
-        to_client.closed().await;
+        std::future::pending().await
     };
     // When this returns, the node's stream ends, and with it what runs there.
     tokio::select! {
         () = upwards => {}
         () = downwards => {}
+        // Also while the node does not take what the client has said.
+        () = to_client.closed() => {}
     }
 }
 

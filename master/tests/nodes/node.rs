@@ -12,7 +12,10 @@ use kubelet::node_status::{Facts, Observe};
 use kubelet::reporter::Reporter;
 use kubelet::snapshot::SnapshotFolder;
 use kubelet::state::{ClusterState, StateHandle};
-use kubelet::streams::{ContainerTarget, LogOptions, LogStream, PodStreams, StreamFailure};
+use kubelet::streams::{
+    AttachOptions, Connection, ContainerTarget, LogOptions, LogStream, Place, PodStreams,
+    StreamFailure,
+};
 use kubelet::tls;
 use proto::node::node_client::NodeClient;
 use proto::node::session_down::Message as Down;
@@ -86,6 +89,29 @@ impl PodStreams for Echo {
             resize,
             exit,
         })
+    }
+
+    async fn attach(
+        &self,
+        target: &ContainerTarget,
+        options: AttachOptions,
+    ) -> Result<ExecSession, StreamFailure> {
+        let command = vec!["attach".to_owned()];
+        self.exec(target, &ExecConfig { command, stdin: options.stdin, tty: false }).await
+    }
+
+    /// Whatever is said comes back, on every port but 1.
+    async fn connect(&self, _place: &Place, port: u16) -> Result<Connection, StreamFailure> {
+        if port == 1 {
+            return Err(StreamFailure::unreachable("connection refused"));
+        }
+        let (ours, theirs) = tokio::io::duplex(1024);
+        tokio::spawn(async move {
+            let (mut from, mut to) = tokio::io::split(ours);
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+            let _ = to.shutdown().await;
+        });
+        Ok(Box::pin(theirs))
     }
 
     async fn logs(

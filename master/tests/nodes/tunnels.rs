@@ -3,8 +3,8 @@ use proto::node::open_tunnel::Request;
 use proto::node::tunnel_down::Message as Down;
 use proto::node::tunnel_up::Message as Up;
 use proto::node::{
-    Data, EndOfInput, ExecRequest, Failure, Finished, LogsRequest, OpenTunnel, Resize, TunnelDown,
-    TunnelOpen, TunnelUp,
+    AttachRequest, ConnectRequest, Connected, Data, EndOfInput, EndOfOutput, ExecRequest, Failure,
+    Finished, LogsRequest, OpenTunnel, Resize, TunnelDown, TunnelOpen, TunnelUp,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -83,6 +83,43 @@ async fn a_terminal_hears_of_its_size() {
     let mut stream = streams.open("n1", exec("main", "wait-for-resize")).await.unwrap();
     send(&stream, Down::Resize(Resize { columns: 80, rows: 24 })).await;
     assert_eq!(collect(&mut stream).await.0, "80x24");
+}
+
+#[tokio::test]
+async fn a_connection_carries_both_ways_and_each_way_ends_by_itself() {
+    let cluster = Cluster::start().await;
+    let node = TestNode::start(&cluster, "n1", 1).await;
+    node.connected().await;
+    let streams = cluster.nodes().streams();
+    let connect = |port| OpenTunnel {
+        request: Some(Request::Connect(ConnectRequest { place: 0, port })),
+        ..exec("", "")
+    };
+    let mut stream = streams.open("n1", connect(80)).await.unwrap();
+    let heard = async |stream: &mut TunnelStream| stream.up.recv().await.unwrap().message.unwrap();
+    assert_eq!(heard(&mut stream).await, Up::Connected(Connected {}));
+    send(&stream, Down::Data(Data { channel: 0, data: "hello".into() })).await;
+    assert_eq!(heard(&mut stream).await, Up::Data(Data { channel: 1, data: "hello".into() }));
+    send(&stream, Down::EndOfInput(EndOfInput {})).await;
+    assert_eq!(heard(&mut stream).await, Up::EndOfOutput(EndOfOutput {}));
+    assert_eq!(heard(&mut stream).await, Up::Finished(Finished { exit_code: 0 }));
+    let mut refused = streams.open("n1", connect(1)).await.unwrap();
+    let Up::Failure(failure) = heard(&mut refused).await else { panic!("nobody is there") };
+    assert_eq!((failure.code, failure.message.as_str()), (502, "connection refused"));
+}
+
+#[tokio::test]
+async fn how_a_container_ends_is_no_failure_of_an_attach() {
+    let cluster = Cluster::start().await;
+    let node = TestNode::start(&cluster, "n1", 1).await;
+    node.connected().await;
+    let attach = AttachRequest { stdin: true, stdout: true, stderr: true, tty: false };
+    let request = OpenTunnel { request: Some(Request::Attach(attach)), ..exec("main", "") };
+    let mut stream = cluster.nodes().streams().open("n1", request).await.unwrap();
+    send(&stream, Down::Data(Data { channel: 0, data: "hello".into() })).await;
+    send(&stream, Down::EndOfInput(EndOfInput {})).await;
+    let (out, _, last) = collect(&mut stream).await;
+    assert_eq!((out.as_str(), last), ("hello", Some(Up::Finished(Finished { exit_code: 0 }))));
 }
 
 #[tokio::test]

@@ -202,20 +202,24 @@ impl Pipes {
     }
 }
 
-/// The connection of one exec.
-struct Line {
+/// The connection of one exec or attach.
+pub(super) struct Line {
     stream: UnixStream,
     arrived: FrameBuffer,
-    descriptors: Vec<OwnedFd>,
+    pub(super) descriptors: Vec<OwnedFd>,
 }
 
 impl Line {
-    async fn open(sandbox: &Sandbox) -> Result<Line> {
+    pub(super) async fn open(sandbox: &Sandbox) -> Result<Line> {
         let stream = control::connect(&sandbox.folder).await?;
         Ok(Line { stream, arrived: FrameBuffer::default(), descriptors: Vec::new() })
     }
 
-    async fn send(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(super) async fn send(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
         let frame = protocol::frame(request);
         let mut sent = 0;
         while sent < frame.len() {
@@ -228,7 +232,7 @@ impl Line {
     }
 
     /// The next message; may be dropped and asked again without losing any.
-    async fn next(&mut self) -> io::Result<Option<Message>> {
+    pub(super) async fn next(&mut self) -> io::Result<Option<Message>> {
         loop {
             if let Some(message) = self.arrived.next().map_err(io::Error::other)? {
                 return Ok(Some(message));
@@ -246,9 +250,12 @@ impl Line {
 }
 
 /// Our side of a program's terminal.
-struct Terminal(Arc<AsyncFd<OwnedFd>>);
+pub(super) struct Terminal(pub(super) Arc<AsyncFd<OwnedFd>>);
 
-async fn resize_terminal(terminal: Arc<AsyncFd<OwnedFd>>, mut sizes: mpsc::Receiver<(u16, u16)>) {
+pub(super) async fn resize_terminal(
+    terminal: Arc<AsyncFd<OwnedFd>>,
+    mut sizes: mpsc::Receiver<(u16, u16)>,
+) {
     while let Some((columns, rows)) = sizes.recv().await {
         let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
         // The program may have ended.

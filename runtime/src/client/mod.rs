@@ -6,12 +6,13 @@
 //! * [`control`]: the connection to a shim, and what is known about its containers;
 //! * [`launch`]: writing down what a shim is to do, and starting the shim itself;
 //! * [`operations`]: what is done to a sandbox, one thing at a time;
-//! * [`exec`]: streams of programs executed in containers;
+//! * [`exec`]: streams of programs executed in containers, [`attach`]: of the containers' own;
 //! * [`removal`]: taking away all that a container or sandbox may have left, whatever state it
 //!   and its shim are in.
 //!
 //! Work on files and processes blocks; it is done in [`blocking`] and nowhere else.
 
+mod attach;
 mod control;
 mod exec;
 mod launch;
@@ -341,6 +342,17 @@ impl ContainerRuntime for ShimRuntime {
         let found =
             self.inner.find(sandbox).ok_or_else(|| Error::NoSuchSandbox(sandbox.clone()))?;
         exec::start(&found, container, config).await
+    }
+
+    async fn attach(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        config: &AttachConfig,
+    ) -> Result<ExecSession> {
+        let found =
+            self.inner.find(sandbox).ok_or_else(|| Error::NoSuchSandbox(sandbox.clone()))?;
+        attach::start(&found, container, config).await
     }
 
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {

@@ -372,6 +372,19 @@ impl ContainerRuntime for FakeRuntime {
         Ok(exec::start(script, container, config))
     }
 
+    /// What a fake container's own program says is up to the exec script, as a program `attach`.
+    async fn attach(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        config: &AttachConfig,
+    ) -> Result<ExecSession> {
+        let script = self.begin_exec(sandbox, container)?;
+        let stdin = config.stdin;
+        let config = ExecConfig { command: vec!["attach".to_owned()], stdin, tty: false };
+        Ok(exec::start(script, container, &config))
+    }
+
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.events.subscribe()
     }

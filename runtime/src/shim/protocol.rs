@@ -6,7 +6,8 @@
 //! events before it.
 //!
 //! An exec has a connection of its own, which is its life: its descriptors come with the
-//! request, the exit code comes as the last frame, and hanging up kills the program.
+//! request, the exit code comes as the last frame, and hanging up kills the program. An attach has
+//! one as well; hanging up ends the attach and leaves the container alone.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -45,6 +46,12 @@ pub(crate) enum Call {
     /// Starts a program in a container. With it come, in this order, those of standard input,
     /// output and error that are wanted; with a terminal none.
     Exec { container: String, command: Vec<String>, stdin: bool, tty: bool },
+    /// Shows what a container says from now on, and gives its input away. With it come, in this
+    /// order, the pipes for output and errors that are wanted. With `once` the container's input
+    /// ends with this attach.
+    Attach { container: String, stdout: bool, stderr: bool, stdin: bool, once: bool },
+    /// This connection's attach has nothing more to say to the container.
+    EndInput,
 }
 
 /// What a shim says.
@@ -60,6 +67,10 @@ pub(crate) enum Reply {
     Containers(Vec<ContainerRecord>),
     Started(ContainerRecord),
     ExecStarted,
+    /// Whether the container takes input from this attach.
+    Attached {
+        input: bool,
+    },
 }
 
 /// Why a request was not carried out.
@@ -74,10 +85,14 @@ pub(crate) enum Refusal {
 pub(crate) enum Event {
     /// A container ended.
     Exited { container: String, exit: ContainerExit },
-    /// The other side of an exec's terminal comes with this.
+    /// The other side of an exec's or a container's terminal comes with this.
     Terminal,
-    /// The program of this connection's exec ended.
+    /// The pipe to a container's input comes with this.
+    Input,
+    /// The program of this connection's exec ended, or the container of its attach.
     ExecExited { exit_code: i32 },
+    /// This connection's attach did not read fast enough, and is over.
+    Lagged,
 }
 
 /// A container as a shim knows it, and as it is kept on disk.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{Entry, file_id, segments, tail};
-use crate::streams::LogOptions;
+use crate::streams::{LogOptions, OutputStream};
 
 /// What a read gave.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub(super) struct Cursor {
     block: Box<[u8]>,
     timestamps: bool,
     since: Option<Timestamp>,
+    stream: Option<OutputStream>,
     bytes_left: Option<u64>,
     /// The next entry begins a line.
     line_start: bool,
@@ -74,6 +75,7 @@ impl Cursor {
             block: vec![0; BLOCK].into_boxed_slice(),
             timestamps: options.timestamps,
             since: options.since,
+            stream: options.stream,
             bytes_left: options.limit_bytes,
             line_start: true,
         })
@@ -170,6 +172,9 @@ impl Cursor {
             if time.is_some_and(|time: Timestamp| time < since) {
                 return;
             }
+        }
+        if self.stream.is_some_and(|wanted| wanted != entry.stream) {
+            return;
         }
         if self.timestamps && self.line_start {
             out.extend_from_slice(entry.time);

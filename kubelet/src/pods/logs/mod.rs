@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 
-use crate::streams::{LogOptions, LogStream, StreamFailure};
+use crate::streams::{LogOptions, LogStream, OutputStream, StreamFailure};
 use cursor::{Chunk, Cursor};
 use follow::Watch;
 
@@ -165,6 +165,7 @@ fn file_id(file: &File) -> io::Result<(u64, u64)> {
 struct Entry<'a> {
     /// RFC 3339.
     time: &'a [u8],
+    stream: OutputStream,
     /// Whether the line ends here.
     full: bool,
     content: &'a [u8],
@@ -175,15 +176,17 @@ impl<'a> Entry<'a> {
     fn parse(raw: &'a [u8]) -> Option<Self> {
         let mut parts = raw.splitn(4, |byte| *byte == b' ');
         let (time, stream, tag) = (parts.next()?, parts.next()?, parts.next()?);
-        if !matches!(stream, b"stdout" | b"stderr") {
-            return None;
-        }
+        let stream = match stream {
+            b"stdout" => OutputStream::Stdout,
+            b"stderr" => OutputStream::Stderr,
+            _ => return None,
+        };
         let full = match tag.split(|byte| *byte == b':').next()? {
             b"F" => true,
             b"P" => false,
             _ => return None,
         };
-        Some(Self { time, full, content: parts.next().unwrap_or_default() })
+        Some(Self { time, stream, full, content: parts.next().unwrap_or_default() })
     }
 }
 

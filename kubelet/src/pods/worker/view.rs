@@ -1,4 +1,6 @@
-//! What a worker lets others see of its pod: enough to find programs and logs.
+//! What a worker lets others see of its pod: enough to find programs, logs and its network.
+
+use std::net::IpAddr;
 
 use proto::k8s::api::core::v1::{Pod, PodStatus};
 use runtime::ContainerId;
@@ -10,6 +12,7 @@ use crate::pods::observed::Observed;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodView {
     pub(crate) identity: PodIdentity,
+    pub(crate) address: Option<IpAddr>,
     pub(crate) containers: Vec<ContainerView>,
 }
 
@@ -37,7 +40,7 @@ impl PodView {
                 waiting: Some("ContainerCreating".to_owned()),
             })
             .collect();
-        Self { identity: identity.clone(), containers }
+        Self { identity: identity.clone(), address: None, containers }
     }
 
     pub(super) fn of(identity: &PodIdentity, observed: &Observed, status: &PodStatus) -> Self {
@@ -55,7 +58,8 @@ impl PodView {
                 waiting: waiting(&record.name),
             })
             .collect();
-        Self { identity: identity.clone(), containers }
+        let address = status.pod_ip.as_deref().and_then(|address| address.parse().ok());
+        Self { identity: identity.clone(), address, containers }
     }
 
     pub(crate) fn container(&self, name: &str) -> Option<&ContainerView> {

@@ -17,7 +17,9 @@ use crate::api::registry::AnyKind;
 use crate::api::rest::change::Change;
 use crate::api::rest::query::Options;
 use crate::api::rest::target::{ResourceTarget, Target};
-use crate::api::rest::{Api, body, discovery, exec, list, log, render, scale, watch};
+use crate::api::rest::{
+    Api, body, discovery, list, log, port_forward, program, render, scale, watch,
+};
 
 /// Answers every request that has no route of its own.
 pub(crate) async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
@@ -86,10 +88,17 @@ async fn resource(
             }
             _ => Err(ApiError::method_not_allowed()),
         },
-        Some("exec") if resource.plural == "pods" => match *request.method() {
-            Method::GET | Method::POST => exec::exec(api, kind, &key, request.into_parts().0).await,
-            _ => Err(ApiError::method_not_allowed()),
-        },
+        Some(stream @ ("exec" | "attach" | "portforward")) if resource.plural == "pods" => {
+            if !matches!(*request.method(), Method::GET | Method::POST) {
+                return Err(ApiError::method_not_allowed());
+            }
+            let parts = request.into_parts().0;
+            match stream {
+                "exec" => program::exec(api, kind, &key, parts).await,
+                "attach" => program::attach(api, kind, &key, parts).await,
+                _ => port_forward::port_forward(api, kind, &key, parts).await,
+            }
+        }
         Some(_) => Err(ApiError::no_such_path()),
     }
 }

@@ -87,7 +87,7 @@ fn word(message: Option<TunnelUp>) -> Word {
             let code = u16::try_from(failure.code).unwrap_or(500);
             Word::Failed(ApiError::from_node(code, &failure.message))
         }
-        Some(Up::Open(_)) | None => {
+        Some(Up::Open(_) | Up::Connected(_) | Up::EndOfOutput(_)) | None => {
             Word::Failed(ApiError::unavailable("the connection to the node was lost"))
         }
     }
@@ -127,8 +127,20 @@ fn request(pod: &str, options: &Options, now: jiff::Timestamp) -> Result<LogsReq
         // Before the beginning of time is from the first line on.
         since = now.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok();
     }
-    if let Some(stream) = options.get("stream").filter(|stream| *stream != "All") {
-        errors.push(FieldError::not_supported("stream", stream, &["All"]));
+    let stream = match options.get("stream") {
+        None | Some("All") => "",
+        Some("Stdout") => "stdout",
+        Some("Stderr") => "stderr",
+        Some(other) => {
+            errors.push(FieldError::not_supported("stream", other, &["All", "Stderr", "Stdout"]));
+            ""
+        }
+    };
+    if !stream.is_empty() && tail_lines.is_some() {
+        errors.push(FieldError::forbidden(
+            "tailLines",
+            "`tailLines` and specific `stream` are mutually exclusive for now",
+        ));
     }
     if !errors.is_empty() {
         return Err(ApiError::invalid(&options_of("PodLogOptions"), pod, &errors));
@@ -140,5 +152,6 @@ fn request(pod: &str, options: &Options, now: jiff::Timestamp) -> Result<LogsReq
         tail_lines,
         limit_bytes,
         since_time: since.map(|time| time.to_string()),
+        stream: stream.to_owned(),
     })
 }

@@ -5,20 +5,22 @@
 //!             ├─▶ discovery, openapi           which kinds there are
 //!             ├─▶ list, watch ◀── caches       selection, then rendered as negotiated
 //!             ├─▶ change, scale ──▶ writer     decoded, patched
-//!             └─▶ log, exec ──▶ streams        to the pod's node
+//!             └─▶ log, program, port_forward ──▶ streams   to the pod's node
 //! ```
 
 mod accept;
 pub(crate) mod body;
 mod change;
+mod channels;
 mod conditional;
 mod discovery;
 mod dispatch;
-mod exec;
 mod list;
 mod log;
 mod openapi;
 mod pod_stream;
+mod port_forward;
+mod program;
 mod query;
 mod render;
 mod scale;
@@ -26,6 +28,7 @@ mod selection;
 mod subresources;
 mod table;
 mod target;
+mod upgrade;
 mod watch;
 
 #[cfg(test)]
@@ -49,7 +52,7 @@ use crate::api::streams::Streams;
 pub struct Api {
     /// Reads and writes.
     pub objects: Objects,
-    /// The way to the nodes, for `log` and `exec`.
+    /// The way to the nodes, for all that streams.
     pub streams: Arc<dyn Streams>,
     /// Ends watches and streams when the process stops.
     pub shutdown: CancellationToken,

@@ -1,4 +1,4 @@
-//! What `log` and `exec` have in common: finding the pod's container and its node.
+//! What all streams of pods have in common: finding the pod, its container and its node.
 
 use std::sync::Arc;
 
@@ -44,6 +44,44 @@ impl Place {
             uid: cached.uid.clone(),
             container,
         })
+    }
+
+    /// Looks up a pod, for what concerns no container.
+    pub(crate) async fn of_pod(
+        api: &Api,
+        kind: &'static dyn AnyKind,
+        key: &ObjectKey,
+    ) -> Result<(Self, Pod), ApiError> {
+        let cached: Arc<CachedObject> = list::find(api, kind, key, &Options::default()).await?;
+        let pod: Pod = cached.decode().map_err(ApiError::internal)?;
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
+        let place = Self {
+            node: node.filter(|node| !node.is_empty()),
+            phase: phase.unwrap_or_default(),
+            key: key.clone(),
+            uid: cached.uid.clone(),
+            container: String::new(),
+        };
+        Ok((place, pod))
+    }
+
+    /// The pod's node.
+    pub(crate) fn host(&self) -> Result<String, ApiError> {
+        self.node.clone().ok_or_else(|| {
+            let name = &self.key.name;
+            ApiError::bad_request(format!("pod {name} does not have a host assigned"))
+        })
+    }
+
+    /// `metadata.uid` of the pod.
+    pub(crate) fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The pod's name.
+    pub(crate) fn pod(&self) -> &str {
+        &self.key.name
     }
 
     /// What the node is asked.

@@ -29,9 +29,11 @@ pub(crate) fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
         all.push(Subresource { name, group, version, kind, verbs });
     };
     if resource.plural == "pods" {
-        add("binding", "", "v1", "Binding", &["create"][..]);
+        add("attach", "", "v1", "PodAttachOptions", &["create", "get"][..]);
+        add("binding", "", "v1", "Binding", &["create"]);
         add("exec", "", "v1", "PodExecOptions", &["create", "get"]);
         add("log", "", "v1", "Pod", &["get"]);
+        add("portforward", "", "v1", "PodPortForwardOptions", &["create", "get"]);
     }
     if resource.scale {
         add("scale", "autoscaling", "v1", "Scale", &["get", "patch", "update"]);

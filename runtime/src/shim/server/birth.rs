@@ -10,7 +10,8 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::container::{Container, End, Output, Stream};
+use super::container::{Container, End};
+use super::streams::{Output, Stream};
 use super::{Server, kill_session};
 use crate::api::ContainerId;
 use crate::plan::LaunchPlan;
@@ -87,7 +88,7 @@ impl Server {
         let log = plan.log.clone().map(Log::open).transpose().doing("open the log")?;
         let group = plan.cgroup.clone();
         let (stdio, mut output) = match plan.tty {
-            true => (None, Output::new(log, None)),
+            true => (None, Output::of_terminal(log, plan.stdin)),
             false => {
                 let (stdio, output) = make_pipes(&plan, log)?;
                 (Some(stdio), output)
@@ -356,9 +357,9 @@ fn make_pipes(plan: &LaunchPlan, log: Option<Log>) -> Result<(Stdio, Output), Fa
     };
     if log.is_none() {
         let stdio = Stdio { stdin, stdout: null()?, stderr: null()? };
-        return Ok((stdio, Output::new(None, held)));
+        return Ok((stdio, Output::of_pipes(None, held)));
     }
-    let mut output = Output::new(log, held);
+    let mut output = Output::of_pipes(log, held);
     let (stdout, theirs) = pipe()?;
     let (stderr, their_stderr) = pipe()?;
     for (source, name) in [(stdout, StreamName::Stdout), (stderr, StreamName::Stderr)] {

@@ -9,10 +9,11 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::Server;
+use super::streams::{InputEnd, Viewer};
 use crate::shim::creator::Stdio;
 use crate::shim::enter::Streams;
 use crate::shim::failure::{Doing, Failure};
-use crate::shim::protocol::{Call, Refusal, Reply, Request};
+use crate::shim::protocol::{Call, Event, Message, Refusal, Reply, Request};
 
 impl Server {
     /// Carries out a request, or begins to.
@@ -39,6 +40,16 @@ impl Server {
             Call::Exec { container, command, stdin, tty } => {
                 let wanted = Wanted { stdin, tty };
                 self.exec(caller, &container, command, wanted, descriptors).map(|()| None)
+            }
+            Call::Attach { container, stdout, stderr, stdin, once } => {
+                let wanted = Attachment { stdout, stderr, stdin, once };
+                self.attach(key, &container, wanted, descriptors).map(Some)
+            }
+            Call::EndInput => {
+                for container in &mut self.containers {
+                    container.output.end_input(key);
+                }
+                Ok(Some(Reply::Done))
             }
         };
         match result {
@@ -138,6 +149,57 @@ impl Server {
         self.bear_exec(caller, id, command, streams).map_err(failed)
     }
 
+    fn attach(
+        &mut self,
+        key: u64,
+        id: &str,
+        wanted: Attachment,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Reply, Refusal> {
+        let failed = |failure: Failure| Refusal::Failed(failure.0);
+        let container = self.containers.iter_mut().find(|c| c.record.id == id);
+        let container = container.ok_or(Refusal::NoSuchContainer)?;
+        if container.record.exit.is_some() || !container.confirmed {
+            return Err(Refusal::NotRunning);
+        }
+        let mut descriptors = descriptors.into_iter();
+        let mut pipe = |wanted: bool| -> Result<Option<OwnedFd>, Refusal> {
+            if !wanted {
+                return Ok(None);
+            }
+            let missing = || Failure("a descriptor is missing".to_owned());
+            let end = descriptors.next().ok_or_else(missing).map_err(failed)?;
+            rustix::io::ioctl_fionbio(&end, true).doing("set up a pipe").map_err(failed)?;
+            Ok(Some(end))
+        };
+        let (stdout, stderr) = (pipe(wanted.stdout)?, pipe(wanted.stderr)?);
+        let mut input = false;
+        if let Some(connection) = self.connections.get_mut(&key) {
+            match container.output.input_end() {
+                InputEnd::Pipe(end) if wanted.stdin => {
+                    connection.send_with(&Message::Event(Event::Input), end);
+                    input = true;
+                }
+                InputEnd::Terminal { end, takes_input } => {
+                    connection.send_with(&Message::Event(Event::Terminal), end);
+                    input = wanted.stdin && takes_input;
+                }
+                InputEnd::Pipe(_) | InputEnd::Nothing => {}
+            }
+        }
+        let viewer = Viewer {
+            connection: key,
+            stdout,
+            stderr,
+            ends_input: input && wanted.once,
+            lagged: false,
+        };
+        match container.output.attach(viewer) {
+            true => Ok(Reply::Attached { input }),
+            false => Err(Refusal::Failed("too many are attached to it already".to_owned())),
+        }
+    }
+
     fn socket_of(&self, key: u64) -> Result<OwnedFd, Failure> {
         match self.connections.get(&key) {
             Some(connection) => connection.duplicate().doing("copy the caller's socket"),
@@ -149,6 +211,14 @@ impl Server {
 struct Wanted {
     stdin: bool,
     tty: bool,
+}
+
+/// What an attach is for.
+struct Attachment {
+    stdout: bool,
+    stderr: bool,
+    stdin: bool,
+    once: bool,
 }
 
 /// Sorts the descriptors that came with a request.

@@ -79,6 +79,15 @@ impl Connection {
         self.flush();
     }
 
+    /// Sends a message that a descriptor goes with, on a connection on which nothing waits.
+    pub(super) fn send_with(&mut self, message: &Message, descriptor: BorrowedFd<'_>) {
+        let frame = protocol::frame(message);
+        match protocol::send(&self.stream, &frame, &[descriptor]) {
+            Ok(sent) => self.unsent.extend_from_slice(&frame[sent..]),
+            Err(_) => self.broken = true,
+        }
+    }
+
     /// Sends as much as the socket takes.
     pub(super) fn flush(&mut self) {
         while !self.unsent.is_empty() {

@@ -13,6 +13,7 @@ mod birth;
 mod calls;
 mod connection;
 mod container;
+mod streams;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
@@ -34,6 +35,7 @@ use crate::sys;
 use birth::Birth;
 use connection::Connection;
 use container::{Container, End};
+use streams::Output;
 
 /// As much as is read from a stream at once: half of what a pipe holds, and small enough to keep.
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -135,6 +137,7 @@ impl Server {
                     self.containers[*container].output.pump(*stream, &mut self.buffer);
                 }
             }
+            self.dismiss_laggards();
             if ready.is_empty() {
                 self.rest();
             }
@@ -263,6 +266,22 @@ impl Server {
             if let Some(pid) = self.execs.get(&key) {
                 kill_session(*pid);
             }
+            for container in &mut self.containers {
+                container.output.detach(key);
+            }
+        }
+    }
+
+    /// Tells those who are attached and did not keep up that this is all they get.
+    fn dismiss_laggards(&mut self) {
+        let viewers = self.containers.iter().flat_map(|container| container.output.viewers());
+        for viewer in viewers.filter(|viewer| viewer.lagged) {
+            if let Some(connection) = self.connections.get_mut(&viewer.connection)
+                && !connection.finished
+            {
+                connection.send(&Message::Event(Event::Lagged));
+                connection.finished = true;
+            }
         }
     }
 
@@ -331,7 +350,13 @@ impl Server {
             return;
         };
         container.output.drain(&mut self.buffer);
-        container.output = container::Output::default();
+        self.dismiss_laggards();
+        let Some(container) = self.containers.iter_mut().find(|c| c.record.id == id) else {
+            return;
+        };
+        let output = std::mem::take(&mut container.output);
+        let attached: Vec<u64> = output.viewers().iter().map(|viewer| viewer.connection).collect();
+        drop::<Output>(output);
         let oom_killed = self.hierarchies.oom_kills(&container.group) > 0;
         let exit = end.into_exit(oom_killed);
         container.record.exit = Some(exit.clone());
@@ -346,15 +371,20 @@ impl Server {
         if !removers.is_empty() {
             self.containers.retain(|c| c.record.id != id);
         }
+        for key in attached {
+            self.end_exec(key, end);
+        }
         for remover in removers {
             self.reply(remover, Ok(Reply::Done));
         }
     }
 
-    /// Tells the caller of an exec how its program ended.
+    /// Tells the caller of an exec how its program ended, or of an attach how the container did.
     fn end_exec(&mut self, key: u64, end: End) {
         self.execs.remove(&key);
-        if let Some(connection) = self.connections.get_mut(&key) {
+        if let Some(connection) = self.connections.get_mut(&key)
+            && !connection.finished
+        {
             connection.send(&Message::Event(Event::ExecExited { exit_code: end.exit_code() }));
             connection.finished = true;
         }

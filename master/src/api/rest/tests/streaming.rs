@@ -290,11 +290,61 @@ async fn exec_without_a_websocket_gets_a_status() {
     server.get(&format!("{PODS}/web/exec")).await.refused(422, "Invalid");
     let new = server.get(&format!("{PODS}/new/exec?command=ls&stdout=1")).await;
     assert_eq!(new.refused(400, "BadRequest"), "pod new does not have a host assigned");
-    let spdy = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n";
-    let (mut client, head) = Client::connect(&server, &path, spdy).await;
-    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
-    while !client.buffer.ends_with(b"}") {
-        client.read().await;
+    let spdy = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v9\r\n";
+    let (_, head) = Client::connect(&server, &path, spdy).await;
+    assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+    assert!(head.to_lowercase().contains("x-accepted-stream-protocol-versions: v4.channel.k8s.io"));
+}
+
+#[tokio::test]
+async fn over_base64_everything_is_text() {
+    let (server, mut ends) = with_pods().await;
+    let path = format!("{PODS}/web/attach?stdin=1&stdout=1");
+    let mut client = Client::exec(&server, &path, "base64.channel.k8s.io").await;
+    let mut node = ends.recv().await.unwrap();
+    let Some(Wanted::Attach(wanted)) = &node.request.request else { panic!("not an attach") };
+    assert!(wanted.stdin && wanted.stdout && !wanted.stderr && !wanted.tty);
+    assert_eq!(client.frame().await, (1, b"1".to_vec()));
+    client.send(b"0aGVsbG8=").await;
+    assert_eq!(node.heard().await, Down::Data(Data { channel: 0, data: "hello".into() }));
+    node.data(1, "hi").await;
+    assert_eq!(client.frame().await, (1, b"1aGk=".to_vec()));
+    // Before version 4 a good end is told by the close alone.
+    node.say(Up::Finished(Finished { exit_code: 0 })).await;
+    assert_eq!(client.frame().await.0, 8);
+}
+
+#[tokio::test]
+async fn ports_named_in_the_query_get_two_channels_each() {
+    let (server, mut ends) = with_pods().await;
+    let path = format!("{PODS}/web/portforward?ports=80,81");
+    let mut client = Client::exec(&server, &path, "v4.channel.k8s.io").await;
+    let mut nodes = std::collections::HashMap::new();
+    for _ in 0..2 {
+        let node = ends.recv().await.unwrap();
+        let Some(Wanted::Connect(wanted)) = node.request.request else { panic!("no connection") };
+        nodes.insert(wanted.port, node);
     }
-    assert!(String::from_utf8_lossy(&client.buffer).contains("SPDY is not supported"));
+    let mut first: Vec<_> = Vec::new();
+    for _ in 0..4 {
+        first.push(client.frame().await.1);
+    }
+    first.sort();
+    assert_eq!(first, [[0, 80, 0], [1, 80, 0], [2, 81, 0], [3, 81, 0]]);
+    let web = nodes.get_mut(&80).unwrap();
+    web.say(Up::Connected(proto::node::Connected {})).await;
+    client.send(b"\x00ping").await;
+    assert_eq!(web.heard().await, Down::Data(Data { channel: 0, data: "ping".into() }));
+    web.data(1, "pong").await;
+    assert_eq!(client.frame().await, (2, b"\x00pong".to_vec()));
+    let refused = "connection refused".to_owned();
+    nodes[&81].say(Up::Failure(Failure { code: 502, message: refused })).await;
+    let (_, told) = client.frame().await;
+    let text = String::from_utf8(told[1..].to_vec()).unwrap();
+    assert_eq!(told[0], 3);
+    assert!(text.starts_with("error forwarding port 81 to pod web, uid "), "{text}");
+    assert!(text.ends_with(": connection refused"), "{text}");
+    // The last connection takes the client with it.
+    nodes[&80].say(Up::EndOfOutput(proto::node::EndOfOutput {})).await;
+    assert_eq!(client.frame().await.0, 8);
 }
