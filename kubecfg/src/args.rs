@@ -1,5 +1,6 @@
 //! The words of the command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -14,6 +15,7 @@ use clap_complete::Shell;
 ///   kubecfg describe pod web               tells all about one of them
 ///   kubecfg logs -f web                    follows its output
 ///   kubecfg exec -it web -- sh             opens a shell in it
+///   kubecfg port-forward svc/web 8080:80   leads a port of this machine to it
 ///   kubecfg scale rc/web --replicas=5      changes how many there are
 ///   kubecfg delete pod web                 ends it, and waits until it is gone
 ///
@@ -171,6 +173,42 @@ pub(crate) enum Command {
         /// What to run, after `--`.
         #[arg(last = true, required = true)]
         command: Vec<String>,
+    },
+    /// Joins the program that a container runs: what it writes from now on, and its input.
+    ///
+    /// Examples:
+    ///   kubecfg attach web
+    ///   kubecfg attach -it shell -c main
+    #[command(verbatim_doc_comment)]
+    Attach {
+        /// A pod, or TYPE/NAME of something that has pods.
+        target: String,
+        /// Which container; else the first.
+        #[arg(long, short)]
+        container: Option<String>,
+        /// Hand standard input on.
+        #[arg(long, short = 'i')]
+        stdin: bool,
+        /// With a terminal, if the container has one.
+        #[arg(long, short = 't')]
+        tty: bool,
+    },
+    /// Leads ports of this machine to ports of a pod, until it is interrupted.
+    ///
+    /// Examples:
+    ///   kubecfg port-forward pod/web 8080:80
+    ///   kubecfg port-forward svc/web 8080:80 8443:https
+    ///   kubecfg port-forward rc/web :80              at any free port
+    #[command(verbatim_doc_comment)]
+    PortForward {
+        /// A pod, or TYPE/NAME of something that has pods.
+        target: String,
+        /// LOCAL:REMOTE, PORT for both, or :REMOTE for any free local one.
+        #[arg(required = true, value_name = "PORTS")]
+        ports: Vec<String>,
+        /// Where to listen.
+        #[arg(long, default_value = "127.0.0.1")]
+        address: IpAddr,
     },
     /// Changes how many pods there are.
     ///

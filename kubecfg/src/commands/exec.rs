@@ -1,12 +1,13 @@
-//! `kubecfg exec`
+//! `kubecfg exec` and `kubecfg attach`
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use futures::SinkExt;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{AttachParams, TerminalSize};
+use kube::api::{AttachParams, AttachedProcess, TerminalSize};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,24 +24,64 @@ pub(crate) async fn exec(
     tty: bool,
     command: Vec<String>,
 ) -> Result<ExitCode> {
-    let terminal = std::io::stdin().is_terminal();
-    if tty && !terminal {
-        eprintln!("note: standard input is no terminal, so -t is left out");
-    }
-    let tty = tty && terminal;
+    let tty = tty && on_terminal("-t");
     let (pods, pod) = target::pod(cluster, word).await?;
     logs::check_container(&pod, container.as_deref())?;
-    let default = pod.spec.as_ref().and_then(|spec| spec.containers.first());
-    let container = container.or_else(|| default.map(|container| container.name.clone()));
-    let parameters = AttachParams {
-        container,
-        stdin,
-        stdout: true,
-        stderr: !tty,
-        tty,
-        ..AttachParams::default()
+    let container = container.or_else(|| first_container(&pod));
+    let parameters = parameters(container, stdin, tty);
+    let process = pods.exec(&pod.name_any(), command, &parameters).await?;
+    converse(process, stdin, tty).await
+}
+
+/// Joins the program that a container runs; ends when that does.
+pub(crate) async fn attach(
+    cluster: &Cluster,
+    word: &str,
+    container: Option<String>,
+    stdin: bool,
+    tty: bool,
+) -> Result<ExitCode> {
+    let tty = tty && on_terminal("-t");
+    let (pods, pod) = target::pod(cluster, word).await?;
+    logs::check_container(&pod, container.as_deref())?;
+    let container = container.or_else(|| first_container(&pod));
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let found = containers.into_iter().find(|known| Some(&known.name) == container.as_ref());
+    let has = |offered: Option<bool>, flag: &str, what: &str| {
+        if offered != Some(true) {
+            eprintln!("note: the container has no {what}, so {flag} is left out");
+        }
+        offered == Some(true)
     };
-    let mut process = pods.exec(&pod.name_any(), command, &parameters).await?;
+    let stdin = stdin && has(found.and_then(|c| c.stdin), "-i", "standard input");
+    let tty = tty && has(found.and_then(|c| c.tty), "-t", "terminal");
+    let process = pods.attach(&pod.name_any(), &parameters(container, stdin, tty)).await?;
+    if tty {
+        eprintln!("attached; press Enter if nothing is to be seen");
+    }
+    converse(process, stdin, tty).await
+}
+
+/// Whether this is run on a terminal; says so if not.
+fn on_terminal(flag: &str) -> bool {
+    let terminal = std::io::stdin().is_terminal();
+    if !terminal {
+        eprintln!("note: standard input is no terminal, so {flag} is left out");
+    }
+    terminal
+}
+
+fn first_container(pod: &Pod) -> Option<String> {
+    let first = pod.spec.as_ref().and_then(|spec| spec.containers.first());
+    first.map(|container| container.name.clone())
+}
+
+fn parameters(container: Option<String>, stdin: bool, tty: bool) -> AttachParams {
+    AttachParams { container, stdin, stdout: true, stderr: !tty, tty, ..AttachParams::default() }
+}
+
+/// Carries between the program and this process until it ends.
+async fn converse(mut process: AttachedProcess, stdin: bool, tty: bool) -> Result<ExitCode> {
     let _raw = if tty && stdin { Some(RawTerminal::enter()?) } else { None };
 
     if let Some(mut sizes) = process.terminal_size() {

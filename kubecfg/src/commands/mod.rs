@@ -6,6 +6,7 @@ mod describe;
 mod exec;
 mod get;
 mod logs;
+mod port_forward;
 mod scale;
 mod target;
 mod version;
@@ -68,6 +69,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Exec { target, container, stdin, tty, command } => {
             return exec::exec(&cluster, &target, container, stdin, tty, command).await;
+        }
+        Command::Attach { target, container, stdin, tty } => {
+            return exec::attach(&cluster, &target, container, stdin, tty).await;
+        }
+        Command::PortForward { target, ports, address } => {
+            port_forward::port_forward(&cluster, &target, &ports, address).await?;
         }
         Command::Scale { target, replicas, current_replicas } => {
             scale::scale(&cluster, &target, replicas, current_replicas).await?;

@@ -142,6 +142,15 @@ pub(crate) async fn not_found(
 
 /// The pod that a word means: its name, or TYPE/NAME of something whose selector finds pods.
 pub(crate) async fn pod(cluster: &Cluster, word: &str) -> Result<(Api<Pod>, Pod)> {
+    let (pods, pod, _) = pod_and_origin(cluster, word).await?;
+    Ok((pods, pod))
+}
+
+/// As [`pod`], with the object that the word names.
+pub(crate) async fn pod_and_origin(
+    cluster: &Cluster,
+    word: &str,
+) -> Result<(Api<Pod>, Pod, Value)> {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let (kind, name) = word.split_once('/').unwrap_or(("pod", word));
     let resource = cluster
@@ -154,7 +163,7 @@ pub(crate) async fn pod(cluster: &Cluster, word: &str) -> Result<(Api<Pod>, Pod)
     let path = resource.path(Some(&cluster.namespace));
     let object = get(cluster, &resource, &path, name).await?;
     if resource.kind == "Pod" {
-        return Ok((pods, serde_json::from_value(object)?));
+        return Ok((pods, serde_json::from_value(object.clone())?, object));
     }
     let selector = object
         .pointer("/spec/selector/matchLabels")
@@ -175,7 +184,7 @@ pub(crate) async fn pod(cluster: &Cluster, word: &str) -> Result<(Api<Pod>, Pod)
         (phase != Some("Running"), pod.metadata.name.clone())
     });
     match found.into_iter().next() {
-        Some(pod) => Ok((pods, pod)),
+        Some(pod) => Ok((pods, pod, object)),
         None => bail!("{} has no pods", resource.called(name)),
     }
 }
