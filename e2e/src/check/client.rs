@@ -14,6 +14,10 @@ pub enum Tool {
     Kubecfg,
     /// Everybody's, from PyPI; `deploy/test` puts it into `target/`.
     Kubectl,
+    /// The same, told to stream over SPDY.
+    KubectlOverSpdy,
+    /// That of some years ago, from Debian; `deploy/test` puts it into `target/`.
+    OldKubectl,
 }
 
 impl Tool {
@@ -22,7 +26,9 @@ impl Tool {
     pub fn apply(self, file: &str) -> Vec<String> {
         match self {
             Self::Kubecfg => vec!["apply".to_owned(), file.to_owned()],
-            Self::Kubectl => ["apply", "-f", file].map(str::to_owned).to_vec(),
+            Self::Kubectl | Self::KubectlOverSpdy | Self::OldKubectl => {
+                ["apply", "-f", file].map(str::to_owned).to_vec()
+            }
         }
     }
 
@@ -73,19 +79,24 @@ impl Tool {
     pub fn command(self, lab: &Lab) -> Result<Command> {
         let program = match self {
             Self::Kubecfg => program("kubecfg")?,
-            Self::Kubectl => kubectl()?,
+            Self::Kubectl | Self::KubectlOverSpdy => kubectl("kubectl-1.37.1")?,
+            Self::OldKubectl => kubectl("kubectl-debian")?,
         };
         let mut command = lab.hub.command(program);
         // kubectl keeps a cache of discovery; it must not outlive the lab.
         command.env("KUBECONFIG", lab.kubeconfig()).env("HOME", &lab.hub.folder);
+        if self == Self::KubectlOverSpdy {
+            command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
+            command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false");
+        }
         Ok(command)
     }
 }
 
-fn kubectl() -> Result<PathBuf> {
+fn kubectl(folder: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     own.ancestors()
-        .map(|folder| folder.join("kubectl-1.37.1/kubectl"))
+        .map(|target| target.join(folder).join("kubectl"))
         .find(|path| path.is_file())
-        .context("kubectl is not in target/kubectl-1.37.1: deploy/test puts it there")
+        .with_context(|| format!("kubectl is not in target/{folder}: deploy/test puts it there"))
 }

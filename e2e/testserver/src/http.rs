@@ -46,11 +46,17 @@ fn answer(mut connection: TcpStream) -> io::Result<()> {
     let mut reader = BufReader::new(connection.try_clone()?);
     let mut request = String::new();
     (&mut reader).take(MAX_LINE).read_line(&mut request)?;
+    let mut body_length = 0;
     loop {
         let mut header = String::new();
         let length = (&mut reader).take(MAX_LINE).read_line(&mut header)?;
         if length == 0 || header.trim_end().is_empty() {
             break;
+        }
+        if let Some((name, value)) = header.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            body_length = value.trim().parse().unwrap_or(0);
         }
     }
     if HANGING.load(Ordering::Relaxed) {
@@ -62,6 +68,15 @@ fn answer(mut connection: TcpStream) -> io::Result<()> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let number =
         || query.rsplit('=').next().and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+    if path == "/echo" {
+        let mut body = Vec::new();
+        reader.take(body_length).read_to_end(&mut body)?;
+        return respond_with(&mut connection, 200, &body);
+    }
+    if path == "/moved" {
+        let head = "HTTP/1.1 302 Found\r\nLocation: /hostname\r\nContent-Length: 0\r\n";
+        return write!(connection, "{head}Connection: close\r\n\r\n");
+    }
     let (status, body) = match path {
         "/" => (200, format!("hello from {}\n", hostname())),
         "/hostname" => (200, format!("{}\n", hostname())),
@@ -105,13 +120,18 @@ fn answer(mut connection: TcpStream) -> io::Result<()> {
 }
 
 fn respond(connection: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
+    respond_with(connection, status, body.as_bytes())
+}
+
+fn respond_with(connection: &mut TcpStream, status: u16, body: &[u8]) -> io::Result<()> {
     let reason = if status == 200 { "OK" } else { "Error" };
     write!(
         connection,
         "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{body}",
+         Connection: close\r\n\r\n",
         body.len()
     )?;
+    connection.write_all(body)?;
     connection.flush()
 }
 

@@ -14,6 +14,7 @@
 //! testserver echo WORDS       prints its arguments
 //! testserver terminal         prints whether it has a terminal
 //! testserver read             prints what it reads, until end of input
+//! testserver parrot           says back every line it reads, until end of input; ends with 3
 //! ```
 
 mod http;
@@ -84,6 +85,13 @@ fn run(args: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text)?;
             print!("{text}");
+        }
+        ["parrot"] => {
+            for line in std::io::stdin().lines() {
+                println!("heard {}", line?);
+                eprintln!("said it");
+            }
+            return Ok(ExitCode::from(3));
         }
         _ => return Err(format!("\"{}\" is no command of it", args.join(" ")).into()),
     }

@@ -46,8 +46,9 @@ async fn inward(
         let message = down.message().await.ok().flatten().ok_or(End::ClientLeft)?;
         match message.message {
             Some(Down::Data(Data { channel: STDIN, data })) => {
+                let taken = to_pod.write_all(&data).await.and(to_pod.flush().await);
                 // What it has said before it stopped listening still comes.
-                if to_pod.write_all(&data).await.is_err() || to_pod.flush().await.is_err() {
+                if taken.is_err() {
                     return Ok(());
                 }
             }

@@ -212,7 +212,10 @@ fn gone(resource: &ResourceInfo, key: &ObjectKey, last: &Written) -> Status {
 }
 
 /// How to delete, out of the body and the query; the body wins.
-fn delete_options<'a>(body: &DeleteBody, options: &Options) -> Result<DeleteOptions<'a>, ApiError> {
+pub(crate) fn delete_options<'a>(
+    body: &DeleteBody,
+    options: &Options,
+) -> Result<DeleteOptions<'a>, ApiError> {
     let grace_period_seconds = match body.grace_period_seconds {
         Some(seconds) => Some(seconds),
         None => options.integer("gracePeriodSeconds")?,

@@ -15,10 +15,11 @@ use crate::api::error::ApiError;
 use crate::api::objects::{Binding, Part};
 use crate::api::registry::AnyKind;
 use crate::api::rest::change::Change;
+use crate::api::rest::proxy::ProxyPath;
 use crate::api::rest::query::Options;
 use crate::api::rest::target::{ResourceTarget, Target};
 use crate::api::rest::{
-    Api, body, discovery, list, log, port_forward, program, render, scale, watch,
+    Api, body, discovery, eviction, list, log, port_forward, program, proxy, render, scale, watch,
 };
 
 /// Answers every request that has no route of its own.
@@ -31,6 +32,10 @@ pub(crate) async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> R
 
 async fn serve(api: &Api, request: Request) -> Result<Response, ApiError> {
     let path = request.uri().path();
+    // What is behind a proxy has paths of its own, which mean nothing here.
+    if let Some(path) = ProxyPath::parse(request.uri()) {
+        return proxy::proxy(api, path, request).await;
+    }
     let target = Target::parse(path).ok_or_else(ApiError::no_such_path)?;
     match target {
         Target::Resource(target) => resource(api, target, request).await,
@@ -80,6 +85,10 @@ async fn resource(
         },
         Some("binding") if resource.plural == "pods" => match *request.method() {
             Method::POST => bind(&change(api, kind, request).await?, &key).await,
+            _ => Err(ApiError::method_not_allowed()),
+        },
+        Some("eviction") if resource.plural == "pods" => match *request.method() {
+            Method::POST => eviction::evict(&change(api, kind, request).await?, &key).await,
             _ => Err(ApiError::method_not_allowed()),
         },
         Some("log") if resource.plural == "pods" => match *request.method() {

@@ -84,6 +84,16 @@ impl Place {
         &self.key.name
     }
 
+    /// A tunnel to the pod, for whatever will be asked of it.
+    pub(crate) fn tunnel_to_pod(&self) -> OpenTunnel {
+        OpenTunnel {
+            namespace: self.key.namespace.clone(),
+            pod: self.key.name.clone(),
+            pod_uid: self.uid.clone(),
+            ..OpenTunnel::default()
+        }
+    }
+
     /// What the node is asked.
     pub(crate) fn tunnel(&self, request: proto::node::open_tunnel::Request) -> OpenTunnel {
         OpenTunnel {

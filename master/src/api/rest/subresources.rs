@@ -31,9 +31,21 @@ pub(crate) fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
     if resource.plural == "pods" {
         add("attach", "", "v1", "PodAttachOptions", &["create", "get"][..]);
         add("binding", "", "v1", "Binding", &["create"]);
+        add("eviction", "policy", "v1", "Eviction", &["create"]);
         add("exec", "", "v1", "PodExecOptions", &["create", "get"]);
         add("log", "", "v1", "Pod", &["get"]);
         add("portforward", "", "v1", "PodPortForwardOptions", &["create", "get"]);
+    }
+    if resource.group.is_empty() {
+        let proxied = match resource.plural {
+            "nodes" => Some("NodeProxyOptions"),
+            "pods" => Some("PodProxyOptions"),
+            "services" => Some("ServiceProxyOptions"),
+            _ => None,
+        };
+        if let Some(options) = proxied {
+            add("proxy", "", "v1", options, &["create", "delete", "get", "patch", "update"]);
+        }
     }
     if resource.scale {
         add("scale", "autoscaling", "v1", "Scale", &["get", "patch", "update"]);
