@@ -16,7 +16,7 @@ use kube::{Client, Config};
 
 pub use client::Tool;
 pub use http::get;
-pub use traffic::{Traffic, hostnames, served};
+pub use traffic::{Failure, Traffic, hostnames, served};
 
 use crate::lab::{Lab, LabConfig, StoreKind};
 

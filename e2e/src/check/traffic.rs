@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::Notify;
@@ -17,10 +18,21 @@ pub struct Traffic {
     task: JoinHandle<()>,
 }
 
+/// A request that was not answered as it should be.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// When it was made: what was under way when something broke is told from what came after.
+    pub began: Instant,
+    /// After how long it failed.
+    pub took: Duration,
+    /// How.
+    pub error: String,
+}
+
 #[derive(Default)]
 struct State {
     answered: AtomicUsize,
-    failures: Mutex<Vec<String>>,
+    failures: Mutex<Vec<Failure>>,
     news: Notify,
     stop: AtomicBool,
 }
@@ -33,6 +45,7 @@ impl Traffic {
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             for address in addresses.iter().cycle() {
+                let began = Instant::now();
                 match get(address, "/hostname").await {
                     Ok(_) => {
                         shared.answered.fetch_add(1, Ordering::Relaxed);
@@ -40,7 +53,8 @@ impl Traffic {
                     Err(error) => {
                         let mut failures =
                             shared.failures.lock().unwrap_or_else(|error| error.into_inner());
-                        failures.push(format!("{error:#}"));
+                        let error = format!("{error:#}");
+                        failures.push(Failure { began, took: began.elapsed(), error });
                     }
                 }
                 shared.news.notify_waiters();
@@ -73,7 +87,7 @@ impl Traffic {
 
     /// The requests that failed so far.
     #[must_use]
-    pub fn failures(&self) -> Vec<String> {
+    pub fn failures(&self) -> Vec<Failure> {
         self.state.failures.lock().unwrap_or_else(|error| error.into_inner()).clone()
     }
 
@@ -81,7 +95,7 @@ impl Traffic {
     ///
     /// # Errors
     /// When the client panicked.
-    pub async fn stop(self) -> Result<(usize, Vec<String>)> {
+    pub async fn stop(self) -> Result<(usize, Vec<Failure>)> {
         self.state.stop.store(true, Ordering::Relaxed);
         self.task.await?;
         let failures =

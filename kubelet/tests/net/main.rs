@@ -2,6 +2,7 @@
 //!
 //! Needs root; without it each test says so and passes.
 
+mod flows;
 mod ground;
 mod pods;
 mod services;

@@ -116,7 +116,7 @@ impl Web {
     }
 
     /// Tells which servers are endpoints, and whether each is ready.
-    fn endpoints(&self, servers: &[(&str, bool)]) {
+    pub(crate) fn endpoints(&self, servers: &[(&str, bool)]) {
         let endpoints: Vec<_> = servers
             .iter()
             .map(|(server, ready)| match *server {
