@@ -3,19 +3,45 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Replaces the contents of `path` durably; only the owner may read it.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let folder = path.parent().ok_or_else(|| io::Error::other("a file has a parent folder"))?;
+    let temporary = beside(path, ".new");
+    write(&temporary, contents)?.sync_all()?;
+    put_in_place(&temporary, path)
+}
+
+/// Replaces the contents of `path` for whoever reads it, whatever becomes of this process. After a
+/// loss of power the file may be empty; see [`make_durable`].
+pub(crate) fn replace_for_now(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let temporary = beside(path, ".new");
+    write(&temporary, contents)?;
+    fs::rename(&temporary, path)
+}
+
+/// Makes what was replaced for now durable, under another name in the same folder.
+pub(crate) fn make_durable(path: &Path, as_path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    put_in_place(path, as_path)
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = folder.join(name);
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+fn write(path: &Path, contents: &[u8]) -> io::Result<File> {
     let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    Ok(file)
+}
+
+fn put_in_place(temporary: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(temporary, path)?;
+    let folder = path.parent().ok_or_else(|| io::Error::other("a file has a parent folder"))?;
     // The rename itself is durable only when the folder is.
     File::open(folder)?.sync_all()
 }

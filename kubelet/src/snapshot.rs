@@ -3,6 +3,11 @@
 //!
 //! A file per kind of object in `<root-dir>/snapshot`, each replaced as a whole. A change of a
 //! pod's status does not write the services again.
+//!
+//! A change is written at once, as `pods.fresh.json`, for a kubelet that is killed: whatever has been
+//! written is there for the next one. To have it outlast a loss of power takes the disk many
+//! milliseconds and is done now and then; the file is `pods.json` from then on. A kubelet that starts
+//! takes the fresh file where there is one, unless it is damaged.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,19 +24,22 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use crate::files;
 use crate::state::{Change, ClusterState, StateHandle};
 
 /// Changes that come together are written together.
-const COALESCE: Duration = Duration::from_millis(200);
+const COALESCE: Duration = Duration::from_millis(5);
 /// After a write, so many times its duration pass before the next: with many thousand endpoints
-/// the disk is still left alone for most of the time.
+/// the processor is still free for most of the time.
 const REST_FACTOR: u32 = 20;
-/// But never longer than this, however slow the disk is: what a kubelet that starts without a master
-/// does not know is a gap in a Service.
+/// But never longer than this, however much there is: what a kubelet that starts without a master
+/// does not know is a gap.
 const MAX_REST: Duration = Duration::from_millis(500);
+/// Between a change and its being durable. What a loss of power takes away within that time is
+/// what the disk would lose anyway, and no container outlives it.
+const DURABLE_AFTER: Duration = Duration::from_secs(1);
 
 /// A snapshot that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +98,11 @@ impl Part {
             Self::Cluster => "cluster.json",
         }
     }
+
+    /// Of what is not durable yet.
+    fn fresh_name(self) -> String {
+        self.file_name().replace(".json", ".fresh.json")
+    }
 }
 
 /// The rest of the state, in one file.
@@ -147,10 +160,17 @@ impl SnapshotFolder {
     pub async fn keep(self, state: StateHandle, shutdown: CancellationToken) {
         let mut changes = state.changes();
         let mut earliest = Instant::now();
+        // Written, but not durable; since when.
+        let mut fresh: Vec<Part> = Vec::new();
+        let mut durable_at = Instant::now();
         loop {
             let mut dirty: Vec<Part> = Vec::new();
             tokio::select! {
                 change = changes.recv() => note(change, &mut dirty),
+                () = tokio::time::sleep_until(durable_at.into()), if !fresh.is_empty() => {
+                    self.settle(std::mem::take(&mut fresh)).await;
+                    continue;
+                }
                 () = shutdown.cancelled() => {}
             }
             // More may follow at once; it is written together.
@@ -171,44 +191,94 @@ impl SnapshotFolder {
                 }
             }
             let started = Instant::now();
-            self.write(&state, dirty).await;
+            if fresh.is_empty() {
+                durable_at = started + DURABLE_AFTER;
+            }
+            for part in self.write(&state, dirty).await {
+                if !fresh.contains(&part) {
+                    fresh.push(part);
+                }
+            }
             if shutdown.is_cancelled() {
+                self.settle(fresh).await;
                 return;
             }
             earliest = Instant::now() + (started.elapsed() * REST_FACTOR).min(MAX_REST);
         }
     }
 
-    async fn write(&self, state: &StateHandle, parts: Vec<Part>) {
+    /// Returns what was written.
+    async fn write(&self, state: &StateHandle, parts: Vec<Part>) -> Vec<Part> {
         if parts.is_empty() || !state.read(|state| state.loaded) {
-            return;
+            return Vec::new();
         }
         let (folder, state) = (self.clone(), state.clone());
-        let count = parts.len();
-        let written = tokio::task::spawn_blocking(move || folder.save(&state, &parts)).await;
-        match written {
-            Ok(Ok(())) => debug!(parts = count, "wrote the snapshot"),
+        self.in_background(parts, move |parts| folder.save(&state, parts)).await
+    }
+
+    /// Makes durable what was written.
+    async fn settle(&self, parts: Vec<Part>) {
+        let folder = self.clone();
+        self.in_background(parts, move |parts| folder.make_durable(parts)).await;
+    }
+
+    /// Does something that waits for the disk; returns the parts if that went well.
+    async fn in_background(
+        &self,
+        parts: Vec<Part>,
+        work: impl FnOnce(&[Part]) -> Result<(), SnapshotError> + Send + 'static,
+    ) -> Vec<Part> {
+        let done = tokio::task::spawn_blocking(move || work(&parts).map(|()| parts)).await;
+        match done {
+            Ok(Ok(parts)) => {
+                debug!(parts = parts.len(), "kept the snapshot");
+                return parts;
+            }
             Ok(Err(failure)) => {
                 error!(error = %crate::join::Chain(&failure), "failed to keep the snapshot");
             }
             Err(failure) => error!(error = %failure, "failed to keep the snapshot"),
         }
+        Vec::new()
     }
 
     fn save(&self, state: &StateHandle, parts: &[Part]) -> Result<(), SnapshotError> {
         files::make_private_folder(&self.0).map_err(|source| self.io("make", &self.0, source))?;
         // The file that `load` asks for first is written last: then the others are there.
         for part in PARTS.into_iter().filter(|part| parts.contains(part)) {
-            let path = self.0.join(part.file_name());
+            let path = self.0.join(part.fresh_name());
             let json = encode(part, state)
                 .map_err(|source| SnapshotError::Decode { path: path.clone(), source })?;
-            files::replace(&path, &json).map_err(|source| self.io("write", &path, source))?;
+            files::replace_for_now(&path, &json)
+                .map_err(|source| self.io("write", &path, source))?;
         }
         Ok(())
     }
 
+    fn make_durable(&self, parts: &[Part]) -> Result<(), SnapshotError> {
+        for part in PARTS.into_iter().filter(|part| parts.contains(part)) {
+            let path = self.0.join(part.fresh_name());
+            files::make_durable(&path, &self.0.join(part.file_name()))
+                .map_err(|source| self.io("make durable", &path, source))?;
+        }
+        Ok(())
+    }
+
+    /// The fresh file, and where that is missing or damaged the durable one.
     fn read<T: DeserializeOwned>(&self, part: Part) -> Result<Option<T>, SnapshotError> {
-        let path = self.0.join(part.file_name());
+        match self.read_file(&part.fresh_name()) {
+            Ok(Some(fresh)) => return Ok(Some(fresh)),
+            Ok(None) => {}
+            Err(failure @ SnapshotError::Decode { .. }) => {
+                warn!(error = %crate::join::Chain(&failure), "the power was lost while it was written");
+            }
+            Err(failure) => return Err(failure),
+        }
+        self.read_file(part.file_name())
+    }
+
+    fn read_file<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, SnapshotError> {
+        let path = self.0.join(name);
         let json =
             files::read_if_present(&path).map_err(|source| self.io("read", &path, source))?;
         json.map(|json| serde_json::from_slice(&json))

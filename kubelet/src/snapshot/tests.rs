@@ -69,6 +69,7 @@ fn a_damaged_file_is_told_and_changes_nothing() {
     let root = tempfile::tempdir().unwrap();
     let folder = SnapshotFolder::of(root.path());
     folder.save(&full(), &PARTS).unwrap();
+    folder.make_durable(&PARTS).unwrap();
     std::fs::write(root.path().join("snapshot/services.json"), b"[{").unwrap();
     let state = StateHandle::default();
     assert!(matches!(folder.load(&state), Err(SnapshotError::Decode { .. })));
@@ -81,6 +82,7 @@ async fn a_change_is_kept_and_only_its_part_is_written() {
     let folder = SnapshotFolder::of(root.path());
     let state = full();
     folder.save(&state, &PARTS).unwrap();
+    folder.make_durable(&PARTS).unwrap();
     let services = root.path().join("snapshot/services.json");
     let before = services.metadata().unwrap().modified().unwrap();
 
@@ -97,6 +99,41 @@ async fn a_change_is_kept_and_only_its_part_is_written() {
     folder.load(&loaded).unwrap();
     assert!(loaded.read(|state| state.pods.contains_key(&key("q"))));
     assert_eq!(services.metadata().unwrap().modified().unwrap(), before);
+    assert!(!root.path().join("snapshot/pods.fresh.json").exists(), "it is durable");
+}
+
+#[test]
+fn what_is_written_is_there_for_the_next_kubelet_before_it_is_durable() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = SnapshotFolder::of(root.path());
+    let state = full();
+    folder.save(&state, &PARTS).unwrap();
+    folder.make_durable(&PARTS).unwrap();
+    let has_q = || {
+        let loaded = StateHandle::default();
+        folder.load(&loaded).unwrap();
+        loaded.read(|state| state.pods.contains_key(&key("q")))
+    };
+    state.write([Change::Pod(key("q"))], |state| {
+        state.pods.insert(key("q"), object("q"));
+    });
+    folder.save(&state, &[Part::Pods]).unwrap();
+    assert!(has_q());
+    folder.make_durable(&[Part::Pods]).unwrap();
+    assert!(!root.path().join("snapshot/pods.fresh.json").exists());
+    assert!(has_q());
+}
+
+#[test]
+fn a_fresh_file_that_the_power_was_lost_on_leaves_the_durable_one() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = SnapshotFolder::of(root.path());
+    folder.save(&full(), &PARTS).unwrap();
+    folder.make_durable(&PARTS).unwrap();
+    std::fs::write(root.path().join("snapshot/pods.fresh.json"), b"").unwrap();
+    let loaded = StateHandle::default();
+    assert!(folder.load(&loaded).unwrap());
+    assert_eq!(loaded.read(|state| state.pods.len()), full().read(|state| state.pods.len()));
 }
 
 #[test]
