@@ -1,5 +1,6 @@
 //! The REST API: generic machinery, and a file per kind.
 
+mod apply;
 pub mod authn;
 pub mod codec;
 pub mod error;

@@ -27,6 +27,16 @@ pub enum Part {
     Status,
 }
 
+impl Part {
+    /// The subresource that REST clients write it through.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Self::Spec => "",
+            Self::Status => "status",
+        }
+    }
+}
+
 /// How to delete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeleteOptions {

@@ -19,10 +19,11 @@ use crate::api::kinds::ResourceInfo;
 use crate::api::rest::body::refusal;
 
 /// The content types of the patches that are read.
-pub(crate) const MEDIA_TYPES: [&str; 3] = [
+pub(crate) const MEDIA_TYPES: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    crate::api::rest::apply::MEDIA_TYPE,
 ];
 
 /// Kubernetes' limit.
@@ -60,12 +61,6 @@ impl Patch {
             }
             Some("application/merge-patch+json") => object(body).map(Self::Merge),
             Some("application/strategic-merge-patch+json") => object(body).map(Self::Strategic),
-            Some(apply @ ("application/apply-patch+yaml" | "application/apply-patch+cbor")) => {
-                Err(ApiError::unsupported_media_type(format!(
-                    "server-side apply ({apply}) is not supported; supported are {}",
-                    MEDIA_TYPES.join(", ")
-                )))
-            }
             other => Err(ApiError::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: \
                  {} (not {})",
@@ -101,7 +96,7 @@ impl Patch {
 }
 
 /// Merge patches may be written in YAML, too; JSON is YAML, but has its own, faster parser.
-fn object(body: &[u8]) -> Result<Tree, ApiError> {
+pub(crate) fn object(body: &[u8]) -> Result<Tree, ApiError> {
     let starts_as_json = body.trim_ascii_start().first() == Some(&b'{');
     let parsed = if starts_as_json { parse_json(body) } else { parse_yaml(body) };
     let tree = parsed.map_err(|error| refusal(&error))?;

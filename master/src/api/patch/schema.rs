@@ -1,146 +1,82 @@
-//! How the fields of Kubernetes' types merge in a strategic merge patch.
+//! How the fields of Kubernetes' types merge, in strategic merge patches and in server-side apply.
 //!
-//! Written down from the `patchStrategy` and `patchMergeKey` tags of the API types. A field that is
-//! not here merges as its JSON suggests: objects field by field, lists as a whole.
+//! Written down from what the API types say of themselves: `patchStrategy` and `patchMergeKey` for
+//! patches, list, map and struct types for apply. A field that is not here merges as its JSON
+//! suggests: objects field by field, lists as a whole. OpenAPI documents tell clients the same table.
+
+mod types;
 
 /// How a field merges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Merge {
-    /// An object of this type, field by field.
-    Object(&'static str),
-    /// The same; `$retainKeys` lists what may stay.
-    RetainKeys(&'static str),
-    /// A list of objects of this type, each known by the value of a key.
-    ByKey(&'static str, &'static str),
-    /// The same; `$retainKeys` may stand in an item.
-    ByKeyRetaining(&'static str, &'static str),
-    /// A list of plain values, taken as a set.
-    Set,
+pub(crate) struct Field {
+    /// The type of the object, or of the items of the list; empty where nothing in it is remarkable.
+    pub(crate) of: &'static str,
+    /// How apply divides it among managers.
+    pub(crate) topology: Topology,
+    /// Whether each item of a list with keys has one owner, instead of one for each of its fields.
+    pub(crate) whole_items: bool,
+    /// How a strategic merge patch merges it.
+    pub(crate) strategy: Strategy,
 }
 
-impl Merge {
-    /// The merge key of a list of objects.
-    pub(crate) fn key(self) -> Option<&'static str> {
-        match self {
-            Self::ByKey(_, key) | Self::ByKeyRetaining(_, key) => Some(key),
-            Self::Object(_) | Self::RetainKeys(_) | Self::Set => None,
+/// What of a field can have an owner of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Topology {
+    /// Each field of an object.
+    Granular,
+    /// Only all of it.
+    Atomic,
+    /// Each value of a list of plain values.
+    Set,
+    /// Each item of a list of objects, known by the values of these keys.
+    Map(&'static [&'static str]),
+}
+
+/// `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Strategy {
+    /// Whether a list is merged: as a set, or by the key.
+    pub(crate) merge: bool,
+    /// Whether `$retainKeys` may stand in the object, or in the items.
+    pub(crate) retain_keys: bool,
+    /// The key of a list of objects.
+    pub(crate) key: Option<&'static str>,
+}
+
+/// What the table says of a field of a type.
+pub(crate) fn field(of: &str, name: &str) -> Option<Field> {
+    if of.is_empty() {
+        return None;
+    }
+    let (_, fields) = types::TYPES.iter().find(|(type_name, _)| *type_name == of)?;
+    fields.iter().find(|(field, _)| *field == name).map(|(_, field)| *field)
+}
+
+/// The value that a key of a list's items has where an item does not say.
+pub(crate) fn key_default(key: &str) -> Option<&'static str> {
+    // The only one among the kinds served.
+    (key == "protocol").then_some("TCP")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_that_is_named_is_there() {
+        for (name, fields) in types::TYPES {
+            for (field, merge) in *fields {
+                let known = types::TYPES.iter().any(|(other, _)| *other == merge.of);
+                assert!(merge.of.is_empty() || known, "{name}.{field}: {}", merge.of);
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_that_is_served_is_there() {
+        for kind in crate::api::kinds::registry().kinds() {
+            let kind = kind.resource().kind;
+            assert!(field(kind, "metadata").is_some(), "{kind}");
         }
     }
 }
-
-use Merge::{ByKey, ByKeyRetaining, Object, RetainKeys, Set};
-
-/// A type without any field that merges in a special way.
-const OTHER: &str = "";
-
-/// How a field of a type merges; nothing when as its JSON suggests.
-pub(crate) fn field(of: &str, name: &str) -> Option<Merge> {
-    let (_, fields) = TYPES.iter().find(|(type_name, _)| *type_name == of)?;
-    fields.iter().find(|(field, _)| *field == name).map(|(_, merge)| *merge)
-}
-
-type Fields = &'static [(&'static str, Merge)];
-
-const TEMPLATED: Fields = &[("template", Object("PodTemplateSpec"))];
-const CONDITIONS: Fields = &[("conditions", ByKey(OTHER, "type"))];
-const CONTAINER: Fields = &[
-    ("ports", ByKey(OTHER, "containerPort")),
-    ("env", ByKey(OTHER, "name")),
-    ("volumeMounts", ByKey(OTHER, "mountPath")),
-    ("volumeDevices", ByKey(OTHER, "devicePath")),
-];
-
-const TYPES: &[(&str, Fields)] = &[
-    ("ObjectMeta", &[("ownerReferences", ByKey(OTHER, "uid")), ("finalizers", Set)]),
-    (
-        "Pod",
-        &[
-            ("metadata", Object("ObjectMeta")),
-            ("spec", Object("PodSpec")),
-            ("status", Object("PodStatus")),
-        ],
-    ),
-    ("PodTemplateSpec", &[("metadata", Object("ObjectMeta")), ("spec", Object("PodSpec"))]),
-    ("PodTemplate", &[("metadata", Object("ObjectMeta")), ("template", Object("PodTemplateSpec"))]),
-    (
-        "PodSpec",
-        &[
-            ("volumes", ByKeyRetaining(OTHER, "name")),
-            ("initContainers", ByKey("Container", "name")),
-            ("containers", ByKey("Container", "name")),
-            ("ephemeralContainers", ByKey("Container", "name")),
-            ("imagePullSecrets", ByKey(OTHER, "name")),
-            ("hostAliases", ByKey(OTHER, "ip")),
-            ("topologySpreadConstraints", ByKey(OTHER, "topologyKey")),
-            ("schedulingGates", ByKey(OTHER, "name")),
-            ("resourceClaims", ByKeyRetaining(OTHER, "name")),
-        ],
-    ),
-    ("Container", CONTAINER),
-    (
-        "PodStatus",
-        &[
-            ("conditions", ByKey(OTHER, "type")),
-            ("podIPs", ByKey(OTHER, "ip")),
-            ("hostIPs", ByKey(OTHER, "ip")),
-            ("resourceClaimStatuses", ByKeyRetaining(OTHER, "name")),
-        ],
-    ),
-    (
-        "ReplicationController",
-        &[
-            ("metadata", Object("ObjectMeta")),
-            ("spec", Object("Templated")),
-            ("status", Object("Conditions")),
-        ],
-    ),
-    (
-        "ReplicaSet",
-        &[
-            ("metadata", Object("ObjectMeta")),
-            ("spec", Object("Templated")),
-            ("status", Object("Conditions")),
-        ],
-    ),
-    (
-        "Deployment",
-        &[
-            ("metadata", Object("ObjectMeta")),
-            ("spec", Object("DeploymentSpec")),
-            ("status", Object("Conditions")),
-        ],
-    ),
-    ("DeploymentSpec", &[("template", Object("PodTemplateSpec")), ("strategy", RetainKeys(OTHER))]),
-    ("Templated", TEMPLATED),
-    ("Conditions", CONDITIONS),
-    (
-        "Service",
-        &[
-            ("metadata", Object("ObjectMeta")),
-            ("spec", Object("ServiceSpec")),
-            ("status", Object("Conditions")),
-        ],
-    ),
-    ("ServiceSpec", &[("ports", ByKey(OTHER, "port"))]),
-    ("ServiceAccount", &[("metadata", Object("ObjectMeta")), ("secrets", ByKey(OTHER, "name"))]),
-    (
-        "Node",
-        &[
-            ("metadata", Object("ObjectMeta")),
-            ("spec", Object("NodeSpec")),
-            ("status", Object("NodeStatus")),
-        ],
-    ),
-    ("NodeSpec", &[("podCIDRs", Set)]),
-    ("NodeStatus", &[("conditions", ByKey(OTHER, "type")), ("addresses", ByKey(OTHER, "type"))]),
-    ("Namespace", &[("metadata", Object("ObjectMeta")), ("status", Object("Conditions"))]),
-    ("ConfigMap", &[("metadata", Object("ObjectMeta"))]),
-    ("Secret", &[("metadata", Object("ObjectMeta"))]),
-    ("Endpoints", &[("metadata", Object("ObjectMeta"))]),
-    ("EndpointSlice", &[("metadata", Object("ObjectMeta"))]),
-    ("Event", &[("metadata", Object("ObjectMeta"))]),
-    ("Lease", &[("metadata", Object("ObjectMeta"))]),
-    ("LimitRange", &[("metadata", Object("ObjectMeta"))]),
-    ("ResourceQuota", &[("metadata", Object("ObjectMeta"))]),
-    ("Scale", &[("metadata", Object("ObjectMeta"))]),
-];

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::schema::{self, Merge};
+use super::schema;
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -79,7 +79,7 @@ fn merge_objects(
             && !patch.contains_key(field)
             && let Some(Value::Array(items)) = object.get_mut(field)
         {
-            let key = schema::field(of, field).and_then(Merge::key);
+            let key = schema::field(of, field).and_then(|field| field.strategy.key);
             let before = items.clone();
             sort(items, &before, order, field, key)?;
         }
@@ -94,30 +94,24 @@ fn merge_field(
     value: &Value,
     order: Option<&Value>,
 ) -> Result<(), PatchError> {
-    let merge = schema::field(of, name);
-    match (object.get_mut(name), value, merge) {
+    let field = schema::field(of, name);
+    let of = field.map_or("", |field| field.of);
+    let strategy = field.map(|field| field.strategy).unwrap_or_default();
+    match (object.get_mut(name), value, strategy.merge.then_some(strategy.key)) {
         (_, Value::Null, _) => {
             object.shift_remove(name);
         }
-        (Some(Value::Object(present)), Value::Object(patch), merge) => {
-            let of = match merge {
-                Some(Merge::Object(of) | Merge::RetainKeys(of)) => of,
-                _ => "",
-            };
+        (Some(Value::Object(present)), Value::Object(patch), _) => {
             merge_objects(of, present, patch)?;
         }
-        (
-            Some(Value::Array(present)),
-            Value::Array(patch),
-            Some(Merge::ByKey(of, key) | Merge::ByKeyRetaining(of, key)),
-        ) => {
+        (Some(Value::Array(present)), Value::Array(patch), Some(Some(key))) => {
             let before = present.clone();
             merge_items(of, key, name, present, patch)?;
             if let Some(order) = order {
                 sort(present, &before, order, name, Some(key))?;
             }
         }
-        (Some(Value::Array(present)), Value::Array(patch), Some(Merge::Set)) => {
+        (Some(Value::Array(present)), Value::Array(patch), Some(None)) => {
             let before = present.clone();
             merge_set(name, present, patch)?;
             if let Some(order) = order {

@@ -15,11 +15,11 @@ use crate::api::objects::Part;
 use crate::api::patch::Patch;
 use crate::api::registry::{AnyKind, AnyObject};
 use crate::api::rest::accept::{self, Answer};
-use crate::api::rest::query::{ListOptions, Options, propagation};
+use crate::api::rest::query::{self, ListOptions, Options, propagation};
 use crate::api::rest::render::{self, ListMeta};
-use crate::api::rest::{Api, body, list};
+use crate::api::rest::{Api, apply, body, list};
 use crate::api::write::{
-    CreateOptions, DeleteOptions, Deleted, Preconditions, UpdateOptions, Written,
+    CreateOptions, DeleteOptions, Deleted, Preconditions, Tracking, UpdateOptions, Written,
 };
 
 /// How many objects a `deletecollection` deletes at a time.
@@ -59,7 +59,10 @@ impl Change<'_> {
             return Err(ApiError::method_not_allowed());
         }
         let options = CreateOptions { fence: &[], dry_run };
-        let written = self.api.objects.writer().create(self.kind, object, options).await?;
+        let manager = self.options.manager(&self.headers, "")?;
+        let tracking = Tracking::Update(&manager);
+        let writer = self.api.objects.writer();
+        let written = writer.create_as(self.kind, object, options, tracking).await?;
         self.respond(StatusCode::CREATED, written, answer, &warnings)
     }
 
@@ -80,7 +83,10 @@ impl Change<'_> {
         }
         let options = UpdateOptions { part, fence: &[], dry_run };
         let change = |_: &dyn AnyObject| Ok(Some(wanted.boxed_clone()));
-        let written = self.api.objects.writer().update(self.kind, key, options, change).await?;
+        let manager = self.options.manager(&self.headers, part.subresource())?;
+        let tracking = Tracking::Update(&manager);
+        let writer = self.api.objects.writer();
+        let written = writer.update_as(self.kind, key, options, tracking, change).await?;
         let written = written.ok_or_else(|| ApiError::internal("an update declined itself"))?;
         self.respond(StatusCode::OK, written, answer, &warnings)
     }
@@ -90,7 +96,15 @@ impl Change<'_> {
         let answer = self.answer()?;
         let dry_run = self.options.dry_run()?;
         let validation = self.options.field_validation()?;
-        let patch = Patch::parse(body::media_type(&self.headers), &self.body)?;
+        let media_type = body::media_type(&self.headers);
+        if media_type == Some(apply::MEDIA_TYPE) {
+            return apply::apply(self, key, part).await;
+        }
+        if self.options.flag("force") {
+            return Err(query::forbidden_force());
+        }
+        let patch = Patch::parse(media_type, &self.body)?;
+        let manager = self.options.manager(&self.headers, part.subresource())?;
         let mut warnings = Vec::new();
         let options = UpdateOptions { part, fence: &[], dry_run };
         let change = |current: &dyn AnyObject| {
@@ -99,7 +113,9 @@ impl Change<'_> {
             warnings.clear();
             body::decode(self.kind, &patched, validation, &mut warnings).map(Some)
         };
-        let written = self.api.objects.writer().update(self.kind, key, options, change).await?;
+        let tracking = Tracking::Update(&manager);
+        let writer = self.api.objects.writer();
+        let written = writer.update_as(self.kind, key, options, tracking, change).await?;
         let written = written.ok_or_else(|| ApiError::internal("a patch declined itself"))?;
         self.respond(StatusCode::OK, written, answer, &warnings)
     }
@@ -161,7 +177,7 @@ impl Change<'_> {
         accept::negotiate(&self.headers, include, self.options.flag("pretty"))
     }
 
-    fn respond(
+    pub(crate) fn respond(
         &self,
         status: StatusCode,
         written: Written,

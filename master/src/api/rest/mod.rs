@@ -9,6 +9,7 @@
 //! ```
 
 mod accept;
+pub(crate) mod apply;
 pub(crate) mod body;
 mod change;
 mod channels;

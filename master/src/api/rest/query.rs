@@ -1,9 +1,10 @@
 //! The options in a request's query string.
 
 use axum::extract::Query;
-use http::Uri;
+use http::{HeaderMap, Uri, header};
 use proto::selector::{FieldSelector, Selector};
 
+use crate::api::apply::managed_fields::Manager;
 use crate::api::error::ApiError;
 use crate::api::field_error::{FieldError, FieldErrorKind};
 use crate::api::kinds::{Propagation, ResourceInfo};
@@ -83,6 +84,40 @@ impl Options {
         Ok(dry)
     }
 
+    /// `fieldManager`; without it what the client calls itself.
+    pub(crate) fn manager(
+        &self,
+        headers: &HeaderMap,
+        subresource: &'static str,
+    ) -> Result<Manager, ApiError> {
+        let name = match self.get("fieldManager") {
+            Some(name) => {
+                check_manager(name)?;
+                name.to_owned()
+            }
+            None => {
+                let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+                let program = agent.and_then(|agent| agent.split('/').next()).unwrap_or_default();
+                let program: String = program.chars().take(MAX_MANAGER).collect();
+                if program.is_empty() { "unknown".to_owned() } else { program }
+            }
+        };
+        Ok(Manager { name, subresource })
+    }
+
+    /// `fieldManager` and `force` of a configuration to be applied.
+    pub(crate) fn applier(
+        &self,
+        headers: &HeaderMap,
+        subresource: &'static str,
+    ) -> Result<(Manager, bool), ApiError> {
+        if self.get("fieldManager").is_none() {
+            let error = FieldError::required("fieldManager", "is required for apply patch");
+            return Err(invalid_options("PatchOptions", &[error]));
+        }
+        Ok((self.manager(headers, subresource)?, self.flag("force")))
+    }
+
     /// `fieldValidation=Strict|Warn|Ignore`; without it, warnings.
     pub(crate) fn field_validation(&self) -> Result<FieldValidation, ApiError> {
         match self.get("fieldValidation") {
@@ -110,12 +145,36 @@ pub(crate) enum FieldValidation {
     Ignore,
 }
 
+/// Kubernetes' bound on the name of a field manager.
+const MAX_MANAGER: usize = 128;
+
+/// 422: only a configuration that is applied can be forced.
+pub(crate) fn forbidden_force() -> ApiError {
+    let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
+    invalid_options("PatchOptions", &[error])
+}
+
+fn check_manager(name: &str) -> Result<(), ApiError> {
+    let wrong = if name.chars().count() > MAX_MANAGER {
+        format!("may not be more than {MAX_MANAGER} bytes")
+    } else if name.chars().any(char::is_control) {
+        "should only contain printable characters".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(invalid_options("PatchOptions", &[FieldError::invalid("fieldManager", name, wrong)]))
+}
+
 /// 422 about an option, as Kubernetes words it.
 pub(crate) fn invalid_option(errors: &[FieldError]) -> ApiError {
+    invalid_options("ListOptions", errors)
+}
+
+fn invalid_options(kind: &'static str, errors: &[FieldError]) -> ApiError {
     let options = ResourceInfo {
         group: "meta.k8s.io",
         version: "v1",
-        kind: "ListOptions",
+        kind,
         plural: "listoptions",
         singular: "",
         short_names: &[],

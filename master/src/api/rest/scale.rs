@@ -19,7 +19,7 @@ use crate::api::rest::accept::{self, Answer, Shape};
 use crate::api::rest::change::Change;
 use crate::api::rest::query::{FieldValidation, Options};
 use crate::api::rest::{Api, body, list, render};
-use crate::api::write::UpdateOptions;
+use crate::api::write::{Tracking, UpdateOptions};
 
 /// The names of a Scale, for messages.
 const SCALE: ResourceInfo = ResourceInfo {
@@ -102,7 +102,10 @@ async fn write(
         new.meta_mut().uid = scale.metadata.uid;
         Ok(Some(new))
     };
-    let written = change.api.objects.writer().update(kind, key, options, apply).await?;
+    let manager = change.options.manager(&change.headers, "scale")?;
+    let tracking = Tracking::Update(&manager);
+    let writer = change.api.objects.writer();
+    let written = writer.update_as(kind, key, options, tracking, apply).await?;
     let written = written.ok_or_else(|| ApiError::internal("a scaling declined itself"))?;
     let mut response = render::value(StatusCode::OK, &scale_of(kind, &*written.object)?, answer)?;
     body::warn(response.headers_mut(), &warnings);

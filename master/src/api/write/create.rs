@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use proto::ObjectKey;
 
+use super::record::record;
 use super::{
-    ClaimChanges, CreateOptions, MAX_ATTEMPTS, Writer, Written, encode, metadata, written,
+    ClaimChanges, CreateOptions, MAX_ATTEMPTS, Tracking, Writer, Written, encode, metadata, written,
 };
 use crate::api::error::ApiError;
 use crate::api::registry::{AnyKind, AnyObject};
@@ -19,12 +20,28 @@ impl Writer {
     pub(crate) async fn create(
         &self,
         kind: &'static dyn AnyKind,
+        object: Box<dyn AnyObject>,
+        options: CreateOptions<'_>,
+    ) -> Result<Written, ApiError> {
+        self.create_as(kind, object, options, Tracking::Untracked).await
+    }
+
+    /// The same, with a record of who owns its fields.
+    pub(crate) async fn create_as(
+        &self,
+        kind: &'static dyn AnyKind,
         mut object: Box<dyn AnyObject>,
         options: CreateOptions<'_>,
+        tracking: Tracking<'_>,
     ) -> Result<Written, ApiError> {
         let resource = kind.resource();
         kind.default(&mut *object);
         metadata::prepare_create(resource, object.meta_mut())?;
+        match tracking {
+            Tracking::Untracked => object.meta_mut().managed_fields = None,
+            Tracking::Update(manager) => record(resource, None, &mut *object, manager)?,
+            Tracking::Applied => {}
+        }
         kind.prepare_create(&mut *object);
         let generated = metadata::wants_name(object.meta());
         for _ in 0..MAX_NAMES {

@@ -20,7 +20,7 @@ const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX: usize = 5;
 
 /// Now, in the precision in which times are stored.
-pub(super) fn now() -> jiff::Timestamp {
+pub(crate) fn now() -> jiff::Timestamp {
     let now = jiff::Timestamp::now();
     jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
@@ -110,7 +110,6 @@ pub(super) fn carry_over(new: &mut ObjectMeta, old: &ObjectMeta) {
         new.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
     }
     new.self_link = None;
-    new.managed_fields = None;
 }
 
 /// All that is wrong with metadata.

@@ -9,9 +9,11 @@ mod bind;
 mod create;
 mod delete;
 mod metadata;
+mod record;
 mod update;
 
 pub(crate) use delete::{FOREGROUND, ORPHAN};
+pub(crate) use metadata::now;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::ObjectKey;
 
+use crate::api::apply::managed_fields::Manager;
 use crate::api::error::ApiError;
 use crate::api::kinds::{ClusterConfig, Propagation, ResourceInfo};
 use crate::api::objects::Part;
@@ -47,6 +50,17 @@ pub(crate) struct Written {
     pub(crate) object: Box<dyn AnyObject>,
     /// Its bytes, with `resourceVersion`.
     pub(crate) json: Bytes,
+}
+
+/// What becomes of `metadata.managedFields` in a write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tracking<'a> {
+    /// It stays as it is: the cluster's own writes, which are the many, own nothing.
+    Untracked,
+    /// What changes belongs to this manager from then on.
+    Update(&'a Manager),
+    /// The object carries its new record: a configuration was applied.
+    Applied,
 }
 
 /// How to create.
@@ -264,7 +278,6 @@ fn encode(resource: &ResourceInfo, object: &mut dyn AnyObject) -> Result<Bytes, 
     let meta = object.meta_mut();
     meta.resource_version = None;
     meta.self_link = None;
-    meta.managed_fields = None;
     let json = object
         .to_json()
         .map_err(|error| ApiError::internal(format!("an object does not encode: {error}")))?;

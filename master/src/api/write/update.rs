@@ -2,9 +2,10 @@
 
 use proto::ObjectKey;
 
+use super::record::record;
 use super::{
-    ClaimChanges, Commit, Current, Decision, Preconditions, STALE, UpdateOptions, Writer, Written,
-    encode, metadata, written,
+    ClaimChanges, Commit, Current, Decision, Preconditions, STALE, Tracking, UpdateOptions, Writer,
+    Written, encode, metadata, written,
 };
 use crate::api::error::ApiError;
 use crate::api::kinds::{Deletion, ResourceInfo};
@@ -31,6 +32,21 @@ impl Writer {
         kind: &'static dyn AnyKind,
         key: &ObjectKey,
         options: UpdateOptions<'_>,
+        change: F,
+    ) -> Result<Option<Written>, ApiError>
+    where
+        F: FnMut(&dyn AnyObject) -> Result<Option<Box<dyn AnyObject>>, ApiError> + Send,
+    {
+        self.update_as(kind, key, options, Tracking::Untracked, change).await
+    }
+
+    /// The same, with a record of who owns its fields.
+    pub(crate) async fn update_as<F>(
+        &self,
+        kind: &'static dyn AnyKind,
+        key: &ObjectKey,
+        options: UpdateOptions<'_>,
+        tracking: Tracking<'_>,
         mut change: F,
     ) -> Result<Option<Written>, ApiError>
     where
@@ -40,7 +56,8 @@ impl Writer {
             let Some(new) = change(&*current.object)? else {
                 return Ok(Decision { result: Outcome::Declined, commit: None });
             };
-            let mut decision = self.decide_update(kind, key, options.part, current, new)?;
+            let mut decision =
+                self.decide_update(kind, key, (options.part, tracking), current, new)?;
             if options.dry_run {
                 decision.commit = None;
             }
@@ -58,7 +75,7 @@ impl Writer {
         &self,
         kind: &'static dyn AnyKind,
         key: &ObjectKey,
-        part: Part,
+        (part, tracking): (Part, Tracking<'_>),
         current: &Current,
         mut new: Box<dyn AnyObject>,
     ) -> Result<Decision<Outcome>, ApiError> {
@@ -70,10 +87,13 @@ impl Writer {
         metadata::check_identity(key, new.meta())?;
         metadata::carry_over(new.meta_mut(), old.meta());
         kind.default(&mut *new);
+        let recorded = new.meta().managed_fields.clone();
         match part {
             Part::Spec => kind.prepare_update(&mut *new, old),
             Part::Status => kind.prepare_status_update(&mut *new, old),
         }
+        // A status is written with the old metadata, but with its own record.
+        new.meta_mut().managed_fields = recorded;
         new.meta_mut().generation = match old.meta().generation {
             old_generation if kind.spec_changed(&*new, old) => {
                 Some(old_generation.unwrap_or(0) + 1)
@@ -100,6 +120,13 @@ impl Writer {
             return Ok(Decision { result, commit: Some(Commit { json: None, claims }) });
         }
         new.meta_mut().resource_version = old.meta().resource_version.clone();
+        match tracking {
+            Tracking::Untracked => {
+                new.meta_mut().managed_fields.clone_from(&old.meta().managed_fields);
+            }
+            Tracking::Update(manager) => record(resource, Some(old), &mut *new, manager)?,
+            Tracking::Applied => {}
+        }
         if new.equals(old) {
             return Ok(Decision { result: Outcome::Same(current.as_written()), commit: None });
         }

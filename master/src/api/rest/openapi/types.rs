@@ -18,7 +18,7 @@ use proto::k8s as k8s_openapi;
 use serde_json::{Map, Value, json};
 
 use crate::api::kinds::ResourceInfo;
-use crate::api::patch::schema::{self as merging, Merge};
+use crate::api::patch::schema::{self as merging, Topology};
 use crate::api::registry::AnyKind;
 use crate::api::rest::subresources::subresources;
 
@@ -219,26 +219,35 @@ fn annotate(
     };
     let mut below = Vec::new();
     for (field, property) in properties.as_object_mut().into_iter().flatten() {
-        let Some(merge) = merging::field(of, field) else { continue };
-        let strategy = match merge {
-            Merge::Object(_) => None,
-            Merge::RetainKeys(_) => Some("retainKeys"),
-            Merge::ByKey(..) | Merge::Set => Some("merge"),
-            Merge::ByKeyRetaining(..) => Some("merge,retainKeys"),
+        let is_list = property["type"] == "array";
+        let Some(merge) = merging::field(of, field) else {
+            if is_list {
+                property["x-kubernetes-list-type"] = json!("atomic");
+            }
+            continue;
         };
-        if let Some(key) = merge.key() {
+        let strategy = merge.strategy;
+        if let Some(key) = strategy.key {
             property["x-kubernetes-patch-merge-key"] = json!(key);
         }
-        if let Some(strategy) = strategy {
-            property["x-kubernetes-patch-strategy"] = json!(strategy);
+        let strategies = [(strategy.merge, "merge"), (strategy.retain_keys, "retainKeys")];
+        let strategies: Vec<&str> =
+            strategies.iter().filter(|(holds, _)| *holds).map(|(_, name)| *name).collect();
+        if !strategies.is_empty() {
+            property["x-kubernetes-patch-strategy"] = json!(strategies.join(","));
         }
-        let next = match merge {
-            Merge::Object(of) | Merge::RetainKeys(of) => Some((property.as_object(), of)),
-            Merge::ByKey(of, _) | Merge::ByKeyRetaining(of, _) => {
-                Some((property["items"].as_object(), of))
+        match merge.topology {
+            Topology::Map(keys) => {
+                property["x-kubernetes-list-type"] = json!("map");
+                property["x-kubernetes-list-map-keys"] = json!(keys);
             }
-            Merge::Set => None,
-        };
+            Topology::Set => property["x-kubernetes-list-type"] = json!("set"),
+            Topology::Atomic if is_list => property["x-kubernetes-list-type"] = json!("atomic"),
+            Topology::Atomic => property["x-kubernetes-map-type"] = json!("atomic"),
+            Topology::Granular => {}
+        }
+        let schema = if is_list { property["items"].as_object() } else { property.as_object() };
+        let next = (!merge.of.is_empty()).then_some((schema, merge.of));
         if let Some((Some(schema), of)) = next
             && let Some(name) = referenced(schema)
         {

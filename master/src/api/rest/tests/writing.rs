@@ -223,7 +223,7 @@ async fn propagation_becomes_finalizers_and_preconditions_are_kept() {
 }
 
 #[tokio::test]
-async fn patches_in_all_three_forms_and_refuses_the_fourth() {
+async fn patches_in_all_three_forms_and_refuses_others() {
     let server = Server::start().await;
     server.post(PODS, pod("web")).await.ok();
     let path = format!("{PODS}/web");
@@ -244,7 +244,7 @@ async fn patches_in_all_three_forms_and_refuses_the_fourth() {
     server.patch(&path, "json-patch+json", failing).await.refused(422, "Invalid");
     let stale = json!({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}});
     server.patch(&path, "merge-patch+json", stale).await.refused(409, "Conflict");
-    server.patch(&path, "apply-patch+yaml", json!({})).await.refused(415, "UnsupportedMediaType");
+    server.patch(&path, "apply-patch+cbor", json!({})).await.refused(415, "UnsupportedMediaType");
     let unknown = json!({"spec": {"nonsense": 1}});
     server
         .patch(&format!("{path}?fieldValidation=Strict"), "merge-patch+json", unknown)

@@ -1,0 +1,44 @@
+//! Keeping the record of who owns which fields, as clients write.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, Time};
+use proto::k8s as k8s_openapi;
+
+use super::metadata;
+use crate::api::apply::managed_fields::{Manager, Managers};
+use crate::api::error::ApiError;
+use crate::api::kinds::ResourceInfo;
+use crate::api::registry::AnyObject;
+
+/// Writes down in `new` that `manager` made it out of `old`.
+pub(super) fn record(
+    resource: &ResourceInfo,
+    old: Option<&dyn AnyObject>,
+    new: &mut dyn AnyObject,
+    manager: &Manager,
+) -> Result<(), ApiError> {
+    let live = || {
+        let entries = old.and_then(|old| old.meta().managed_fields.as_deref());
+        Managers::decode(entries.unwrap_or_default()).unwrap_or_default()
+    };
+    let before = match new.meta_mut().managed_fields.take() {
+        // An empty list is how a client drops the record.
+        Some(entries) if is_reset(&entries) => return Ok(()),
+        // A record that a client broke is not taken over.
+        Some(entries) => Managers::decode(&entries).unwrap_or_else(|_| live()),
+        None => live(),
+    };
+    let old_tree = old.map(AnyObject::to_value).transpose().map_err(ApiError::internal)?;
+    let new_tree = new.to_value().map_err(ApiError::internal)?;
+    let now = Time(metadata::now());
+    let after = before.updated(resource, old_tree.as_ref(), &new_tree, manager, now);
+    new.meta_mut().managed_fields = after.encode();
+    Ok(())
+}
+
+fn is_reset(entries: &[ManagedFieldsEntry]) -> bool {
+    match entries {
+        [] => true,
+        [only] => *only == ManagedFieldsEntry::default(),
+        _ => false,
+    }
+}
