@@ -1,6 +1,6 @@
 //! One YAML document as a tree: events of the parser in, a stack of what is open, values out.
 //!
-//! The reader is our own because it matters what is quoted: [`scalar`](super::scalar) decides what plain text
+//! The reader is our own because it matters what is quoted: [`scalar`] decides what plain text
 //! means. It pulls events one by one and stops at the first that goes beyond a bound, so that neither
 //! nesting nor aliases cost more than the bounds allow.
 
