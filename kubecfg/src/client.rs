@@ -28,9 +28,12 @@ pub(crate) async fn connect(connection: &Connection) -> Result<Cluster> {
     };
     let options =
         KubeConfigOptions { context: connection.context.clone(), ..KubeConfigOptions::default() };
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options)
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
         .await
         .context("the kubeconfig cannot be used")?;
+    // By itself the library says nothing for minutes while it repeats what was answered with 503: a
+    // person wants to read the answer.
+    config.default_retry = false;
     let namespace =
         connection.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
