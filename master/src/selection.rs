@@ -9,10 +9,48 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use proto::ObjectKey;
+use proto::selector::Selector;
 
 use crate::cache::ObjectEvent;
 
 pub(crate) type Labels = BTreeMap<String, String>;
+
+/// What an object selects pods by. An empty one selects nothing here.
+#[derive(Clone, Debug)]
+pub(crate) enum Pattern {
+    /// Pairs that all have to be there, as Services and ReplicationControllers say them.
+    Labels(Labels),
+    /// Anything that a `LabelSelector` says.
+    Selector(Selector),
+}
+
+impl From<Labels> for Pattern {
+    fn from(labels: Labels) -> Self {
+        Self::Labels(labels)
+    }
+}
+
+impl From<Selector> for Pattern {
+    fn from(selector: Selector) -> Self {
+        Self::Selector(selector)
+    }
+}
+
+impl Pattern {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Labels(labels) => labels.is_empty(),
+            Self::Selector(selector) => selector.is_everything(),
+        }
+    }
+
+    fn selects(&self, labels: &Labels) -> bool {
+        match self {
+            Self::Labels(selector) => selects(selector, labels),
+            Self::Selector(selector) => selector.matches(labels),
+        }
+    }
+}
 
 /// Pods with equal labels, and the objects whose selectors match them.
 #[derive(Debug)]
@@ -24,7 +62,7 @@ struct Class<P> {
 #[derive(Debug)]
 struct Namespace<P> {
     /// By the object that has the selector. Never an empty one: here that selects nothing.
-    selectors: BTreeMap<Arc<ObjectKey>, Labels>,
+    selectors: BTreeMap<Arc<ObjectKey>, Pattern>,
     classes: HashMap<Arc<Labels>, Class<P>>,
 }
 
@@ -106,12 +144,17 @@ impl<P: Clone + Eq + Hash> Selection<P> {
 
     /// An object is new, has another selector, or (with an empty one) selects nothing any more.
     /// Gives the pods it no longer selects and those it selects now.
-    pub(crate) fn set(&mut self, key: &Arc<ObjectKey>, selector: Labels) -> (Vec<P>, Vec<P>) {
+    pub(crate) fn set(
+        &mut self,
+        key: &Arc<ObjectKey>,
+        selector: impl Into<Pattern>,
+    ) -> (Vec<P>, Vec<P>) {
+        let selector = selector.into();
         let (mut lost, mut gained) = (Vec::new(), Vec::new());
         let namespace = self.namespace(&key.namespace);
         for (labels, class) in &mut namespace.classes {
             let position = class.selectors.iter().position(|selector| selector == key);
-            let selected = !selector.is_empty() && selects(&selector, labels);
+            let selected = !selector.is_empty() && selector.selects(labels);
             match (position, selected) {
                 (Some(position), false) => {
                     class.selectors.remove(position);
@@ -184,7 +227,7 @@ impl Selection<ObjectKey> {
 
 impl<P> Namespace<P> {
     fn matching(&self, labels: &Labels) -> Vec<Arc<ObjectKey>> {
-        let matching = self.selectors.iter().filter(|(_, selector)| selects(selector, labels));
+        let matching = self.selectors.iter().filter(|(_, selector)| selector.selects(labels));
         matching.map(|(key, _)| Arc::clone(key)).collect()
     }
 }
@@ -206,7 +249,10 @@ mod tests {
         let mut selection = Selection::<&str>::default();
         let (web, other) = (labels(&[("app", "web"), ("tier", "1")]), labels(&[("app", "db")]));
         selection.add_pod("default", &web, "before");
-        assert_eq!(selection.set(&key("web"), [("app".into(), "web".into())].into()).1, ["before"]);
+        assert_eq!(
+            selection.set(&key("web"), Labels::from([("app".into(), "web".into())])).1,
+            ["before"]
+        );
         selection.add_pod("default", &web, "after");
         selection.add_pod("default", &other, "db");
         selection.add_pod("elsewhere", &web, "foreign");
@@ -223,8 +269,8 @@ mod tests {
         let mut selection = Selection::<&str>::default();
         selection.add_pod("default", &labels(&[("app", "a")]), "a");
         selection.add_pod("default", &labels(&[("app", "b")]), "b");
-        selection.set(&key("s"), [("app".into(), "a".into())].into());
-        let (lost, gained) = selection.set(&key("s"), [("app".into(), "b".into())].into());
+        selection.set(&key("s"), Labels::from([("app".into(), "a".into())]));
+        let (lost, gained) = selection.set(&key("s"), Labels::from([("app".into(), "b".into())]));
         assert_eq!((lost, gained), (vec!["a"], vec!["b"]));
         let (lost, gained) = selection.set(&key("s"), Labels::new());
         assert_eq!((lost, gained), (vec!["b"], vec![]));

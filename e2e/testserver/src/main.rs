@@ -16,6 +16,9 @@
 //! testserver read             prints what it reads, until end of input
 //! testserver parrot           says back every line it reads, until end of input; ends with 3
 //! ```
+//!
+//! With `$LINGER_MS` it goes on serving for so long after it was told to end, as servers do that want
+//! to lose no request: it takes others a moment to learn that nothing should be sent here any more.
 
 mod http;
 
@@ -39,6 +42,8 @@ fn main() -> ExitCode {
     thread::spawn(move || {
         if let Ok(signal) = ends.wait() {
             println!("got {signal}, ending");
+            let linger = std::env::var("LINGER_MS").ok().and_then(|text| text.parse().ok());
+            thread::sleep(Duration::from_millis(linger.unwrap_or(0)));
             std::process::exit(0);
         }
     });

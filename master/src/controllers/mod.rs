@@ -3,6 +3,7 @@
 //! Each controller decides in a pure function (what is desired, what is there, what time it is →
 //! what to do) and acts in a thin driver. [`driver`] is what they share.
 
+mod deployment;
 mod driver;
 mod endpoints;
 mod event_expiry;
@@ -28,6 +29,7 @@ use self::driver::{Controller, SyncError};
 use self::pods::PodViews;
 
 use crate::api::error::ApiError;
+use crate::api::kinds::{ReplicaSets, ReplicationControllers};
 use crate::api::objects::Objects;
 use crate::cache::CachedObject;
 use crate::events::EventRecorder;
@@ -123,7 +125,11 @@ async fn lead(
     let patience = config.node_monitor_grace_period;
     let lifecycle = node_lifecycle::NodeLifecycle::new(context.clone(), config.clone());
     let pod_gc = pod_gc::PodGc::new(context.clone(), patience);
-    start(&mut running, &context, &stop, replication::Replication::new(context.clone()));
+    let controllers = replication::Replication::<ReplicationControllers>::new(context.clone());
+    start(&mut running, &context, &stop, controllers);
+    let sets = replication::Replication::<ReplicaSets>::new(context.clone());
+    start(&mut running, &context, &stop, sets);
+    start(&mut running, &context, &stop, deployment::Deployments::new(context.clone()));
     start(&mut running, &context, &stop, endpoints::EndpointsController::new(context.clone()));
     start(&mut running, &context, &stop, lifecycle);
     start(&mut running, &context, &stop, pod_gc);

@@ -14,6 +14,7 @@ use crate::api::field_error::FieldErrors;
 pub mod cidr;
 mod columns;
 pub mod config_map;
+pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
@@ -22,26 +23,31 @@ pub mod namespace;
 pub mod node;
 pub mod path;
 pub mod pod;
+pub mod replica_set;
 pub mod replication_controller;
 pub mod secret;
 pub mod service;
 pub mod service_account;
+mod template;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use config_map::ConfigMaps;
+pub use deployment::Deployments;
 pub use endpoint_slice::EndpointSlices;
 pub use endpoints::EndpointsKind;
 pub use event::Events;
 pub use namespace::Namespaces;
 pub use node::Nodes;
 pub use pod::Pods;
+pub use replica_set::ReplicaSets;
 pub use replication_controller::ReplicationControllers;
 pub use secret::Secrets;
 pub use service::Services;
 pub use service_account::ServiceAccounts;
+pub(crate) use template::default as template_defaults;
 
 use crate::api::registry::Registry;
 
@@ -58,6 +64,8 @@ pub fn registry() -> Registry {
         .with::<ConfigMaps>()
         .with::<Secrets>()
         .with::<ServiceAccounts>()
+        .with::<Deployments>()
+        .with::<ReplicaSets>()
         .with::<EndpointSlices>()
 }
 

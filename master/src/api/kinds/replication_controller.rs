@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    PodSpec, ReplicationController, ReplicationControllerSpec, ReplicationControllerStatus,
+    ReplicationController, ReplicationControllerSpec, ReplicationControllerStatus,
 };
 use proto::k8s as k8s_openapi;
 use proto::selector::Selector;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::columns::{AGE, NAME, age, column, labels, name, wide};
 use super::path::Path;
 use super::pod;
-use super::{Column, Kind, Propagation, ResourceInfo, Scaling, metadata};
+use super::{Column, Kind, Propagation, ResourceInfo, Scaling, metadata, template};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 /// `replicationcontrollers`
@@ -41,9 +41,7 @@ impl Kind for ReplicationControllers {
         let spec = object.spec.get_or_insert_default();
         spec.replicas.get_or_insert(1);
         let Some(template) = spec.template.as_mut() else { return };
-        if let Some(spec) = template.spec.as_mut() {
-            pod::defaults::spec(spec);
-        }
+        template::default(template);
         let from_template = template.metadata.as_ref().and_then(|meta| meta.labels.clone());
         let Some(from_template) = from_template.filter(|labels| !labels.is_empty()) else { return };
         if spec.selector.as_ref().is_none_or(|selector| selector.is_empty()) {
@@ -120,8 +118,8 @@ impl Kind for ReplicationControllers {
             column("Current", "integer", "The number of replicas that exist."),
             column("Ready", "integer", "The number of replicas that are ready."),
             AGE,
-            wide("Containers", "string", "Names of each container in the template."),
-            wide("Images", "string", "Images referenced by each container in the template."),
+            template::CONTAINERS,
+            template::IMAGES,
             wide("Selector", "string", "Labels of the pods that are counted."),
         ];
         COLUMNS
@@ -131,18 +129,15 @@ impl Kind for ReplicationControllers {
         let default = ReplicationControllerSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&default);
         let status = object.status.clone().unwrap_or_default();
-        let template = spec.template.as_ref().and_then(|template| template.spec.as_ref());
-        let containers = || template.into_iter().flat_map(|spec| &spec.containers);
-        let names: Vec<&str> = containers().map(|container| container.name.as_str()).collect();
-        let images: Vec<&str> = containers().filter_map(|c| c.image.as_deref()).collect();
+        let (containers, images) = template::cells(spec.template.as_ref());
         vec![
             json!(name(&object.metadata)),
             json!(spec.replicas.unwrap_or(1)),
             json!(status.replicas),
             json!(status.ready_replicas.unwrap_or_default()),
             json!(age(&object.metadata, now)),
-            json!(names.join(",")),
-            json!(images.join(",")),
+            json!(containers),
+            json!(images),
             json!(labels(spec.selector.as_ref())),
         ]
     }
@@ -150,44 +145,18 @@ impl Kind for ReplicationControllers {
 
 fn validate_spec(spec: &ReplicationControllerSpec, errors: &mut FieldErrors) {
     let path = Path::new("spec");
-    for (field, value) in [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)]
-    {
-        if let Some(value) = value.filter(|value| *value < 0) {
-            errors.push(FieldError::invalid(path.child(field), value, pod::NOT_NEGATIVE));
-        }
-    }
+    let counts = [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)];
+    template::not_negative(&counts, &path, errors);
     let selector = spec.selector.clone().unwrap_or_default();
     if selector.is_empty() {
         errors.push(FieldError::required(path.child("selector"), ""));
     }
     metadata::labels(Some(&selector), &path.child("selector"), errors);
-    let path = path.child("template");
-    let Some(template) = &spec.template else {
-        errors.push(FieldError::required(path, ""));
-        return;
-    };
-    let meta = template.metadata.clone().unwrap_or_default();
-    let labels = meta.labels.clone().unwrap_or_default();
-    if !selector.is_empty() && !Selector::from_map(&selector).matches(&labels) {
-        errors.push(FieldError::invalid(
-            path.child("metadata.labels"),
-            json!(labels),
-            "`selector` does not match template `labels`",
-        ));
-    }
-    metadata::labels(Some(&labels), &path.child("metadata.labels"), errors);
-    let annotations = path.child("metadata.annotations");
-    metadata::annotations(meta.annotations.as_ref(), &annotations, errors);
-    pod::unsupported::annotations(meta.annotations.as_ref(), &annotations, errors);
-    let default = PodSpec::default();
-    let (spec, path) = (template.spec.as_ref().unwrap_or(&default), path.child("spec"));
-    pod::validate::spec(spec, &path, errors);
-    if let Some(policy) = spec.restart_policy.as_deref().filter(|policy| *policy != "Always") {
-        let supported = &["Always"];
-        errors.push(FieldError::not_supported(path.child("restartPolicy"), policy, supported));
-    }
-    if spec.active_deadline_seconds.is_some() {
-        let detail = "activeDeadlineSeconds in ReplicationController is not Supported";
-        errors.push(FieldError::forbidden(path.child("activeDeadlineSeconds"), detail));
-    }
+    template::validate_kept(
+        spec.template.as_ref(),
+        Some(&Selector::from_map(&selector)),
+        "ReplicationController",
+        &path.child("template"),
+        errors,
+    );
 }

@@ -48,6 +48,8 @@ fn every_kind_has_as_many_cells_as_columns_and_stable_fields() {
     ask::<Secrets>(json!({}));
     ask::<ServiceAccounts>(json!({}));
     ask::<EndpointSlices>(json!({}));
+    ask::<ReplicaSets>(json!({}));
+    ask::<Deployments>(json!({}));
 }
 
 #[test]

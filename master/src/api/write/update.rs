@@ -95,7 +95,7 @@ impl Writer {
         // A status is written with the old metadata, but with its own record.
         new.meta_mut().managed_fields = recorded;
         new.meta_mut().generation = match old.meta().generation {
-            old_generation if kind.spec_changed(&*new, old) => {
+            old_generation if part == Part::Spec && kind.spec_changed(&*new, old) => {
                 Some(old_generation.unwrap_or(0) + 1)
             }
             old_generation => old_generation,

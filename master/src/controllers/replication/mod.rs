@@ -1,35 +1,39 @@
-//! Keeps the number of live pods equal to `spec.replicas`.
+//! Keeps the number of live pods equal to `spec.replicas`, of ReplicationControllers and of
+//! ReplicaSets: what differs between the two is in [`Replicated`].
 //!
 //! [`reconcile`](reconcile::reconcile) decides, [`Replication`] performs one pass.
 //!
 //! A pass that has made or deleted pods ends when the caches have seen it. So the next pass finds
 //! its own work in what it observes, and no count of expected changes has to be kept.
 
+mod kinds;
 mod reconcile;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, ReplicationController};
+use k8s_openapi::Metadata;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
 use tracing::info;
 
-use self::reconcile::{Action, Failure, Observed};
+pub(super) use self::kinds::Replicated;
+use self::reconcile::{Action, Desired, Failure, Observed};
 use super::Context;
 use super::driver::{Controller, Next, SyncError, rest_after};
 use super::pods::PodView;
 use crate::api::error::ApiError;
-use crate::api::kinds::pod::Pods;
-use crate::api::kinds::replication_controller::ReplicationControllers;
+use crate::api::kinds::{Kind, Pods};
 use crate::api::objects::{DeleteOptions, Part};
 use crate::cache::ObjectEvent;
 use crate::events::{Occurrence, reference};
@@ -39,9 +43,10 @@ use crate::selection::{Labels, Selection};
 const WRITES: usize = 16;
 
 /// The controller. See the module's documentation.
-pub(super) struct Replication {
+pub(super) struct Replication<K> {
     context: Context,
     index: Mutex<Index>,
+    kind: PhantomData<fn() -> K>,
 }
 
 /// Which objects a pod may concern.
@@ -52,13 +57,13 @@ struct Index {
 }
 
 #[async_trait]
-impl Controller for Replication {
+impl<K: Replicated> Controller for Replication<K> {
     type Key = ObjectKey;
 
-    const NAME: &'static str = "replication-controller";
+    const NAME: &'static str = K::CONTROLLER;
 
     fn resources(&self) -> Vec<&'static str> {
-        vec!["replicationcontrollers", "pods"]
+        vec![K::RESOURCE.plural, Pods::RESOURCE.plural]
     }
 
     fn affected(
@@ -68,9 +73,10 @@ impl Controller for Replication {
         add: &mut dyn FnMut(ObjectKey),
     ) {
         let mut index = self.index();
-        match resource {
-            "replicationcontrollers" => index.controller_changed(event, add),
-            _ => index.pod_changed(event, add),
+        if resource == Pods::RESOURCE.plural {
+            index.pod_changed(event, add);
+        } else {
+            index.controller_changed::<K>(event, add);
         }
     }
 
@@ -84,11 +90,9 @@ impl Controller for Replication {
 
     async fn sync(&self, key: &ObjectKey) -> Result<Next, SyncError> {
         let caches = self.context.objects.caches();
-        let Some(cached) = caches.resource("replicationcontrollers").and_then(|all| all.get(key))
-        else {
-            return Ok(Next::Done);
-        };
-        let desired: ReplicationController = cached.decode().map_err(SyncError::decode(key))?;
+        let cached = caches.resource(K::RESOURCE.plural).and_then(|all| all.get(key));
+        let Some(cached) = cached else { return Ok(Next::Done) };
+        let desired = K::desired(cached.decode().map_err(SyncError::decode(key))?);
         let pods = self.pods_of(&desired, key)?;
         let observed = Observed { pods: &pods, now: Timestamp::now() };
         let actions = reconcile::reconcile(&desired, &observed);
@@ -123,9 +127,9 @@ impl From<SyncError> for Trouble {
     }
 }
 
-impl Replication {
+impl<K: Replicated> Replication<K> {
     pub(super) fn new(context: Context) -> Self {
-        Self { context, index: Mutex::default() }
+        Self { context, index: Mutex::default(), kind: PhantomData }
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -133,12 +137,8 @@ impl Replication {
     }
 
     /// The pods that the selector selects, and those that name this object as their controller.
-    fn pods_of(
-        &self,
-        desired: &ReplicationController,
-        key: &ObjectKey,
-    ) -> Result<Vec<Arc<PodView>>, SyncError> {
-        let owned = self.context.pods.cache().by_owner(reconcile::uid(desired));
+    fn pods_of(&self, desired: &Desired, key: &ObjectKey) -> Result<Vec<Arc<PodView>>, SyncError> {
+        let owned = self.context.pods.cache().by_owner(desired.owner.uid.as_str());
         let mut keys: BTreeSet<_> = owned.iter().map(|pod| pod.key.clone()).collect();
         keys.extend(self.index().selection.selected(key));
         self.context.pods.get(keys).map_err(SyncError::decode(format_args!("a pod of {key}")))
@@ -146,7 +146,7 @@ impl Replication {
 
     async fn perform(
         &self,
-        desired: &ReplicationController,
+        desired: &Desired,
         key: &ObjectKey,
         actions: Vec<Action>,
     ) -> Result<(), Trouble> {
@@ -168,14 +168,9 @@ impl Replication {
         trouble
     }
 
-    async fn adopt(
-        &self,
-        desired: &ReplicationController,
-        pod: &ObjectKey,
-        uid: &str,
-    ) -> Result<(), SyncError> {
-        info!(%pod, controller = reconcile::uid(desired), "adopting pod");
-        let owner = reconcile::owner_reference(desired);
+    async fn adopt(&self, desired: &Desired, pod: &ObjectKey, uid: &str) -> Result<(), SyncError> {
+        info!(%pod, controller = desired.owner.uid, "adopting pod");
+        let owner = desired.owner.clone();
         self.change_owners(pod, uid, |owners| {
             let free = owners.iter().all(|owner| owner.controller != Some(true));
             if free {
@@ -188,11 +183,11 @@ impl Replication {
 
     async fn release(
         &self,
-        desired: &ReplicationController,
+        desired: &Desired,
         pod: &ObjectKey,
         uid: &str,
     ) -> Result<(), SyncError> {
-        let controller = reconcile::uid(desired);
+        let controller = &*desired.owner.uid;
         info!(%pod, controller, "releasing pod");
         self.change_owners(pod, uid, |owners| {
             let before = owners.len();
@@ -227,7 +222,7 @@ impl Replication {
     /// does so for all of them, and a few failures are enough to learn of it.
     async fn create(
         &self,
-        desired: &ReplicationController,
+        desired: &Desired,
         key: &ObjectKey,
         count: usize,
     ) -> Result<(), Trouble> {
@@ -247,11 +242,7 @@ impl Replication {
         Ok(())
     }
 
-    async fn create_one(
-        &self,
-        desired: &ReplicationController,
-        key: &ObjectKey,
-    ) -> Result<(), Trouble> {
+    async fn create_one(&self, desired: &Desired, key: &ObjectKey) -> Result<(), Trouble> {
         let pod = reconcile::new_pod(desired);
         match self.context.objects.create::<Pods>(pod, &self.context.fence).await {
             Ok(pod) => {
@@ -273,7 +264,7 @@ impl Replication {
 
     async fn delete(
         &self,
-        desired: &ReplicationController,
+        desired: &Desired,
         key: &ObjectKey,
         pod: ObjectKey,
         uid: String,
@@ -298,36 +289,35 @@ impl Replication {
     fn tell(
         &self,
         occurrence: fn(&str, ObjectReference, &str, String) -> Occurrence,
-        desired: &ReplicationController,
+        desired: &Desired,
         key: &ObjectKey,
         reason: &str,
         message: String,
     ) {
-        let object = reference("ReplicationController", key, reconcile::uid(desired));
+        let object = ObjectReference {
+            api_version: Some(desired.owner.api_version.clone()),
+            ..reference(K::RESOURCE.kind, key, &desired.owner.uid)
+        };
         self.context.recorder.record(occurrence(Self::NAME, object, reason, message));
     }
 
     async fn update_status(
         &self,
-        desired: &ReplicationController,
+        desired: &Desired,
         key: &ObjectKey,
         observed: &Observed<'_>,
         failure: Option<&Failure>,
     ) -> Result<(), SyncError> {
         let status = reconcile::status(desired, observed, failure);
-        if desired.status.as_ref() == Some(&status) {
+        if desired.status == status {
             return Ok(());
         }
-        let change = |stored: &mut ReplicationController| {
-            let same = stored.metadata.uid == desired.metadata.uid;
-            let changed = same && stored.status.as_ref() != Some(&status);
-            if changed {
-                stored.status = Some(status.clone());
-            }
-            changed
+        let change = |stored: &mut K::Object| {
+            let same = stored.metadata().uid.as_ref() == Some(&desired.owner.uid);
+            same && K::set_status(stored, status.clone())
         };
         let (objects, fence) = (&self.context.objects, &self.context.fence);
-        match objects.update::<ReplicationControllers>(key, Part::Status, fence, change).await {
+        match objects.update::<K>(key, Part::Status, fence, change).await {
             Err(error) if error.is_not_found() => Ok(()),
             other => {
                 other.map(drop).map_err(SyncError::write(format!("write the status of {key}")))
@@ -342,7 +332,11 @@ fn failed(reason: &'static str, what: String, source: ApiError) -> Trouble {
 }
 
 impl Index {
-    fn controller_changed(&mut self, event: &ObjectEvent, add: &mut dyn FnMut(ObjectKey)) {
+    fn controller_changed<K: Replicated>(
+        &mut self,
+        event: &ObjectEvent,
+        add: &mut dyn FnMut(ObjectKey),
+    ) {
         let object = event.object();
         let key = Arc::new(object.key.clone());
         if let ObjectEvent::Deleted(_) = event {
@@ -351,8 +345,7 @@ impl Index {
             return;
         }
         // What does not decode is told by the pass.
-        let selector = object.decode::<ReplicationController>().ok();
-        let selector = selector.and_then(|controller| controller.spec?.selector);
+        let selector = object.decode::<K::Object>().ok().map(|object| K::desired(object).selector);
         self.by_uid.insert(object.uid.clone(), object.key.clone());
         self.selection.set(&key, selector.unwrap_or_default());
         add(object.key.clone());

@@ -1,16 +1,16 @@
-//! What has to be done so that as many pods run as a ReplicationController says. Pure.
+//! What has to be done so that as many pods run as a ReplicationController or ReplicaSet says. Pure.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{
-    Pod, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
-};
+use k8s_openapi::api::apps::v1::{ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
+use proto::selector::Selector;
 
 use crate::controllers::pods::{Phase, PodView};
 use crate::selection::selects;
@@ -18,6 +18,24 @@ use crate::selection::selects;
 /// Pods made or deleted in one pass at the most, as in Kubernetes: one object must not keep a
 /// controller busy for longer than it takes others to have their turn.
 pub(crate) const BURST: usize = 500;
+
+/// What a ReplicationController or a ReplicaSet wants.
+#[derive(Clone, Debug)]
+pub(crate) struct Desired {
+    pub(crate) key: ObjectKey,
+    /// What its pods carry.
+    pub(crate) owner: OwnerReference,
+    pub(crate) generation: Option<i64>,
+    /// Its deletion has begun.
+    pub(crate) deleting: bool,
+    pub(crate) replicas: usize,
+    pub(crate) min_ready_seconds: i32,
+    /// An empty one selects nothing; the API lets none in.
+    pub(crate) selector: Selector,
+    pub(crate) template: PodTemplateSpec,
+    /// What was reported last.
+    pub(crate) status: ReplicaSetStatus,
+}
 
 /// What is there.
 pub(crate) struct Observed<'a> {
@@ -50,12 +68,12 @@ pub(crate) struct Failure {
 }
 
 /// What has to be done, in this order.
-pub(crate) fn reconcile(desired: &ReplicationController, observed: &Observed<'_>) -> Vec<Action> {
+pub(crate) fn reconcile(desired: &Desired, observed: &Observed<'_>) -> Vec<Action> {
     // Being deleted, it neither takes pods nor makes them; the garbage collector has its say.
-    if desired.metadata.deletion_timestamp.is_some() {
+    if desired.deleting {
         return Vec::new();
     }
-    let uid = uid(desired);
+    let uid = &*desired.owner.uid;
     let mut actions = Vec::new();
     let mut kept = Vec::new();
     for pod in observed.pods {
@@ -75,7 +93,7 @@ pub(crate) fn reconcile(desired: &ReplicationController, observed: &Observed<'_>
     }
     let active: Vec<&PodView> =
         kept.into_iter().map(|pod| &**pod).filter(|pod| pod.is_active()).collect();
-    let replicas = replicas(desired);
+    let replicas = desired.replicas;
     if active.len() < replicas {
         actions.push(Action::Create((replicas - active.len()).min(BURST)));
     } else {
@@ -91,38 +109,33 @@ pub(crate) fn reconcile(desired: &ReplicationController, observed: &Observed<'_>
 
 /// What the status has to say about the pods that were found.
 pub(crate) fn status(
-    desired: &ReplicationController,
+    desired: &Desired,
     observed: &Observed<'_>,
     failure: Option<&Failure>,
-) -> ReplicationControllerStatus {
+) -> ReplicaSetStatus {
     let pods: Vec<&PodView> = owned_active(desired, observed).collect();
-    let template_labels = desired
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.template.as_ref()?.metadata.as_ref()?.labels.clone())
-        .unwrap_or_default();
+    let template = desired.template.metadata.as_ref();
+    let template_labels = template.and_then(|meta| meta.labels.clone()).unwrap_or_default();
     let available =
         |pod: &&&PodView| available_at(desired, pod).is_some_and(|since| since <= observed.now);
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let of = |holds: &dyn Fn(&&&PodView) -> bool| {
         Some(count(pods.iter().filter(|pod| holds(pod)).count())).filter(|count| *count > 0)
     };
-    ReplicationControllerStatus {
+    ReplicaSetStatus {
         replicas: count(pods.len()),
         fully_labeled_replicas: of(&|pod| selects(&template_labels, &pod.labels)),
         ready_replicas: of(&|pod| pod.ready),
         available_replicas: of(&available),
-        observed_generation: desired.metadata.generation,
+        terminating_replicas: None,
+        observed_generation: desired.generation,
         conditions: conditions(desired, failure, observed.now),
     }
 }
 
 /// When the status will have to say something else though nothing happens: when the next ready pod
 /// has been ready for long enough.
-pub(crate) fn changes_at(
-    desired: &ReplicationController,
-    observed: &Observed<'_>,
-) -> Option<Timestamp> {
+pub(crate) fn changes_at(desired: &Desired, observed: &Observed<'_>) -> Option<Timestamp> {
     owned_active(desired, observed)
         .filter_map(|pod| available_at(desired, pod))
         .filter(|at| *at > observed.now)
@@ -130,17 +143,17 @@ pub(crate) fn changes_at(
 }
 
 /// The pod that the template describes.
-pub(crate) fn new_pod(desired: &ReplicationController) -> Pod {
-    let template = desired.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
+pub(crate) fn new_pod(desired: &Desired) -> Pod {
+    let template = desired.template.clone();
     let metadata = template.metadata.unwrap_or_default();
     Pod {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", name(desired))),
-            namespace: desired.metadata.namespace.clone(),
+            generate_name: Some(format!("{}-", desired.key.name)),
+            namespace: Some(desired.key.namespace.clone()),
             labels: metadata.labels,
             annotations: metadata.annotations,
             finalizers: metadata.finalizers,
-            owner_references: Some(vec![owner_reference(desired)]),
+            owner_references: Some(vec![desired.owner.clone()]),
             ..ObjectMeta::default()
         },
         spec: template.spec,
@@ -148,44 +161,16 @@ pub(crate) fn new_pod(desired: &ReplicationController) -> Pod {
     }
 }
 
-/// What its pods carry.
-pub(crate) fn owner_reference(desired: &ReplicationController) -> OwnerReference {
-    OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "ReplicationController".to_owned(),
-        name: name(desired),
-        uid: uid(desired).to_owned(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-    }
-}
-
-/// `metadata.uid`
-pub(crate) fn uid(desired: &ReplicationController) -> &str {
-    desired.metadata.uid.as_deref().unwrap_or_default()
-}
-
-fn name(desired: &ReplicationController) -> String {
-    desired.metadata.name.clone().unwrap_or_default()
-}
-
-fn replicas(desired: &ReplicationController) -> usize {
-    let replicas = desired.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    usize::try_from(replicas).unwrap_or(0)
-}
-
-/// An empty selector selects nothing; the API sets it to the template's labels when it is left out.
-fn is_selected(desired: &ReplicationController, pod: &PodView) -> bool {
-    let selector = desired.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    selector.is_some_and(|selector| !selector.is_empty() && selects(selector, &pod.labels))
+fn is_selected(desired: &Desired, pod: &PodView) -> bool {
+    !desired.selector.is_everything() && desired.selector.matches(&pod.labels)
 }
 
 /// The active pods it controls or is about to.
 fn owned_active<'a>(
-    desired: &'a ReplicationController,
+    desired: &'a Desired,
     observed: &'a Observed<'_>,
 ) -> impl Iterator<Item = &'a PodView> {
-    let uid = uid(desired);
+    let uid = &*desired.owner.uid;
     observed.pods.iter().map(|pod| &**pod).filter(move |pod| {
         pod.is_active()
             && is_selected(desired, pod)
@@ -194,10 +179,9 @@ fn owned_active<'a>(
 }
 
 /// When the pod counts as available: ready for `minReadySeconds`.
-fn available_at(desired: &ReplicationController, pod: &PodView) -> Option<Timestamp> {
-    let seconds = desired.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
+fn available_at(desired: &Desired, pod: &PodView) -> Option<Timestamp> {
     pod.ready.then(|| {
-        let wait = SignedDuration::from_secs(seconds.into());
+        let wait = SignedDuration::from_secs(desired.min_ready_seconds.into());
         pod.ready_changed.checked_add(wait).unwrap_or(Timestamp::MAX)
     })
 }
@@ -242,13 +226,14 @@ fn least_wanted(mut pods: Vec<&PodView>, count: usize) -> Vec<&PodView> {
 }
 
 fn conditions(
-    desired: &ReplicationController,
+    desired: &Desired,
     failure: Option<&Failure>,
     now: Timestamp,
-) -> Option<Vec<ReplicationControllerCondition>> {
-    let old = desired.status.as_ref().and_then(|status| status.conditions.clone());
-    let mut conditions = old.unwrap_or_default();
-    let known = conditions.iter().position(|condition| condition.type_ == "ReplicaFailure");
+) -> Option<Vec<ReplicaSetCondition>> {
+    let mut conditions = desired.status.conditions.clone().unwrap_or_default();
+    let known = conditions
+        .iter()
+        .position(|condition| condition.type_.as_deref() == Some("ReplicaFailure"));
     match (known, failure) {
         // It says so already; when it began to fail is worth more than the newest words.
         (Some(index), Some(failure))
@@ -257,9 +242,9 @@ fn conditions(
             if let Some(index) = known {
                 conditions.remove(index);
             }
-            conditions.extend(failure.map(|failure| ReplicationControllerCondition {
-                type_: "ReplicaFailure".to_owned(),
-                status: "True".to_owned(),
+            conditions.extend(failure.map(|failure| ReplicaSetCondition {
+                type_: Some("ReplicaFailure".to_owned()),
+                status: Some("True".to_owned()),
                 reason: Some(failure.reason.to_owned()),
                 message: Some(failure.message.clone()),
                 last_transition_time: Some(Time(now)),

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
-use proto::k8s as k8s_openapi;
+use proto::k8s::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::reconcile::{self, Action, Failure, Observed, reconcile};
+use super::Replicated;
+use super::reconcile::{self, Action, Desired, Failure, Observed, reconcile};
+use crate::api::kinds::{ReplicaSets, ReplicationControllers};
 use crate::controllers::pods::{Phase, PodView};
 use crate::dice::Dice;
 
@@ -15,8 +16,8 @@ fn now() -> Timestamp {
     "2030-01-01T00:00:00Z".parse().unwrap()
 }
 
-fn rc(replicas: i32) -> ReplicationController {
-    serde_json::from_value(json!({
+fn rc(replicas: usize) -> Desired {
+    let object = json!({
         "metadata": {"name": "web", "namespace": "default", "uid": "rc", "generation": 7},
         "spec": {
             "replicas": replicas,
@@ -26,8 +27,8 @@ fn rc(replicas: i32) -> ReplicationController {
                 "spec": {"containers": [{"name": "main", "image": "test"}]},
             },
         },
-    }))
-    .unwrap()
+    });
+    ReplicationControllers::desired(serde_json::from_value(object).unwrap())
 }
 
 /// A ready pod of the controller, an hour old.
@@ -81,7 +82,7 @@ fn views(pods: Vec<Value>) -> Vec<Arc<PodView>> {
     pods.into_iter().map(view).collect()
 }
 
-fn decide(rc: &ReplicationController, pods: Vec<Value>) -> Vec<String> {
+fn decide(rc: &Desired, pods: Vec<Value>) -> Vec<String> {
     let observed = Observed { pods: &views(pods), now: now() };
     let tell = |action| match action {
         Action::Adopt { pod, .. } => format!("adopt {}", pod.name),
@@ -138,8 +139,7 @@ fn releases_pods_that_the_selector_no_longer_selects_and_replaces_them() {
 #[test]
 fn does_nothing_while_it_is_being_deleted_itself() {
     let mut rc = rc(3);
-    rc.metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    rc.deleting = true;
     assert!(decide(&rc, vec![free(pod("a")), relabelled(pod("b"))]).is_empty());
 }
 
@@ -198,7 +198,7 @@ fn deletes_first_where_a_node_has_several_and_leaves_the_nodes_even() {
     assert!(gone.iter().any(|one| one.contains('a')) && gone.iter().any(|one| one.contains('b')));
 }
 
-fn status_of(rc: &ReplicationController, pods: Vec<Value>) -> Value {
+fn status_of(rc: &Desired, pods: Vec<Value>) -> Value {
     let observed = Observed { pods: &views(pods), now: now() };
     serde_json::to_value(reconcile::status(rc, &observed, None)).unwrap()
 }
@@ -221,7 +221,7 @@ fn the_status_counts_active_pods_by_how_far_they_are() {
 #[test]
 fn a_pod_is_available_only_after_min_ready_seconds() {
     let mut rc = rc(2);
-    rc.spec.as_mut().unwrap().min_ready_seconds = Some(3601);
+    rc.min_ready_seconds = 3601;
     let young = with(pod("young"), |pod| {
         pod["status"]["conditions"][0]["lastTransitionTime"] = json!("2029-12-31T23:59:50Z");
     });
@@ -229,10 +229,10 @@ fn a_pod_is_available_only_after_min_ready_seconds() {
     let observed = Observed { pods: &views(pods.clone()), now: now() };
     assert_eq!(status_of(&rc, pods.clone())["availableReplicas"], Value::Null);
     assert_eq!(reconcile::changes_at(&rc, &observed), Some(now() + SignedDuration::from_secs(2)));
-    rc.spec.as_mut().unwrap().min_ready_seconds = Some(11);
+    rc.min_ready_seconds = 11;
     assert_eq!(status_of(&rc, pods)["availableReplicas"], 1);
     assert_eq!(reconcile::changes_at(&rc, &observed), Some(now() + SignedDuration::from_secs(1)));
-    rc.spec.as_mut().unwrap().min_ready_seconds = None;
+    rc.min_ready_seconds = 0;
     assert_eq!(reconcile::changes_at(&rc, &observed), None);
 }
 
@@ -243,9 +243,9 @@ fn a_failure_is_told_until_it_is_over() {
     let mut rc = rc(1);
     let status = reconcile::status(&rc, &observed, Some(&failure));
     let condition = &status.conditions.as_ref().unwrap()[0];
-    assert_eq!(condition.type_, "ReplicaFailure");
+    assert_eq!(condition.type_.as_deref(), Some("ReplicaFailure"));
     assert_eq!(condition.message.as_deref(), Some("no"));
-    rc.status = Some(status.clone());
+    rc.status = status.clone();
     let later = Observed { pods: &[], now: now() + SignedDuration::from_secs(9) };
     assert_eq!(reconcile::status(&rc, &later, Some(&failure)), status);
     assert_eq!(reconcile::status(&rc, &later, None).conditions, None);
@@ -287,12 +287,7 @@ fn random_pod(dice: &mut Dice, name: &str) -> Value {
 }
 
 /// Applies what was decided as the cluster would.
-fn apply(
-    rc: &ReplicationController,
-    pods: &mut Vec<PodView>,
-    actions: Vec<Action>,
-    made: &mut u32,
-) {
+fn apply(rc: &Desired, pods: &mut Vec<PodView>, actions: Vec<Action>, made: &mut u32) {
     for action in actions {
         match action {
             Action::Create(count) => {
@@ -307,7 +302,7 @@ fn apply(
             Action::Adopt { pod, .. } => {
                 let adopted = pods.iter_mut().find(|one| one.key == pod).unwrap();
                 assert_eq!(adopted.controller, None);
-                adopted.controller = Some(reconcile::owner_reference(rc));
+                adopted.controller = Some(rc.owner.clone());
             }
             Action::Release { pod, .. } => {
                 pods.iter_mut().find(|one| one.key == pod).unwrap().controller = None;
@@ -325,7 +320,7 @@ fn apply(
 fn from_any_start_it_settles_at_the_number_asked_for() {
     for seed in 1..=300 {
         let dice = &mut Dice::new(seed);
-        let rc = rc(i32::try_from(dice.below(12)).unwrap());
+        let rc = rc(dice.below(12));
         let start = (0..dice.below(15)).map(|n| random_pod(dice, &format!("p{n}"))).collect();
         let mut pods: Vec<PodView> = views(start).iter().map(|pod| (**pod).clone()).collect();
         let mut made = 0;
@@ -339,10 +334,27 @@ fn from_any_start_it_settles_at_the_number_asked_for() {
             apply(&rc, &mut pods, actions, &mut made);
         }
         let owned = |pod: &&PodView| pod.is_active() && pod.controller_uid() == Some("rc");
-        let expected = rc.spec.as_ref().unwrap().replicas.unwrap();
-        assert_eq!(pods.iter().filter(owned).count(), expected as usize, "seed {seed}");
+        assert_eq!(pods.iter().filter(owned).count(), rc.replicas, "seed {seed}");
         let stray =
             |pod: &&PodView| pod.controller_uid() == Some("rc") && pod.labels["app"] != "web";
         assert!(!pods.iter().filter(|pod| !pod.deleting).any(|pod| stray(&pod)), "seed {seed}");
     }
+}
+
+#[test]
+fn a_replica_set_selects_by_expressions_and_names_itself_as_the_owner() {
+    let set = json!({
+        "metadata": {"name": "web-1", "namespace": "default", "uid": "rs"},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]},
+            "template": {"metadata": {"labels": {"app": "web"}}},
+        },
+    });
+    let set = ReplicaSets::desired(serde_json::from_value(set).unwrap());
+    assert_eq!(decide(&set, vec![free(pod("a"))]), ["adopt a"]);
+    assert_eq!(decide(&set, vec![relabelled(free(pod("a")))]), ["create 1"]);
+    assert_eq!(decide(&set, vec![pod("of-another")]), ["create 1"]);
+    let owner = &reconcile::new_pod(&set).metadata.owner_references.unwrap()[0];
+    assert_eq!((owner.api_version.as_str(), owner.kind.as_str()), ("apps/v1", "ReplicaSet"));
 }

@@ -157,7 +157,7 @@ async fn discovery_tells_what_is_served() {
     let server = Server::start().await;
     assert_eq!(server.get("/api").await.ok()["versions"], json!(["v1"]));
     let groups = server.get("/apis").await.ok();
-    assert_eq!(groups["groups"][0]["preferredVersion"]["groupVersion"], "discovery.k8s.io/v1");
+    assert_eq!(groups["groups"][0]["preferredVersion"]["groupVersion"], "apps/v1");
     let core = server.get("/api/v1").await.ok();
     let resources = core["resources"].as_array().unwrap();
     let find = |name: &str| resources.iter().find(|resource| resource["name"] == name);
@@ -167,10 +167,10 @@ async fn discovery_tells_what_is_served() {
     assert!(names.is_sorted());
     assert_eq!(find("replicationcontrollers/scale").unwrap()["group"], "autoscaling");
     assert!(find("pods/status").is_some() && find("deployments").is_none());
-    for group in ["/apis/discovery.k8s.io", "/apis/discovery.k8s.io/v1"] {
+    for group in ["/apis/discovery.k8s.io", "/apis/discovery.k8s.io/v1", "/apis/apps/v1"] {
         server.get(group).await.ok();
     }
-    server.get("/apis/apps/v1").await.refused(404, "NotFound");
+    server.get("/apis/batch/v1").await.refused(404, "NotFound");
     let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
                       application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,\
                       application/json";
@@ -203,7 +203,7 @@ async fn openapi_tells_the_operations_and_that_fields_are_validated() {
     let mut again = request(Method::GET, url, None, Body::empty());
     again.headers_mut().insert(header::IF_NONE_MATCH, etag);
     assert_eq!(server.send(again).await.status, StatusCode::NOT_MODIFIED);
-    server.get("/openapi/v3/apis/apps/v1").await.refused(404, "NotFound");
+    server.get("/openapi/v3/apis/batch/v1").await.refused(404, "NotFound");
     let stale = server.get("/openapi/v3/api/v1?hash=0").await;
     assert_eq!(stale.status, StatusCode::MOVED_PERMANENTLY);
     assert_eq!(stale.headers[header::LOCATION], url);
