@@ -16,7 +16,7 @@ pub enum Tool {
     Kubectl,
     /// The same, told to stream over SPDY.
     KubectlOverSpdy,
-    /// That of some years ago, from Debian; `deploy/test` puts it into `target/`.
+    /// That of some years ago, Debian 12's. It streams over SPDY, and validates by OpenAPI v2.
     OldKubectl,
 }
 
@@ -79,8 +79,8 @@ impl Tool {
     pub fn command(self, lab: &Lab) -> Result<Command> {
         let program = match self {
             Self::Kubecfg => program("kubecfg")?,
-            Self::Kubectl | Self::KubectlOverSpdy => kubectl("kubectl-1.37.1")?,
-            Self::OldKubectl => kubectl("kubectl-debian")?,
+            Self::Kubectl | Self::KubectlOverSpdy => installed("kubectl-1.37.1/kubectl")?,
+            Self::OldKubectl => installed("kubectl-1.20.2/kubectl")?,
         };
         let mut command = lab.hub.command(program);
         // kubectl keeps a cache of discovery; it must not outlive the lab.
@@ -93,10 +93,14 @@ impl Tool {
     }
 }
 
-fn kubectl(folder: &str) -> Result<PathBuf> {
+/// What `deploy/test` puts into `target/`: clients of others, each in the version that is tried.
+///
+/// # Errors
+/// When it is not there.
+pub fn installed(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     own.ancestors()
-        .map(|target| target.join(folder).join("kubectl"))
-        .find(|path| path.is_file())
-        .with_context(|| format!("kubectl is not in target/{folder}: deploy/test puts it there"))
+        .map(|folder| folder.join(name))
+        .find(|path| path.exists())
+        .with_context(|| format!("{name} is not in target/: deploy/test puts it there"))
 }

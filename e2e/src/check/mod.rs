@@ -14,7 +14,7 @@ use kube::api::{Api, ListParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Config};
 
-pub use client::Tool;
+pub use client::{Tool, installed};
 pub use http::get;
 pub use traffic::{Failure, Traffic, hostnames, served};
 

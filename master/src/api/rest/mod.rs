@@ -70,6 +70,8 @@ pub fn router(api: Api) -> Router {
         .route("/livez", get(alive))
         .route("/readyz", get(ready))
         .route("/version", get(discovery::version))
+        // The Python client asks with a slash at the end.
+        .route("/version/", get(discovery::version))
         .fallback(dispatch::dispatch)
         .with_state(Arc::new(api))
         .merge(documents)

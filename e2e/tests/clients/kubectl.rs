@@ -1,0 +1,241 @@
+//! kubectl: what people type, over all kinds at once where kubectl can do that.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use e2e::check::{Tool, get};
+use e2e::image::TEST_IMAGE;
+use kube::ResourceExt;
+use serde_json::json;
+
+use crate::{POD, Suite};
+
+pub(crate) fn suite(suite: &Suite, tool: Tool) -> Result<()> {
+    let kubectl = Kubectl { suite, tool };
+    kubectl.documents()?;
+    kubectl.objects()?;
+    kubectl.validation()?;
+    kubectl.scaling()?;
+    kubectl.streams()
+}
+
+struct Kubectl<'a> {
+    suite: &'a Suite,
+    tool: Tool,
+}
+
+impl Kubectl<'_> {
+    fn run(&self, arguments: &[&str]) -> Result<String> {
+        self.run_with(arguments, "")
+    }
+
+    fn run_with(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let mut words = vec!["--namespace", self.suite.namespace.as_str()];
+        words.extend(arguments);
+        self.tool.run_with(&self.suite.lab, &words, input)
+    }
+
+    fn documents(&self) -> Result<()> {
+        let versions = self.run(&["api-versions"])?;
+        ensure!(versions.lines().any(|line| line == "v1"), "{versions}");
+        let resources = self.run(&["api-resources"])?;
+        ensure!(resources.contains("replicationcontrollers   rc "), "{resources}");
+        let text = self.run(&["explain", "pod.spec.containers", "--recursive"])?;
+        for words in ["A single application container", "terminationMessagePolicy"] {
+            ensure!(text.contains(words), "{words} is not explained in {text}");
+        }
+        ensure!(self.run(&["version"])?.contains("kutter"), "it does not say who serves");
+        Ok(())
+    }
+
+    /// Every verb on every kind, all in one file.
+    fn objects(&self) -> Result<()> {
+        let count = self.suite.samples.len();
+        let list = json!({"kind": "List", "apiVersion": "v1", "items": self.suite.samples});
+        let file = self.suite.file("all", &list)?;
+        let file = file.to_str().context("a path of plain letters")?;
+        let each = |what: &str, text: &str, ending: &str| {
+            let found = text.lines().filter(|line| line.trim_end().ends_with(ending)).count();
+            ensure!(found == count, "{what}: {found} of {count}: {text}");
+            Ok(())
+        };
+        let on = |arguments: &[&str]| {
+            let words: Vec<&str> = arguments[..1]
+                .iter()
+                .chain(&["-f", file])
+                .chain(&arguments[1..])
+                .copied()
+                .collect();
+            self.run(&words)
+        };
+        each("dry", &on(&["create", "--dry-run=server"])?, "(server dry run)")?;
+        each("create", &on(&["create"])?, "created")?;
+        each("get", &on(&["get", "-o", "name"])?, "")?;
+        on(&["get", "-o", "wide"])?;
+        each("label", &on(&["label", "labelled=yes"])?, "labeled")?;
+        each("annotate", &on(&["annotate", "noted=yes"])?, "annotated")?;
+        let patch = r#"{"metadata":{"annotations":{"patched":"yes"}}}"#;
+        for kind in ["strategic", "merge"] {
+            on(&["patch", "--type", kind, "-p", patch])?;
+        }
+        let operation = r#"[{"op":"add","path":"/metadata/annotations/json","value":"yes"}]"#;
+        each("patch", &on(&["patch", "--type", "json", "-p", operation])?, "patched")?;
+        let text = on(&[
+            "get",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.annotations.json}{'\\n'}{end}",
+        ])?;
+        each("patched", &text, "yes")?;
+        on(&["apply"])?;
+        on(&["apply"])?;
+        if self.suite.apply {
+            each(
+                "apply",
+                &on(&["apply", "--server-side", "--force-conflicts"])?,
+                "serverside-applied",
+            )?;
+        }
+        each("replace", &on(&["replace"])?, "replaced")?;
+        self.describe()?;
+        for sample in &self.suite.samples {
+            let kind = sample.types.as_ref().map(|types| types.kind.as_str()).unwrap_or_default();
+            if kind == "ConfigMap" {
+                self.edit(&sample.name_any())?;
+            }
+        }
+        self.run(&["get", "all", "--all-namespaces"])?;
+        each("delete", &on(&["delete", "--grace-period=1"])?, "")?;
+        Ok(())
+    }
+
+    fn describe(&self) -> Result<()> {
+        // The old one knows endpoint slices as discovery.k8s.io/v1beta1 only, which is not served.
+        let knows = |kind: &str| self.tool == Tool::Kubectl || kind != "EndpointSlice";
+        let kind = |sample: &&kube::api::DynamicObject| {
+            sample.types.as_ref().is_some_and(|types| knows(&types.kind))
+        };
+        let items: Vec<_> = self.suite.samples.iter().filter(kind).collect();
+        let list = json!({"kind": "List", "apiVersion": "v1", "items": items});
+        let file = self.suite.file("described", &list)?;
+        let text = self.run(&["describe", "-f", file.to_str().context("plain letters")?])?;
+        let count = text.lines().filter(|line| line.starts_with("Name:")).count();
+        ensure!(count >= items.len(), "{count} of {} are described: {text}", items.len());
+        Ok(())
+    }
+
+    fn edit(&self, name: &str) -> Result<()> {
+        let mut command = self.tool.command(&self.suite.lab)?;
+        command.env("KUBE_EDITOR", "sed -i s/hello/edited/");
+        command.args(["--namespace", &self.suite.namespace, "edit", "configmap", name]);
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let value = self.run(&["get", "configmap", name, "-o", "jsonpath={.data.greeting}"])?;
+        ensure!(value == "edited", "it was not edited: {value}");
+        Ok(())
+    }
+
+    /// Old ones look themselves, with our OpenAPI document; new ones ask the server to.
+    fn validation(&self) -> Result<()> {
+        let wrong = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "wrong"},
+            "spec": {"containers": [{"name": "main", "imagex": "none"}]},
+        });
+        let wrong = &wrong.to_string();
+        let error = self.run_with(&["create", "-f", "-"], wrong).unwrap_err().to_string();
+        ensure!(error.contains("unknown field") && error.contains("imagex"), "{error}");
+        let dry = self.run_with(&["create", "--dry-run=client", "-o", "name", "-f", "-"], wrong);
+        ensure!(dry.is_ok() == (self.tool == Tool::Kubectl), "{dry:?}");
+        Ok(())
+    }
+
+    fn scaling(&self) -> Result<()> {
+        let controller = json!({
+            "apiVersion": "v1",
+            "kind": "ReplicationController",
+            "metadata": {"name": "scaled"},
+            "spec": {
+                "replicas": 0,
+                "selector": {"app": "scaled"},
+                "template": {
+                    "metadata": {"labels": {"app": "scaled"}},
+                    "spec": {
+                        "terminationGracePeriodSeconds": 1,
+                        "containers": [{"name": "main", "image": TEST_IMAGE}],
+                    },
+                },
+            },
+        });
+        self.run_with(&["apply", "-f", "-"], &controller.to_string())?;
+        self.run(&["scale", "rc/scaled", "--replicas=1"])?;
+        let condition = "--for=jsonpath={.status.readyReplicas}=1";
+        if self.tool == Tool::Kubectl {
+            self.run(&["wait", "rc/scaled", condition, "--timeout=60s"])?;
+        }
+        let pod = ["wait", "pod", "-l", "app=scaled", "--for=condition=Ready", "--timeout=60s"];
+        // The old one does not wait for pods that are not there yet.
+        let began = std::time::Instant::now();
+        while let Err(error) = self.run(&pod) {
+            let early = error.to_string().contains("no matching resources");
+            ensure!(early && began.elapsed() < e2e::check::DEADLINE, "{error:#}");
+        }
+        let cascade =
+            if self.tool == Tool::Kubectl { "--cascade=background" } else { "--cascade=true" };
+        self.run(&["delete", "rc", "scaled", cascade])?;
+        self.run(&["wait", "pod", "-l", "app=scaled", "--for=delete", "--timeout=60s"]).map_or_else(
+            |error| {
+                let gone = error.to_string().contains("no matching resources");
+                ensure!(gone, "{error:#}");
+                Ok(())
+            },
+            |_| Ok(()),
+        )
+    }
+
+    fn streams(&self) -> Result<()> {
+        ensure!(!self.run(&["logs", POD, "--tail=5"])?.is_empty(), "the log is empty");
+        let spdy = self.suite.has("pods/portforward");
+        if self.tool == Tool::Kubectl || spdy {
+            let said = self.run(&["exec", POD, "--", "/testserver", "echo", "hello", "there"])?;
+            ensure!(said == "hello there\n", "{said}");
+            let read =
+                self.run_with(&["exec", "-i", POD, "--", "/testserver", "read"], "through\n")?;
+            ensure!(read == "through\n", "{read}");
+            let error = self.run(&["exec", POD, "--", "/testserver", "exit", "3"]).unwrap_err();
+            ensure!(error.to_string().contains("exit status: 3"), "{error:#}");
+        }
+        if spdy { self.port_forward() } else { Ok(()) }
+    }
+
+    fn port_forward(&self) -> Result<()> {
+        let mut command = self.tool.command(&self.suite.lab)?;
+        command.args(["--namespace", &self.suite.namespace, "port-forward", POD, ":8080"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let answered = (|| {
+            // Kept to the end: kubectl writes a line for each connection, and dies of one it cannot write.
+            let mut output = BufReader::new(child.stdout.take().context("no output")?);
+            let mut line = String::new();
+            output.read_line(&mut line)?;
+            // Forwarding from 127.0.0.1:41001 -> 8080
+            let address = line.split(' ').find(|word| word.contains("127.0.0.1:"));
+            let Some(address) = address.map(str::to_owned) else {
+                let mut problems = String::new();
+                child.stderr.take().context("no output")?.read_to_string(&mut problems)?;
+                anyhow::bail!("no port: {line}{problems}");
+            };
+            let answer = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(get(&address, "/hostname"))
+            });
+            let answer = answer.join().map_err(|_| anyhow::anyhow!("the request panicked"))?;
+            drop(output);
+            answer
+        })();
+        child.kill()?;
+        child.wait()?;
+        ensure!(answered?.contains(POD), "another pod answered");
+        Ok(())
+    }
+}
