@@ -280,6 +280,8 @@ impl TryFrom<ServeArgs> for Config {
             controllers: crate::controllers::Config {
                 node_monitor_grace_period,
                 pod_eviction_timeout,
+                // Of the authority, which is opened later.
+                ..crate::controllers::Config::default()
             },
             names: tls_san,
         })

@@ -143,7 +143,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     tasks.spawn(masters::announce(store.clone(), address, stop()));
     tasks.spawn(bootstrap::run(objects.clone(), config.kubernetes_address, fence(), stop()));
     tasks.spawn(scheduler::run(objects.clone(), fence(), stop()));
-    tasks.spawn(controllers::run(objects.clone(), config.controllers, fence(), stop()));
+    let of_controllers =
+        controllers::Config { root_ca: authority.certificate().to_owned(), ..config.controllers };
+    tasks.spawn(controllers::run(objects.clone(), of_controllers, fence(), stop()));
     tasks.spawn(compactor::run(store.clone(), caches.watch_revision(), fence(), stop()));
     tasks.close();
 

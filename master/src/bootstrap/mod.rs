@@ -1,5 +1,5 @@
-//! What every cluster has from the start, kept true by the leader: the namespaces `default` and
-//! `kube-system`, and the Service `default/kubernetes` that leads to the masters that run.
+//! What every cluster has from the start, kept true by the leader: the namespaces that clients expect,
+//! and the Service `default/kubernetes` that leads to the masters that run.
 
 mod objects;
 
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::error::ApiError;
+use crate::api::kinds::lease::NODE_NAMESPACE;
 use crate::api::kinds::{EndpointSlices, EndpointsKind, Kind, Namespaces, Services};
 use crate::api::objects::{DeleteOptions, Objects, Part};
 use crate::cache::{Interest, KeySubscription, Subscription};
@@ -21,7 +22,7 @@ use crate::masters;
 use crate::store::{Compare, keys};
 
 /// The namespaces that exist from the start.
-pub const NAMESPACES: [&str; 2] = ["default", "kube-system"];
+pub const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", NODE_NAMESPACE];
 /// Before another attempt after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -9,6 +9,8 @@ mod endpoints;
 mod event_expiry;
 mod garbage;
 mod namespace;
+mod namespace_defaults;
+mod node_leases;
 mod node_lifecycle;
 mod pod_gc;
 mod pods;
@@ -38,13 +40,15 @@ use crate::store::Compare;
 /// Between attempts to reach a store that is gone.
 const CATCH_UP_RETRY: Duration = Duration::from_secs(1);
 
-/// What an operator may choose.
+/// What the controllers have to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// How long a node may be without a session before it counts as lost.
     pub node_monitor_grace_period: Duration,
     /// How long after that its pods are replaced.
     pub pod_eviction_timeout: Duration,
+    /// The certificate by which clients know the masters, PEM; put into each namespace.
+    pub root_ca: String,
 }
 
 impl Default for Config {
@@ -52,6 +56,7 @@ impl Default for Config {
         Self {
             node_monitor_grace_period: Duration::from_secs(20),
             pod_eviction_timeout: Duration::from_secs(30),
+            root_ca: String::new(),
         }
     }
 }
@@ -136,6 +141,10 @@ async fn lead(
     start(&mut running, &context, &stop, namespace::NamespaceDeletion::new(context.clone()));
     start(&mut running, &context, &stop, garbage::GarbageCollector::new(context.clone()));
     start(&mut running, &context, &stop, event_expiry::EventExpiry::new(context.clone()));
+    let defaults =
+        namespace_defaults::NamespaceDefaults::new(context.clone(), config.root_ca.clone());
+    start(&mut running, &context, &stop, defaults);
+    start(&mut running, &context, &stop, node_leases::NodeLeases::new(context.clone()));
     info!("controllers are running");
     // Each ends only when stopped. Dropping the set, when the lead is lost, aborts them all.
     running.join_all().await;

@@ -49,6 +49,7 @@ impl Cluster {
         Self::with(Config {
             node_monitor_grace_period: Duration::from_millis(300),
             pod_eviction_timeout: Duration::from_millis(300),
+            root_ca: "the certificate".to_owned(),
         })
         .await
     }

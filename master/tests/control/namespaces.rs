@@ -1,9 +1,9 @@
 //! A namespace goes with all that is in it.
 
-use master::api::kinds::{ConfigMaps, Namespaces, Pods};
+use master::api::kinds::{ConfigMaps, Namespaces, Pods, ServiceAccounts};
 use master::api::objects::{DeleteOptions, Part};
 use proto::ObjectKey;
-use proto::k8s::api::core::v1::Pod;
+use proto::k8s::api::core::v1::{ConfigMap, Pod};
 use serde_json::json;
 
 use crate::cluster::{Cluster, condition, from};
@@ -65,4 +65,27 @@ async fn a_namespace_waits_for_what_cannot_go_yet_and_says_so() {
     let pod = ObjectKey::new("shop", "held");
     cluster.objects.update::<Pods>(&pod, Part::Spec, &[], release).await.unwrap();
     cluster.eventually("it is gone", |cluster| cluster.get("namespaces", &key).is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_namespace_has_an_account_and_the_certificate_of_the_masters() {
+    let cluster = Cluster::start().await;
+    cluster.namespace("shop").await;
+    let bundle = ObjectKey::new("shop", "kube-root-ca.crt");
+    let account = ObjectKey::new("shop", "default");
+    let complete = |cluster: &Cluster| {
+        let found = cluster.get("configmaps", &bundle);
+        found.is_some_and(|found| found["data"] == json!({"ca.crt": "the certificate"}))
+            && cluster.get("serviceaccounts", &account).is_some()
+    };
+    cluster.eventually("both are there", complete).await;
+    let spoil = |map: &mut ConfigMap| {
+        map.data = Some([("ca.crt".to_owned(), "another".to_owned())].into());
+        true
+    };
+    cluster.objects.update::<ConfigMaps>(&bundle, Part::Spec, &[], spoil).await.unwrap();
+    let options = DeleteOptions::default();
+    cluster.objects.delete::<ServiceAccounts>(&account, options, &[]).await.unwrap();
+    cluster.objects.caches().fresh().await.unwrap();
+    cluster.eventually("both are there again", complete).await;
 }

@@ -78,7 +78,11 @@ async fn the_pods_of_a_lost_node_are_replaced_and_nothing_is_doubled_when_it_hea
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_back_within_the_grace_period_loses_nothing() {
     let grace = Duration::from_millis(700);
-    let config = Config { node_monitor_grace_period: grace, pod_eviction_timeout: grace };
+    let config = Config {
+        node_monitor_grace_period: grace,
+        pod_eviction_timeout: grace,
+        ..Config::default()
+    };
     let cluster = Cluster::with(config).await;
     cluster.node("one").await;
     cluster.node("two").await;
@@ -97,7 +101,11 @@ async fn a_node_that_is_back_within_the_grace_period_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_leader_gives_every_node_its_grace_period() {
     let grace = Duration::from_millis(800);
-    let config = Config { node_monitor_grace_period: grace, pod_eviction_timeout: grace };
+    let config = Config {
+        node_monitor_grace_period: grace,
+        pod_eviction_timeout: grace,
+        ..Config::default()
+    };
     let cluster = Cluster::with(config).await;
     cluster.node("one").await;
     cluster.node("two").await;
@@ -169,4 +177,33 @@ async fn pods_of_a_node_that_was_deleted_go_without_a_kubelets_word() {
             cluster.list("pods").len() == 4 && on(&cluster.ready_pods(), "two") == 4
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_node_has_a_lease_that_tells_when_it_was_seen_last() {
+    let grace = Duration::from_secs(30);
+    let config = Config { node_monitor_grace_period: grace, ..Config::default() };
+    let cluster = Cluster::with(config).await;
+    // The lease waits for its namespace.
+    cluster.node("one").await;
+    cluster.namespace("kube-node-lease").await;
+    let key = ObjectKey::new("kube-node-lease", "one");
+    let renewed = |cluster: &Cluster| {
+        let lease = cluster.get("leases", &key)?;
+        lease["spec"]["renewTime"].as_str().map(str::to_owned)
+    };
+    cluster.eventually("it has a lease", |cluster| renewed(cluster).is_some()).await;
+    let first = renewed(&cluster).unwrap();
+    cluster.idle().await;
+    assert_eq!(renewed(&cluster).unwrap(), first, "nothing is written while the session is open");
+    cluster.cut_off("one").await;
+    cluster.eventually("the end is told", |cluster| renewed(cluster).unwrap() > first).await;
+    let second = renewed(&cluster).unwrap();
+    cluster.heal("one").await;
+    cluster.idle().await;
+    cluster.cut_off("one").await;
+    cluster.eventually("the end is told again", |cluster| renewed(cluster).unwrap() > second).await;
+    let node = ObjectKey::new("", "one");
+    cluster.objects.delete::<Nodes>(&node, DeleteOptions::default(), &[]).await.unwrap();
+    cluster.eventually("it goes", |cluster| cluster.get("leases", &key).is_none()).await;
 }

@@ -18,11 +18,13 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
+pub mod lease;
 mod metadata;
 pub mod namespace;
 pub mod node;
 pub mod path;
 pub mod pod;
+pub mod pod_template;
 pub mod replica_set;
 pub mod replication_controller;
 pub mod secret;
@@ -39,9 +41,11 @@ pub use deployment::Deployments;
 pub use endpoint_slice::EndpointSlices;
 pub use endpoints::EndpointsKind;
 pub use event::Events;
+pub use lease::Leases;
 pub use namespace::Namespaces;
 pub use node::Nodes;
 pub use pod::Pods;
+pub use pod_template::PodTemplates;
 pub use replica_set::ReplicaSets;
 pub use replication_controller::ReplicationControllers;
 pub use secret::Secrets;
@@ -64,9 +68,11 @@ pub fn registry() -> Registry {
         .with::<ConfigMaps>()
         .with::<Secrets>()
         .with::<ServiceAccounts>()
+        .with::<PodTemplates>()
         .with::<Deployments>()
         .with::<ReplicaSets>()
         .with::<EndpointSlices>()
+        .with::<Leases>()
 }
 
 /// The names of a resource, as discovery tells them.

@@ -50,6 +50,8 @@ fn every_kind_has_as_many_cells_as_columns_and_stable_fields() {
     ask::<EndpointSlices>(json!({}));
     ask::<ReplicaSets>(json!({}));
     ask::<Deployments>(json!({}));
+    ask::<PodTemplates>(json!({}));
+    ask::<Leases>(json!({}));
 }
 
 #[test]
@@ -67,6 +69,10 @@ fn the_registry_has_every_kind_once() {
         "configmaps",
         "secrets",
         "serviceaccounts",
+        "podtemplates",
+        "deployments",
+        "replicasets",
+        "leases",
     ] {
         assert_eq!(plurals.iter().filter(|found| **found == plural).count(), 1, "{plural}");
     }
@@ -603,4 +609,58 @@ fn service_accounts_are_identities() {
     let account = json!({"metadata": meta(), "secrets": [{"name": "a"}]});
     settles::<ServiceAccounts>(&account);
     assert_eq!(row::<ServiceAccounts>(&account), ["web", "1", "60m"]);
+}
+
+#[test]
+fn leases_keep_to_the_rules() {
+    let lease = json!({"metadata": meta(), "spec": {
+        "holderIdentity": "a",
+        "leaseDurationSeconds": 15,
+        "acquireTime": "2026-01-01T11:00:00.000001Z",
+        "renewTime": "2026-01-01T11:00:00.000001Z",
+        "leaseTransitions": 0,
+    }});
+    settles::<Leases>(&lease);
+    check::<Leases>(
+        &lease,
+        vec![
+            (
+                "/spec/leaseDurationSeconds",
+                json!(0),
+                "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+            ),
+            (
+                "/spec/leaseTransitions",
+                json!(-1),
+                "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            ("/spec/strategy", json!("OldestEmulationVersion"), "spec.strategy: Forbidden"),
+            ("/spec/preferredHolder", json!("b"), "spec.preferredHolder: Forbidden"),
+            ("/spec/holderIdentity", json!(""), ""),
+            ("/spec", json!(null), ""),
+        ],
+    );
+    assert_eq!(row::<Leases>(&lease), ["web", "a", "60m"]);
+}
+
+#[test]
+fn pod_templates_keep_to_the_rules_of_pods() {
+    let template = json!({"metadata": meta(), "template": {
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "main", "image": "nginx:1"}], "restartPolicy": "Never"},
+    }});
+    settles::<PodTemplates>(&template);
+    check::<PodTemplates>(
+        &template,
+        vec![
+            ("/template/spec/containers", json!([]), "template.spec.containers: Required value"),
+            ("/template", json!(null), "template.spec.containers: Required value"),
+            (
+                "/template/metadata/labels",
+                json!({"a b": ""}),
+                "template.metadata.labels: Invalid value: \"a b\"",
+            ),
+        ],
+    );
+    assert_eq!(row::<PodTemplates>(&template), ["web", "main", "nginx:1", "app=web"]);
 }

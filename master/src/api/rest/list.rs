@@ -15,11 +15,12 @@ use proto::ObjectKey;
 use serde::{Deserialize, Serialize};
 
 use crate::api::error::ApiError;
+use crate::api::kinds::{Kind as _, Leases};
 use crate::api::registry::AnyKind;
 use crate::api::rest::query::{ListOptions, Options, Version, parse_version};
 use crate::api::rest::render::{self, ListMeta};
 use crate::api::rest::selection::Selection;
-use crate::api::rest::{Api, accept};
+use crate::api::rest::{Api, accept, node_leases};
 use crate::cache::{CachedObject, Caches, Interest, ResourceCache};
 use crate::store::{RangeOptions, Revision, keys};
 
@@ -89,7 +90,9 @@ pub(crate) async fn find(
     };
     let caches = api.objects.caches();
     catch_up(caches, version).await?;
-    cache_of(caches, kind)?.get(key).ok_or_else(|| ApiError::not_found(kind.resource(), &key.name))
+    let found = cache_of(caches, kind)?.get(key);
+    let found = found.ok_or_else(|| ApiError::not_found(kind.resource(), &key.name))?;
+    Ok(node_leases::as_told(caches, kind, found))
 }
 
 /// Waits until the caches are as fresh as wanted.
@@ -169,6 +172,10 @@ pub(crate) async fn select(
     };
     if !matches!(interest, Interest::All) || !selection.is_everything() {
         objects.retain(|object| selection.matches(object));
+    }
+    if kind.resource().plural == Leases::RESOURCE.plural {
+        let told = |object| node_leases::as_told(caches, kind, object);
+        objects = objects.into_iter().map(told).collect();
     }
     let mut meta = ListMeta { resource_version: revision.to_string(), ..ListMeta::default() };
     if options.limit > 0 && objects.len() > options.limit {

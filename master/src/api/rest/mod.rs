@@ -19,6 +19,7 @@ mod dispatch;
 mod eviction;
 mod list;
 mod log;
+mod node_leases;
 mod openapi;
 mod pod_stream;
 mod port_forward;

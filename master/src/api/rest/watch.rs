@@ -28,7 +28,7 @@ use crate::api::rest::list::{cache_of, catch_up};
 use crate::api::rest::query::{ListOptions, Options, Version};
 use crate::api::rest::render::{ListMeta, partial};
 use crate::api::rest::selection::Selection;
-use crate::api::rest::{Api, table};
+use crate::api::rest::{Api, node_leases, table};
 use crate::cache::{
     CachedObject, Expired, ObjectEvent, Subscription, Update, with_resource_version,
 };
@@ -130,6 +130,8 @@ async fn start(
         None => {
             let (revision, mut initial, subscription) = cache.list_and_subscribe_to(interest);
             initial.retain(|object| selection.matches(object));
+            let told = |object| node_leases::as_told(caches, kind, object);
+            let initial = initial.into_iter().map(told).collect();
             let end = options.send_initial_events == Some(true) && options.bookmarks;
             Ok(Start { initial, end_of_initial: end.then_some(revision), subscription })
         }

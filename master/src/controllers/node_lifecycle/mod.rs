@@ -26,6 +26,7 @@ use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
 use tracing::{info, warn};
 
+pub(super) use self::reconcile::is_lost;
 use self::reconcile::{Action, Observed};
 use super::driver::{Controller, Next, SyncError};
 use super::{Config, Context};
@@ -295,7 +296,7 @@ fn mark_not_ready(pod: &mut Pod, uid: &str) -> bool {
 
 /// The names of nodes whose session key changes. A follower that was too slow is told of every node
 /// that has a session now or had one before.
-fn session_changes(sessions: Keys) -> BoxStream<'static, String> {
+pub(super) fn session_changes(sessions: Keys) -> BoxStream<'static, String> {
     struct Follow {
         sessions: Keys,
         subscription: KeySubscription,

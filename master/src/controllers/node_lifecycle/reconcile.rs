@@ -114,6 +114,11 @@ pub(crate) fn is_ready(node: &Node) -> bool {
     status_of(conditions(node), "Ready") == Some("True")
 }
 
+/// Whether the node has been without a session for longer than its grace period.
+pub(in crate::controllers) fn is_lost(node: &Node) -> bool {
+    status_of(conditions(node), "Ready") == Some("Unknown")
+}
+
 /// Whether pods may have to leave the node.
 pub(crate) fn repels_pods(node: &Node) -> bool {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());

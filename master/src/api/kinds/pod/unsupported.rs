@@ -14,7 +14,7 @@ use super::super::path::Path;
 use crate::api::field_error::{FieldError, FieldErrors};
 
 /// Says that a field is not supported, and what there is instead.
-pub(super) fn refuse(path: &Path, instead: &str, errors: &mut FieldErrors) {
+pub(in crate::api::kinds) fn refuse(path: &Path, instead: &str, errors: &mut FieldErrors) {
     let detail = format!("is not supported by this version of Kutter: {instead}");
     errors.push(FieldError::forbidden(path, detail));
 }
