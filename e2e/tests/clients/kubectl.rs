@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::check::{Tool, get};
 use e2e::image::TEST_IMAGE;
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{POD, Suite};
 
@@ -15,6 +15,7 @@ pub(crate) fn suite(suite: &Suite, tool: Tool) -> Result<()> {
     let kubectl = Kubectl { suite, tool };
     kubectl.documents()?;
     kubectl.objects()?;
+    kubectl.commands()?;
     kubectl.validation()?;
     kubectl.scaling()?;
     kubectl.streams()
@@ -107,6 +108,67 @@ impl Kubectl<'_> {
         self.run(&["get", "all", "--all-namespaces"])?;
         each("delete", &on(&["delete", "--grace-period=1"])?, "")?;
         Ok(())
+    }
+
+    /// Objects that kubectl makes up itself. New ones send these, and only these, as protobuf.
+    fn commands(&self) -> Result<()> {
+        let space = format!("{}-made", self.suite.namespace);
+        let image = format!("--image={TEST_IMAGE}");
+        let commands: &[&[&str]] = &[
+            &["create", "namespace", &space],
+            &[
+                "create",
+                "configmap",
+                "made",
+                "--from-literal=greeting=hello",
+                "--from-literal=none=",
+            ],
+            &["create", "secret", "generic", "made", "--from-literal=password=open sesame"],
+            &["create", "serviceaccount", "made"],
+            &["create", "service", "clusterip", "made", "--tcp=80:http", "--tcp=81:8081"],
+            &["create", "service", "nodeport", "made-port", "--tcp=80"],
+            &["create", "quota", "made", "--hard=configmaps=100,requests.cpu=64"],
+            &["create", "deployment", "made", &image, "--replicas=0", "--port=8080"],
+            &[
+                "run",
+                "made",
+                &image,
+                "--restart=Never",
+                "--env=A=b",
+                "--port=8080",
+                "-l",
+                "app=made",
+            ],
+            &["expose", "pod", "made", "--port=80", "--target-port=8080", "--name=exposed"],
+        ];
+        let mut made = Vec::new();
+        for command in commands {
+            // As JSON would have it. A kind that is not served is left out, as among the samples.
+            let dry = [*command, &["--dry-run=client", "-o", "json"]].concat();
+            let mut wanted: Value = serde_json::from_str(&self.run(&dry)?)?;
+            // Old ones say it of what has none, too.
+            wanted["metadata"]["namespace"].take();
+            let kind = wanted["kind"].as_str().context("a kind")?.to_owned();
+            if kind == "ResourceQuota" && !self.serves(&kind) {
+                continue;
+            }
+            self.run(command)?;
+            let name = wanted["metadata"]["name"].as_str().context("a name")?;
+            let object = format!("{kind}/{name}");
+            let stored: Value = serde_json::from_str(&self.run(&["get", &object, "-o", "json"])?)?;
+            contains(&stored, &wanted).with_context(|| format!("{command:?} made {stored}"))?;
+            made.push(object);
+        }
+        let delete = ["delete", "--grace-period=1", "--cascade=background"].into_iter();
+        self.run(&delete.chain(made.iter().map(String::as_str)).collect::<Vec<_>>())?;
+        Ok(())
+    }
+
+    fn serves(&self, kind: &str) -> bool {
+        let is_it = |sample: &kube::api::DynamicObject| {
+            sample.types.as_ref().is_some_and(|types| types.kind == kind)
+        };
+        self.suite.samples.iter().any(is_it)
     }
 
     fn describe(&self) -> Result<()> {
@@ -238,4 +300,29 @@ impl Kubectl<'_> {
         ensure!(answered?.contains(POD), "another pod answered");
         Ok(())
     }
+}
+
+/// Whether all that is wanted is there; the server adds to it.
+fn contains(stored: &Value, wanted: &Value) -> Result<()> {
+    match (stored, wanted) {
+        (Value::Object(stored), Value::Object(wanted)) => {
+            for (name, wanted) in wanted.iter().filter(|(_, wanted)| !is_nothing(wanted)) {
+                let stored = stored.get(name).with_context(|| format!("no {name}"))?;
+                contains(stored, wanted).with_context(|| name.clone())?;
+            }
+        }
+        (Value::Array(stored), Value::Array(wanted)) => {
+            ensure!(stored.len() == wanted.len(), "{} of {}", stored.len(), wanted.len());
+            for (stored, wanted) in stored.iter().zip(wanted) {
+                contains(stored, wanted)?;
+            }
+        }
+        _ => ensure!(stored == wanted, "{stored} instead of {wanted}"),
+    }
+    Ok(())
+}
+
+/// `null` and `{}`: what Go says where nothing is given.
+fn is_nothing(value: &Value) -> bool {
+    value.is_null() || value.as_object().is_some_and(|fields| fields.values().all(is_nothing))
 }

@@ -1,11 +1,12 @@
 //! From a client's bytes to a typed object, saying exactly what does not fit and where.
 //!
 //! Two steps: [`tree`] makes a JSON tree out of a JSON or YAML body within fixed bounds and notices
-//! duplicate fields; [`decode`] makes a typed object out of the tree, notices unknown fields, and
+//! duplicate fields, [`protobuf`] does so for Kubernetes' protobuf; [`decode`] makes a typed object out of the tree, notices unknown fields, and
 //! names the path of whatever has the wrong type. [`yaml`] and [`scalar`] read YAML as a Kubernetes API
 //! server does.
 
 pub mod decode;
+pub mod protobuf;
 mod scalar;
 pub mod tree;
 mod yaml;
@@ -14,6 +15,7 @@ mod yaml;
 mod tests;
 
 pub use decode::{DecodeError, Decoder};
+pub use protobuf::{ProtobufError, parse_protobuf};
 pub use scalar::ScalarError;
 pub use tree::{LimitError, Tree, TreeError, parse_json, parse_yaml};
 pub use yaml::YamlError;

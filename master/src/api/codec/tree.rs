@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Value};
 
 use super::decode::Path;
+use super::protobuf::ProtobufError;
 use super::yaml::{self, YamlError};
 use crate::api::field_error::{MAX_ERRORS, cut};
 
@@ -24,6 +25,8 @@ pub struct Tree {
     pub value: Value,
     /// Paths of fields that were given twice.
     pub duplicates: Vec<String>,
+    /// Paths of fields that have no name, of which protobuf knows the number only.
+    pub unknown: Vec<String>,
 }
 
 /// A body that is no tree.
@@ -38,6 +41,9 @@ pub enum TreeError {
     /// The text is not YAML, or not what JSON could say.
     #[error("error parsing YAML: {0}")]
     Yaml(#[from] YamlError),
+    /// The bytes are not an object in protobuf.
+    #[error("error parsing protobuf: {0}")]
+    Protobuf(#[from] ProtobufError),
 }
 
 /// Parses JSON. Nesting is bounded at 128 by the parser.
@@ -45,12 +51,21 @@ pub enum TreeError {
 /// # Errors
 /// When the body is not UTF-8, not JSON, nested too deeply or has too many values.
 pub fn parse_json(body: &[u8]) -> Result<Tree, TreeError> {
-    let text = utf8(body)?;
     let limits = Limits::default();
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Seed { path: &Path::Root, limits: &limits }.deserialize(&mut deserializer)?;
+    let value = parse_json_within(body, &limits, &Path::Root)?;
+    Ok(limits.tree(value))
+}
+
+/// Parses JSON that is a part of something larger.
+pub(super) fn parse_json_within(
+    body: &[u8],
+    limits: &Limits,
+    path: &Path<'_>,
+) -> Result<Value, TreeError> {
+    let mut deserializer = serde_json::Deserializer::from_str(utf8(body)?);
+    let value = Seed { path, limits }.deserialize(&mut deserializer)?;
     deserializer.end()?;
-    Ok(Tree { value, duplicates: limits.duplicates.into_inner() })
+    Ok(value)
 }
 
 /// Parses one YAML document, with the meaning that it has for a Kubernetes API server. Nesting is
@@ -62,7 +77,7 @@ pub fn parse_yaml(body: &[u8]) -> Result<Tree, TreeError> {
     let text = utf8(body)?;
     let limits = Limits::default();
     let value = yaml::read(text, &limits)?;
-    Ok(Tree { value, duplicates: limits.duplicates.into_inner() })
+    Ok(limits.tree(value))
 }
 
 fn utf8(body: &[u8]) -> Result<&str, TreeError> {
@@ -108,6 +123,11 @@ impl Limits {
 }
 
 impl Limits {
+    /// What was read within them.
+    pub(super) fn tree(self, value: Value) -> Tree {
+        Tree { value, duplicates: self.duplicates.into_inner(), unknown: Vec::new() }
+    }
+
     /// Paths may be long and fields many: both are bounded, or a body of megabytes makes gigabytes.
     pub(super) fn tell_duplicate(&self, path: &Path<'_>) {
         let mut duplicates = self.duplicates.borrow_mut();

@@ -91,7 +91,7 @@ impl Patch {
                 patch.duplicates.clone()
             }
         };
-        Ok(Tree { value: object, duplicates })
+        Ok(Tree { value: object, duplicates, unknown: Vec::new() })
     }
 }
 

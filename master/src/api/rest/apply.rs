@@ -50,7 +50,8 @@ pub(crate) async fn apply(
         let (object, managers) =
             managers.applied(resource, live.as_ref(), &config, &now).map_err(refusal)?;
         warnings.clear();
-        let merged = Tree { value: object, duplicates: tree.duplicates.clone() };
+        let merged =
+            Tree { value: object, duplicates: tree.duplicates.clone(), unknown: Vec::new() };
         let mut object = body::decode(kind, &merged, validation, &mut warnings)?;
         object.meta_mut().managed_fields = managers.encode();
         Ok(object)

@@ -5,7 +5,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 
-use crate::api::codec::{DecodeError, Decoded, Tree, TreeError, parse_json, parse_yaml};
+use crate::api::codec::{
+    DecodeError, Decoded, Tree, TreeError, parse_json, parse_protobuf, parse_yaml,
+};
 use crate::api::error::ApiError;
 use crate::api::kinds::ResourceInfo;
 use crate::api::registry::{AnyKind, AnyObject};
@@ -60,11 +62,13 @@ pub(crate) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Tree, ApiError> 
     let parsed = match media_type(headers) {
         // Kubernetes reads YAML, too, where a client says nothing; JSON is YAML.
         None | Some("application/json" | "*/*") => parse_json(body),
+        Some("application/vnd.kubernetes.protobuf") => parse_protobuf(body),
         Some("application/yaml" | "application/x-yaml" | "text/yaml") => parse_yaml(body),
         Some(other) => {
             return Err(ApiError::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: \
-                 application/json, application/yaml (not {other})"
+                 application/json, application/yaml, application/vnd.kubernetes.protobuf \
+                 (not {other})"
             )));
         }
     };
@@ -88,6 +92,7 @@ pub(crate) fn decode(
     check_type(resource, &tree.value)?;
     let Decoded { object, unknown } =
         kind.decode(&tree.value).map_err(|error| undecodable(resource, &error))?;
+    let unknown = [tree.unknown.clone(), unknown].concat();
     check_fields(resource, unknown, &tree.duplicates, validation, warnings)?;
     Ok(object)
 }

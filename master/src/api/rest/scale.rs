@@ -120,7 +120,8 @@ fn decode(
     body::check_type(&SCALE, &tree.value)?;
     let mut decoder = Decoder::new();
     let scale = decoder.decode(&tree.value).map_err(|error| body::undecodable(&SCALE, &error))?;
-    body::check_fields(&SCALE, decoder.into_unknown(), &tree.duplicates, validation, warnings)?;
+    let unknown = [tree.unknown.clone(), decoder.into_unknown()].concat();
+    body::check_fields(&SCALE, unknown, &tree.duplicates, validation, warnings)?;
     Ok(scale)
 }
 

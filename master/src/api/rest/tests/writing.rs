@@ -133,14 +133,36 @@ async fn refuses_bodies_that_are_too_large_or_no_objects() {
     post("application/json", vec![b'['; 100_000]).await.refused(400, "BadRequest");
     post("application/json", b"".to_vec()).await.refused(400, "BadRequest");
     post("application/json", b"[]".to_vec()).await.refused(400, "BadRequest");
-    post("application/vnd.kubernetes.protobuf", b"k8s\0".to_vec())
-        .await
-        .refused(415, "UnsupportedMediaType");
+    let answer = post("application/vnd.kubernetes.protobuf", b"k8s\0".to_vec()).await;
+    assert!(answer.refused(400, "BadRequest").contains("no kind \"\" is registered"));
+    post("application/xml", b"<a/>".to_vec()).await.refused(415, "UnsupportedMediaType");
     let yaml = b"metadata:\n  name: from-yaml\ndata:\n  k: v\n".to_vec();
     assert_eq!(post("application/yaml", yaml).await.ok()["data"]["k"], "v");
     let other_kind = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}});
     let answer = server.post(CONFIG_MAPS, other_kind).await;
     assert!(answer.refused(400, "BadRequest").contains("(Secret) does not match"));
+}
+
+/// `k8s\0`, the envelope with the type, and in it a Secret with the name `a` and a field 99.
+const SECRET_IN_PROTOBUF: &[u8] =
+    b"k8s\0\x0a\x0c\x0a\x02v1\x12\x06Secret\x12\x14\x0a\x03\x0a\x01a\x12\x0a\x0a\x01k\x12\x05bytes\x98\x06\x07";
+
+#[tokio::test]
+async fn reads_protobuf_as_it_reads_json() {
+    let server = Server::start().await;
+    let post = |query: &str| {
+        let path = format!("/api/v1/namespaces/default/secrets{query}");
+        let form = Some("application/vnd.kubernetes.protobuf");
+        server.send(request(Method::POST, &path, form, Body::from(SECRET_IN_PROTOBUF)))
+    };
+    let answer = post("?fieldValidation=Strict").await;
+    let message = answer.refused(400, "BadRequest");
+    assert!(message.ends_with("strict decoding error: unknown field \"99\""), "{message}");
+    let answer = post("").await;
+    assert_eq!(answer.headers[header::WARNING], "299 - \"unknown field \\\"99\\\"\"");
+    let made = answer.ok();
+    assert_eq!(made["data"], json!({"k": "Ynl0ZXM="}));
+    assert_eq!(made["type"], "Opaque");
 }
 
 #[tokio::test]
