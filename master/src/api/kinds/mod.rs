@@ -19,6 +19,7 @@ pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
 pub mod lease;
+pub mod limit_range;
 mod metadata;
 pub mod namespace;
 pub mod node;
@@ -27,6 +28,7 @@ pub mod pod;
 pub mod pod_template;
 pub mod replica_set;
 pub mod replication_controller;
+mod resource_names;
 pub mod secret;
 pub mod service;
 pub mod service_account;
@@ -42,6 +44,7 @@ pub use endpoint_slice::EndpointSlices;
 pub use endpoints::EndpointsKind;
 pub use event::Events;
 pub use lease::Leases;
+pub use limit_range::LimitRanges;
 pub use namespace::Namespaces;
 pub use node::Nodes;
 pub use pod::Pods;
@@ -69,6 +72,7 @@ pub fn registry() -> Registry {
         .with::<Secrets>()
         .with::<ServiceAccounts>()
         .with::<PodTemplates>()
+        .with::<LimitRanges>()
         .with::<Deployments>()
         .with::<ReplicaSets>()
         .with::<EndpointSlices>()

@@ -52,6 +52,7 @@ fn every_kind_has_as_many_cells_as_columns_and_stable_fields() {
     ask::<Deployments>(json!({}));
     ask::<PodTemplates>(json!({}));
     ask::<Leases>(json!({}));
+    ask::<LimitRanges>(json!({}));
 }
 
 #[test]
@@ -73,6 +74,7 @@ fn the_registry_has_every_kind_once() {
         "deployments",
         "replicasets",
         "leases",
+        "limitranges",
     ] {
         assert_eq!(plurals.iter().filter(|found| **found == plural).count(), 1, "{plural}");
     }
@@ -663,4 +665,92 @@ fn pod_templates_keep_to_the_rules_of_pods() {
         ],
     );
     assert_eq!(row::<PodTemplates>(&template), ["web", "main", "nginx:1", "app=web"]);
+}
+
+#[test]
+fn limit_ranges_keep_to_the_rules() {
+    let range = json!({"metadata": meta(), "spec": {"limits": [
+        {
+            "type": "Container", "min": {"cpu": "100m"}, "max": {"cpu": "2"},
+            "default": {"cpu": "1"}, "defaultRequest": {"cpu": "200m"},
+            "maxLimitRequestRatio": {"cpu": "10"},
+        },
+        {"type": "Pod", "max": {"memory": "1Gi"}},
+        {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}},
+    ]}});
+    settles::<LimitRanges>(&range);
+    let container = |field: &str| format!("/spec/limits/0/{field}/cpu");
+    let wrong = |field: &str| format!("spec.limits[0].{field}[cpu]: Invalid value: ");
+    let (min, default, request, ratio) = (
+        container("min"),
+        container("default"),
+        container("defaultRequest"),
+        container("maxLimitRequestRatio"),
+    );
+    check::<LimitRanges>(
+        &range,
+        vec![
+            (&min, json!("x"), &wrong("min")),
+            (
+                "/spec/limits/1/max/memory",
+                json!("-1"),
+                "spec.limits[1].max[memory]: Invalid value: \"-1\": must be greater",
+            ),
+            (
+                &request,
+                json!("1500m"),
+                "spec.limits[0].defaultRequest[cpu]: Invalid value: \"1500m\": default request value 1500m is greater than default limit value 1",
+            ),
+            (
+                &request,
+                json!("50m"),
+                "spec.limits[0].defaultRequest[cpu]: Invalid value: \"50m\": min value 100m is greater than default request value 50m",
+            ),
+            (
+                &default,
+                json!("3"),
+                "spec.limits[0].default[cpu]: Invalid value: \"2\": default value 3 is greater than max value 2",
+            ),
+            (
+                &ratio,
+                json!("500m"),
+                "spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"500m\": ratio 500m is less than 1",
+            ),
+            (
+                &ratio,
+                json!("21"),
+                "spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"21\": ratio 21 is greater than max/min = 20.000000",
+            ),
+            (
+                "/spec/limits/1/default",
+                json!({"cpu": "1"}),
+                "spec.limits[1].default: Forbidden: may not be specified when `type` is 'Pod'",
+            ),
+            ("/spec/limits/1/type", json!("Container"), "spec.limits[1].type: Duplicate value"),
+            (
+                "/spec/limits/1/type",
+                json!("Node"),
+                "spec.limits[1].type: Invalid value: \"Node\": must be a standard limit type",
+            ),
+            ("/spec/limits/1/type", json!("a.b/c"), "spec.limits[1].type: Forbidden"),
+            (
+                "/spec/limits/1/max",
+                json!({"ephemeral-storage": "1Gi"}),
+                "spec.limits[1].max[ephemeral-storage]: Forbidden: is not supported",
+            ),
+            (
+                "/spec/limits/1/max",
+                json!({"pods": "1"}),
+                "spec.limits[1].max[pods]: Invalid value: \"pods\": must be a standard",
+            ),
+            ("/spec/limits/2/max", json!(null), "spec.limits[2].limits: Required value"),
+        ],
+    );
+    let stored = defaulted::<LimitRanges>(&json!({"metadata": meta(), "spec": {"limits": [
+        {"type": "Container", "max": {"cpu": "2"}, "min": {"memory": "1Mi"}},
+    ]}}));
+    assert_eq!(stored["spec"]["limits"][0]["default"], json!({"cpu": "2"}));
+    let requests = json!({"cpu": "2", "memory": "1Mi"});
+    assert_eq!(stored["spec"]["limits"][0]["defaultRequest"], requests);
+    assert_eq!(row::<LimitRanges>(&range), ["web", "2026-01-01T11:00:00Z"]);
 }

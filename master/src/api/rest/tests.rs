@@ -1,5 +1,6 @@
 //! The REST API as clients see it: requests through the router, over the embedded store in memory.
 
+mod admission;
 mod applying;
 mod bad_input;
 mod reading;

@@ -8,6 +8,7 @@ use super::record::record;
 use super::{
     ClaimChanges, CreateOptions, MAX_ATTEMPTS, Tracking, Writer, Written, encode, metadata, written,
 };
+use crate::api::admission;
 use crate::api::error::ApiError;
 use crate::api::registry::{AnyKind, AnyObject};
 use crate::store::{Compare, Op, Txn, TxnOutcome, keys};
@@ -36,6 +37,7 @@ impl Writer {
     ) -> Result<Written, ApiError> {
         let resource = kind.resource();
         kind.default(&mut *object);
+        admission::admit(&self.caches, resource, &mut *object).await?;
         metadata::prepare_create(resource, object.meta_mut())?;
         match tracking {
             Tracking::Untracked => object.meta_mut().managed_fields = None,

@@ -12,7 +12,7 @@ pub(super) mod defaults;
 mod env;
 mod probes;
 mod qos;
-mod resources;
+pub(super) mod resources;
 mod security;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use proto::quantity::Quantity;
 use proto::{k8s as k8s_openapi, names};
 
 use super::super::path::Path;
+use super::super::resource_names;
 use super::validate::invalid_each;
 use super::{NOT_NEGATIVE, QUANTITY_RULE, unsupported};
 use crate::api::field_error::{FieldError, FieldErrors};
@@ -22,8 +23,9 @@ pub(super) fn validate(container: &Container, path: &Path, errors: &mut FieldErr
     for (field, list) in [("limits", limits), ("requests", requests)] {
         let path = path.child(field);
         for (name, amount) in list.iter().flatten() {
+            let path = path.key(name);
             validate_name(name, &path, errors);
-            quantity(amount, &path.key(name), errors);
+            quantity(amount, &path, errors);
         }
     }
     for (name, request) in requests.iter().flatten() {
@@ -39,23 +41,24 @@ pub(super) fn validate(container: &Container, path: &Path, errors: &mut FieldErr
     }
 }
 
-fn validate_name(name: &str, path: &Path, errors: &mut FieldErrors) {
-    let path_to_name = path.key(name);
+/// A resource that containers may ask for. `path` is that of the name.
+pub(in crate::api::kinds) fn validate_name(name: &str, path: &Path, errors: &mut FieldErrors) {
     match name {
         "cpu" | "memory" => {}
         "ephemeral-storage" => {
             let instead = "the disk that a container fills is not counted";
-            unsupported::refuse(&path_to_name, instead, errors);
+            unsupported::refuse(path, instead, errors);
         }
         _ if name.starts_with("hugepages-") || name.contains('/') => {
             let reasons = names::qualified_name(name);
             if reasons.is_empty() {
                 let instead = "nodes offer cpu and memory only";
-                unsupported::refuse(&path_to_name, instead, errors);
+                unsupported::refuse(path, instead, errors);
             }
             invalid_each(path, name, reasons, errors);
         }
         _ => {
+            resource_names::validate(name, path, errors);
             let detail = "must be a standard resource for containers";
             errors.push(FieldError::invalid(path, name, detail));
         }
@@ -63,7 +66,11 @@ fn validate_name(name: &str, path: &Path, errors: &mut FieldErrors) {
 }
 
 /// An amount that can be read and is not below zero.
-pub(super) fn quantity(amount: &WireQuantity, path: &Path, errors: &mut FieldErrors) {
+pub(in crate::api::kinds) fn quantity(
+    amount: &WireQuantity,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
     match Quantity::try_from(amount) {
         Err(error) => errors.push(FieldError::invalid(path, error.text, QUANTITY_RULE)),
         Ok(value) if value.is_negative() => {

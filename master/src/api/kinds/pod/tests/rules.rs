@@ -331,9 +331,9 @@ fn a_container_keeps_to_the_rules() {
                 "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 500m",
             ),
             (
-                &at("resources/requests/bananas"),
+                &at("resources/requests/pods"),
                 json!("2"),
-                "spec.containers[0].resources.requests: Invalid value: \"bananas\": must be a standard resource for containers",
+                "spec.containers[0].resources.requests[pods]: Invalid value: \"pods\": must be a standard resource for containers",
             ),
             (
                 &at("securityContext/runAsGroup"),

@@ -1,0 +1,76 @@
+//! What other objects of its namespace say about an object that is created: LimitRanges and the
+//! ServiceAccount about a pod.
+//!
+//! The modules decide, and see objects only; this one finds the objects.
+
+mod account;
+mod limits;
+
+#[cfg(test)]
+mod tests;
+
+use k8s_openapi::api::core::v1::{LimitRange, Pod, ServiceAccount};
+use proto::ObjectKey;
+use proto::k8s as k8s_openapi;
+use serde::de::DeserializeOwned;
+
+use crate::api::error::ApiError;
+use crate::api::kinds::{Kind, LimitRanges, ResourceInfo, ServiceAccounts};
+use crate::api::registry::AnyObject;
+use crate::cache::{CachedObject, Caches};
+
+/// Completes an object before it is checked, or refuses it.
+pub(crate) async fn admit(
+    caches: &Caches,
+    resource: &ResourceInfo,
+    object: &mut dyn AnyObject,
+) -> Result<(), ApiError> {
+    // Everything but pods is admitted as it is.
+    let Some(pod) = object.as_any_mut().downcast_mut::<Pod>() else { return Ok(()) };
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let name = pod.metadata.name.clone().or_else(|| pod.metadata.generate_name.clone());
+    let name = name.unwrap_or_default();
+    let refused = |why: String| ApiError::forbidden(resource, &name, why);
+    let account = account_of(caches, &namespace, pod).await?;
+    account::complete(pod, account.as_ref()).map_err(refused)?;
+    let ranges = in_namespace::<LimitRange>(caches, &LimitRanges::RESOURCE, &namespace)?;
+    limits::complete(&ranges, pod);
+    limits::check(&ranges, pod).map_err(refused)
+}
+
+async fn account_of(
+    caches: &Caches,
+    namespace: &str,
+    pod: &Pod,
+) -> Result<Option<ServiceAccount>, ApiError> {
+    let Some(cache) = caches.resource(ServiceAccounts::RESOURCE.plural) else { return Ok(None) };
+    let key = ObjectKey::new(namespace, account::name(pod));
+    let found = match cache.get(&key) {
+        None if account::is_required(pod) => {
+            caches.fresh().await?;
+            cache.get(&key)
+        }
+        found => found,
+    };
+    found.map(|account| decode(&account)).transpose()
+}
+
+fn in_namespace<T: DeserializeOwned>(
+    caches: &Caches,
+    resource: &ResourceInfo,
+    namespace: &str,
+) -> Result<Vec<T>, ApiError> {
+    match caches.resource(resource.plural) {
+        // Looked at for each pod, and there seldom are any.
+        Some(cache) if !cache.is_empty() => {
+            cache.list(Some(namespace)).1.iter().map(|object| decode(object)).collect()
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn decode<T: DeserializeOwned>(object: &CachedObject) -> Result<T, ApiError> {
+    object
+        .decode()
+        .map_err(|error| ApiError::internal(format!("a stored object is broken: {error}")))
+}
