@@ -99,6 +99,16 @@ impl Hierarchies {
         })
     }
 
+    /// Makes the group that sandboxes share, where libcontainer cannot: on version 2 it makes one
+    /// level after the other if it is not there, and fails when another has made it in between.
+    pub(crate) fn share(&self, group: &str) -> Result<()> {
+        for hierarchy in self.0.iter().filter(|_| self.is_unified()) {
+            let folder = hierarchy.folder(group);
+            fs::create_dir_all(&folder).map_err(|e| io_error("create", &folder, e))?;
+        }
+        Ok(())
+    }
+
     /// Makes a group, in every hierarchy, and moves a process into it.
     pub(crate) fn enter(&self, group: &str, pid: Pid) -> Result<()> {
         for hierarchy in &self.0 {

@@ -104,6 +104,7 @@ impl Inner {
         if folder.0.exists() {
             self.remove_sandbox_remains(id)?;
         }
+        self.hierarchies.share(&record.config.cgroup_parent)?;
         make_folder(&folder.0)?;
         let path = folder.config();
         records::write(&path, record).map_err(io_error("write", &path))?;
