@@ -15,6 +15,7 @@ use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    memory::bound(WORKERS);
     let Cli { config, command } = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -42,10 +43,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Two workers: a node agent waits more than it computes, and each costs memory.
+/// A node agent waits more than it computes, and each worker costs memory.
+const WORKERS: u8 = 2;
+
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(WORKERS.into())
         // Files and unpacking; each further thread costs memory long after its burst.
         .max_blocking_threads(16)
         .enable_all()

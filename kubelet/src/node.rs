@@ -6,6 +6,7 @@ use std::sync::Arc;
 use runtime::ShimRuntime;
 use runtime::image::{ImageError, ImageStore};
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -94,6 +95,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         traces.proxy(&node_name),
         shutdown.clone(),
     ));
+    tasks.spawn(give_memory_back(state.clone(), shutdown.clone()));
     let parts = Parts {
         config: PodsConfig {
             root_dir,
@@ -127,6 +129,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     }
     info!("stopped; the containers go on");
     Ok(result?)
+}
+
+async fn give_memory_back(state: StateHandle, shutdown: CancellationToken) {
+    let changes = BroadcastStream::new(state.changes());
+    shutdown.run_until_cancelled(memory::give_back_after(changes)).await;
 }
 
 /// The address this node had when a master was last there.

@@ -10,7 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// Two threads serve thousands of requests per second; each further one costs memory when idle.
+const WORKERS: u8 = 2;
+
 fn main() -> ExitCode {
+    memory::bound(WORKERS);
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -18,9 +22,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    // Two threads serve thousands of requests per second; each further one costs memory when idle.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(WORKERS.into())
         .max_blocking_threads(8)
         .enable_all()
         .build();

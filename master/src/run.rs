@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -147,6 +148,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         controllers::Config { root_ca: authority.certificate().to_owned(), ..config.controllers };
     tasks.spawn(controllers::run(objects.clone(), of_controllers, fence(), stop()));
     tasks.spawn(compactor::run(store.clone(), caches.watch_revision(), fence(), stop()));
+    tasks.spawn(give_memory_back(caches.clone(), stop()));
     tasks.close();
 
     let api = Api { objects: objects.clone(), streams: nodes.streams(), shutdown: stop() };
@@ -168,6 +170,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     }
     info!("stopped");
     Ok(())
+}
+
+async fn give_memory_back(caches: Arc<Caches>, shutdown: CancellationToken) {
+    let changes = WatchStream::from_changes(caches.watch_revision());
+    shutdown.run_until_cancelled(memory::give_back_after(changes)).await;
 }
 
 /// Makes the data directory this process's own; tells the name that this master keeps for life.

@@ -11,7 +11,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::pull::diff_ids;
-use super::store::{ImageRecord, ImageStore, hex, is_digest, parse_reference};
+use super::reference::parse_reference;
+use super::store::{ImageRecord, ImageStore, hex, is_digest};
 use super::{Image, ImageError, io_error, unpack};
 
 /// Indexes, manifests and configurations are read whole; real ones have some KiB.

@@ -11,6 +11,7 @@
 
 mod import;
 mod pull;
+mod reference;
 mod store;
 mod unpack;
 mod user;
@@ -20,7 +21,8 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub use store::{ImageStore, ImageStoreConfig, normalise_reference};
+pub use reference::normalise_reference;
+pub use store::{ImageStore, ImageStoreConfig};
 pub use user::resolve_user;
 
 /// A failed image operation.

@@ -5,16 +5,15 @@ use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Arc, Weak};
 
 use futures::future::{BoxFuture, FutureExt, Shared};
-use oci_client::Reference;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::reference::{normalise_reference, parse_reference};
 use super::{Image, ImageConfig, ImageError, ImageService, RegistryAuth, io_error};
 
 /// Where an [`ImageStore`] is and whom it may ask.
@@ -58,21 +57,6 @@ pub(super) struct ImageRecord {
 struct ReferenceRecord {
     reference: String,
     id: String,
-}
-
-/// The full form of an image reference: `busybox` is `docker.io/library/busybox:latest`.
-///
-/// # Errors
-/// When the text is no image reference.
-pub fn normalise_reference(reference: &str) -> Result<String, ImageError> {
-    parse_reference(reference).map(|reference| reference.whole())
-}
-
-pub(super) fn parse_reference(reference: &str) -> Result<Reference, ImageError> {
-    Reference::from_str(reference).map_err(|error| ImageError::InvalidReference {
-        reference: reference.to_owned(),
-        reason: error.to_string(),
-    })
 }
 
 impl ImageStore {

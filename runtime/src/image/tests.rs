@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::store::{hex, normalise_reference};
+use super::store::hex;
 use super::unpack::unpack_stream;
 use super::{ImageError, ImageService, ImageStore, ImageStoreConfig, resolve_user};
 use crate::api::User;
@@ -298,15 +298,4 @@ fn resolves_users_as_container_engines_do() {
     assert!(matches!(resolve("nobody"), Err(ImageError::NoSuchUser { name }) if name == "nobody"));
     assert!(resolve("web:none").is_err());
     assert_eq!(resolve_user(&[], "5").unwrap(), user(5, 0, vec![]));
-}
-
-#[test]
-fn references_are_normalised_and_bad_ones_named() {
-    assert_eq!(normalise_reference("busybox").unwrap(), "docker.io/library/busybox:latest");
-    assert_eq!(normalise_reference("a/b:1").unwrap(), "docker.io/a/b:1");
-    assert_eq!(normalise_reference("localhost:5000/x").unwrap(), "localhost:5000/x:latest");
-    for bad in ["", "UPPER", "a:b:c", "a b"] {
-        let error = normalise_reference(bad).unwrap_err().to_string();
-        assert!(error.contains(&format!("\"{bad}\"")), "{error}");
-    }
 }
