@@ -5,6 +5,8 @@ mod idle;
 mod starts;
 mod up;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use e2e::check;
@@ -29,12 +31,24 @@ struct Arguments {
     idle_seconds: u64,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match measure(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(Arguments { only, pods, idle_seconds }: Arguments) -> Result<()> {
     if !check::is_root() {
         bail!("the bench needs root");
     }
-    let Arguments { only, pods, idle_seconds } = Arguments::parse();
     let wanted = move |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("starts") {
+        starts::check_reference()?;
+    }
     let model = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
     let model = model.lines().find_map(|line| line.strip_prefix("model name\t: "));
     println!(
