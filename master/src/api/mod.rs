@@ -1,6 +1,6 @@
 //! The REST API: generic machinery, and a file per kind.
 
-mod admission;
+pub(crate) mod admission;
 mod apply;
 pub mod authn;
 pub mod codec;

@@ -15,6 +15,7 @@ mod node_lifecycle;
 mod pod_gc;
 mod pods;
 mod queue;
+mod quota;
 mod replication;
 
 use std::sync::Arc;
@@ -145,6 +146,7 @@ async fn lead(
         namespace_defaults::NamespaceDefaults::new(context.clone(), config.root_ca.clone());
     start(&mut running, &context, &stop, defaults);
     start(&mut running, &context, &stop, node_leases::NodeLeases::new(context.clone()));
+    start(&mut running, &context, &stop, quota::QuotaCounter::new(context.clone()));
     info!("controllers are running");
     // Each ends only when stopped. Dropping the set, when the lead is lost, aborts them all.
     running.join_all().await;

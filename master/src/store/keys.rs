@@ -52,6 +52,14 @@ pub fn claim(claim: &str) -> String {
     format!("{CLAIMS}{claim}")
 }
 
+/// Prefix of what is used of the quotas, by namespace: [`quota_usage`].
+pub const QUOTA_USAGE: &str = "/registry/kutter.quotas/";
+
+/// What is used of the quotas of a namespace; changes in the transaction of what uses it.
+pub fn quota_usage(namespace: &str) -> String {
+    format!("{QUOTA_USAGE}{namespace}")
+}
+
 /// Prefix of the keys that running masters hold under a lease, by address: [`master`].
 pub const MASTERS: &str = "/registry/kutter.masters/";
 

@@ -5,5 +5,6 @@ mod endpoints;
 mod garbage;
 mod namespaces;
 mod nodes;
+mod quotas;
 mod replication;
 mod scheduling;

@@ -1,10 +1,12 @@
 //! What other objects of its namespace say about an object that is created: LimitRanges and the
-//! ServiceAccount about a pod.
+//! ServiceAccount about a pod, ResourceQuotas about everything.
 //!
-//! The modules decide, and see objects only; this one finds the objects.
+//! The modules decide, and see objects only; this one finds the objects. (Quotas are found by the
+//! writer, which counts in its transaction.)
 
 mod account;
 mod limits;
+pub(crate) mod quota;
 
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,7 @@ pub mod pod_template;
 pub mod replica_set;
 pub mod replication_controller;
 mod resource_names;
+pub mod resource_quota;
 pub mod secret;
 pub mod service;
 pub mod service_account;
@@ -51,6 +52,7 @@ pub use pod::Pods;
 pub use pod_template::PodTemplates;
 pub use replica_set::ReplicaSets;
 pub use replication_controller::ReplicationControllers;
+pub use resource_quota::ResourceQuotas;
 pub use secret::Secrets;
 pub use service::Services;
 pub use service_account::ServiceAccounts;
@@ -73,6 +75,7 @@ pub fn registry() -> Registry {
         .with::<ServiceAccounts>()
         .with::<PodTemplates>()
         .with::<LimitRanges>()
+        .with::<ResourceQuotas>()
         .with::<Deployments>()
         .with::<ReplicaSets>()
         .with::<EndpointSlices>()

@@ -53,6 +53,7 @@ fn every_kind_has_as_many_cells_as_columns_and_stable_fields() {
     ask::<PodTemplates>(json!({}));
     ask::<Leases>(json!({}));
     ask::<LimitRanges>(json!({}));
+    ask::<ResourceQuotas>(json!({}));
 }
 
 #[test]
@@ -75,6 +76,7 @@ fn the_registry_has_every_kind_once() {
         "replicasets",
         "leases",
         "limitranges",
+        "resourcequotas",
     ] {
         assert_eq!(plurals.iter().filter(|found| **found == plural).count(), 1, "{plural}");
     }
@@ -753,4 +755,96 @@ fn limit_ranges_keep_to_the_rules() {
     let requests = json!({"cpu": "2", "memory": "1Mi"});
     assert_eq!(stored["spec"]["limits"][0]["defaultRequest"], requests);
     assert_eq!(row::<LimitRanges>(&range), ["web", "2026-01-01T11:00:00Z"]);
+}
+
+#[test]
+fn resource_quotas_keep_to_the_rules() {
+    let quota = json!({"metadata": meta(), "spec": {"hard": {
+        "pods": "10", "requests.cpu": "4", "limits.memory": "8Gi", "count/deployments.apps": "3",
+        "requests.nvidia.com/gpu": "1500m", "services.nodeports": "0",
+    }}});
+    settles::<ResourceQuotas>(&quota);
+    let amount = |value: &str| json!({"pods": value});
+    check::<ResourceQuotas>(
+        &quota,
+        vec![
+            ("/spec/hard", amount("x"), "spec.hard[pods]: Invalid value: \"x\": quantities must"),
+            ("/spec/hard", amount("-1"), "spec.hard[pods]: Invalid value: \"-1\": must be greater"),
+            (
+                "/spec/hard",
+                amount("1.5"),
+                "spec.hard[pods]: Invalid value: \"1.5\": must be an int",
+            ),
+            (
+                "/spec/hard",
+                json!({"storage": "1"}),
+                "spec.hard[storage]: Invalid value: \"storage\": must be a standard resource for quota",
+            ),
+            (
+                "/spec/hard",
+                json!({"a/b/c": "1"}),
+                "spec.hard[a/b/c]: Invalid value: \"a/b/c\": a qualified name must consist of",
+            ),
+        ],
+    );
+    let pods = json!({"metadata": meta(), "spec": {"hard": {"pods": "1"}, "scopes": []}});
+    let expression = |scope: &str, operator: &str, values: Value| {
+        let one = json!({"scopeName": scope, "operator": operator, "values": values});
+        json!({"matchExpressions": [one]})
+    };
+    let selector = "spec.scopeSelector.matchExpressions";
+    check::<ResourceQuotas>(
+        &pods,
+        vec![
+            ("/spec/scopes", json!(["BestEffort", "NotTerminating"]), ""),
+            (
+                "/spec/scopes",
+                json!(["Best"]),
+                "spec.scopes: Invalid value: [\"Best\"]: unsupported",
+            ),
+            (
+                "/spec/scopes",
+                json!(["BestEffort", "NotBestEffort"]),
+                "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\"]: conflicting scopes",
+            ),
+            ("/spec/scopes", json!(["VolumeAttributesClass"]), "spec.scopes: Forbidden"),
+            ("/spec/scopeSelector", expression("PriorityClass", "In", json!(["a"])), ""),
+            (
+                "/spec/scopeSelector",
+                expression("PriorityClass", "In", json!([])),
+                &format!("{selector}.values: Required value: must be at least one value"),
+            ),
+            (
+                "/spec/scopeSelector",
+                expression("PriorityClass", "Exists", json!(["a"])),
+                &format!("{selector}.values: Invalid value: [\"a\"]: must be no value"),
+            ),
+            (
+                "/spec/scopeSelector",
+                expression("PriorityClass", "Like", json!(["a"])),
+                &format!("{selector}.operator: Invalid value: \"Like\": not a valid selector"),
+            ),
+            (
+                "/spec/scopeSelector",
+                expression("BestEffort", "In", json!(["a"])),
+                &format!("{selector}.operator: Invalid value: \"In\": must be 'Exist' when scope"),
+            ),
+        ],
+    );
+    let scoped = with(&pods, "/spec/scopes", json!(["BestEffort"]));
+    let wrong = with(&scoped, "/spec/hard", json!({"cpu": "1", "pods": "1"}));
+    let wrong = errors::<ResourceQuotas>(&wrong);
+    assert!(wrong[0].ends_with("unsupported scope applied to resource"), "{wrong:?}");
+    check_updates::<ResourceQuotas>(
+        &scoped,
+        vec![
+            ("/spec/hard", json!({"pods": "2"}), ""),
+            ("/spec/scopes", json!([]), "spec.scopes: Invalid value: []: field is immutable"),
+        ],
+    );
+    let mut told = quota.clone();
+    told["status"] = json!({
+        "hard": {"limits.cpu": "2", "pods": "10"}, "used": {"limits.cpu": "500m", "pods": "3"},
+    });
+    assert_eq!(row::<ResourceQuotas>(&told), ["web", "pods: 3/10", "limits.cpu: 500m/2", "60m"]);
 }

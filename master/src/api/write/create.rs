@@ -92,6 +92,7 @@ impl Writer {
             if resource.namespaced {
                 compares.push(self.namespace_compare(kind, &key).await?);
             }
+            let charges = self.charge_new(resource, &*object).await?;
             let object_index = compares.len();
             compares.push(Compare::Absent(object_key.clone()));
             if options.dry_run {
@@ -104,6 +105,7 @@ impl Writer {
             let mut ops =
                 vec![Op::Put { key: object_key.clone(), value: json.clone(), lease: None }];
             claims.apply(&mut compares, &mut ops);
+            charges.apply(&mut compares, &mut ops);
             match self.store.txn(Txn { compares, ops }).await? {
                 TxnOutcome::Committed(revision) => return written(object, &json, revision),
                 TxnOutcome::Conflict(index) if index < options.fence.len() => {
@@ -116,7 +118,7 @@ impl Writer {
                     if let Some(claim) = index.checked_sub(object_index + 1) {
                         lost.extend(taken.into_iter().nth(claim));
                     }
-                    // The namespace changed, or a claim was lost: look again.
+                    // The namespace changed, a claim was lost, or somebody else was counted in.
                     self.caches.fresh().await?;
                 }
             }

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
 
+use super::charges::Charges;
 use super::{
     ClaimChanges, Commit, Current, Decision, DeleteOptions, Deleted, Writer, Written, encode,
     metadata, written,
@@ -72,7 +73,10 @@ fn decide_delete(
         let claims = ClaimChanges::between(resource, old, kind.claims(old), Vec::new());
         let json = encode(resource, &mut *new)?;
         let result = Outcome::Gone(Written { object: new, json });
-        return Ok(Decision { result, commit: Some(Commit { json: None, claims }) });
+        return Ok(Decision {
+            result,
+            commit: Some(Commit { json: None, claims, charges: Charges::default() }),
+        });
     }
     let grace = match deletion {
         Deletion::Immediate => 0,
@@ -88,7 +92,11 @@ fn decide_delete(
         return Ok(Decision { result: Outcome::Pending(current.as_written()), commit: None });
     }
     let json = encode(resource, &mut *new)?;
-    let commit = Commit { json: Some(json.clone()), claims: ClaimChanges::default() };
+    let commit = Commit {
+        json: Some(json.clone()),
+        claims: ClaimChanges::default(),
+        charges: Charges::default(),
+    };
     let result = Outcome::Marked(Written { object: new, json });
     Ok(Decision { result, commit: Some(commit) })
 }

@@ -6,6 +6,7 @@
 //! makes them wrong.
 
 mod bind;
+mod charges;
 mod create;
 mod delete;
 mod metadata;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::ObjectKey;
 
+use self::charges::Charges;
 use crate::api::apply::managed_fields::Manager;
 use crate::api::error::ApiError;
 use crate::api::kinds::{ClusterConfig, Propagation, ResourceInfo};
@@ -178,12 +180,13 @@ impl Writer {
                 None => Op::Delete { key: object_key },
             }];
             commit.claims.apply(&mut compares, &mut ops);
+            commit.charges.apply(&mut compares, &mut ops);
             match self.store.txn(Txn { compares, ops }).await? {
                 TxnOutcome::Committed(revision) => return Ok((result, revision)),
                 TxnOutcome::Conflict(index) if index < fence.len() => {
                     return Err(ApiError::fenced_off());
                 }
-                // A claim was lost in a race: the caches have to know before allocating again.
+                // A claim was lost in a race, or somebody else was counted in: the caches have to know before allocating again.
                 TxnOutcome::Conflict(index) if index > fence.len() => {
                     self.caches.fresh().await?;
                 }
@@ -230,6 +233,7 @@ struct Commit {
     /// The new bytes, without `resourceVersion`; nothing deletes the object.
     json: Option<Bytes>,
     claims: ClaimChanges,
+    charges: Charges,
 }
 
 /// Claims to be taken and given up together with a write.

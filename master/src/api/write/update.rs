@@ -2,6 +2,7 @@
 
 use proto::ObjectKey;
 
+use super::charges::Charges;
 use super::record::record;
 use super::{
     ClaimChanges, Commit, Current, Decision, Preconditions, STALE, Tracking, UpdateOptions, Writer,
@@ -117,7 +118,10 @@ impl Writer {
             let claims = ClaimChanges::between(resource, old, old_claims, Vec::new());
             let json = encode(resource, &mut *new)?;
             let result = Outcome::Changed(Written { object: new, json });
-            return Ok(Decision { result, commit: Some(Commit { json: None, claims }) });
+            return Ok(Decision {
+                result,
+                commit: Some(Commit { json: None, claims, charges: Charges::default() }),
+            });
         }
         new.meta_mut().resource_version = old.meta().resource_version.clone();
         match tracking {
@@ -132,7 +136,8 @@ impl Writer {
         }
         let claims = ClaimChanges::between(resource, &*new, old_claims, kind.claims(&*new));
         let json = encode(resource, &mut *new)?;
-        let commit = Commit { json: Some(json.clone()), claims };
+        let charges = self.charge(resource, &*new, Some(old))?;
+        let commit = Commit { json: Some(json.clone()), claims, charges };
         let result = Outcome::Changed(Written { object: new, json });
         Ok(Decision { result, commit: Some(commit) })
     }

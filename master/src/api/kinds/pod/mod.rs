@@ -11,7 +11,7 @@ mod containers;
 pub(super) mod defaults;
 mod env;
 mod probes;
-mod qos;
+pub(crate) mod qos;
 pub(super) mod resources;
 mod security;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use proto::quantity::Quantity;
 
 /// `Guaranteed` when every container's requests and limits of CPU and memory are set and equal,
 /// `BestEffort` when nothing is set, else `Burstable`.
-pub(super) fn class(spec: &PodSpec) -> &'static str {
+pub(crate) fn class(spec: &PodSpec) -> &'static str {
     let mut anything = false;
     let mut guaranteed = true;
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {

@@ -1,0 +1,117 @@
+//! How much of what is bounded by quotas an object takes. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Service};
+use proto::k8s as k8s_openapi;
+use proto::quantity::Quantity;
+
+use crate::api::kinds::ResourceInfo;
+use crate::api::registry::AnyObject;
+
+/// By the names that quotas use.
+pub(crate) type Amounts = BTreeMap<String, Quantity>;
+
+/// Kinds that quotas have always counted by their plurals too.
+const BY_PLURAL: &[&str] =
+    &["configmaps", "replicationcontrollers", "resourcequotas", "secrets", "services"];
+
+/// The name by which objects of a kind are counted: `count/deployments.apps`.
+pub(crate) fn count_name(resource: &ResourceInfo) -> String {
+    match resource.group {
+        "" => format!("count/{}", resource.plural),
+        group => format!("count/{}.{group}", resource.plural),
+    }
+}
+
+/// What an object takes.
+pub(super) fn of(resource: &ResourceInfo, object: &dyn AnyObject, now: Timestamp) -> Amounts {
+    let mut amounts = of_count(&count_name(resource), 1);
+    if let Some(pod) = object.as_any().downcast_ref::<Pod>() {
+        amounts.extend(of_pod(pod, now));
+    }
+    if let Some(service) = object.as_any().downcast_ref::<Service>() {
+        amounts.extend(of_service(service));
+    }
+    amounts
+}
+
+/// What so many objects take by being there.
+pub(super) fn of_count(count_name: &str, count: usize) -> Amounts {
+    let count = Quantity::from_units(i64::try_from(count).unwrap_or(i64::MAX));
+    let plural = count_name.strip_prefix("count/").filter(|plural| BY_PLURAL.contains(plural));
+    let names = [Some(count_name), plural];
+    names.into_iter().flatten().map(|name| (name.to_owned(), count)).collect()
+}
+
+/// What a pod takes beside its count, until it has ended.
+pub(super) fn of_pod(pod: &Pod, now: Timestamp) -> Amounts {
+    if has_ended(pod, now) {
+        return Amounts::new();
+    }
+    let default = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&default);
+    let mut running = Amounts::new();
+    for container in &spec.containers {
+        for (name, amount) in of_container(container) {
+            *running.entry(name).or_default() += amount;
+        }
+    }
+    // They run one after the other, before the containers.
+    for (name, amount) in spec.init_containers.iter().flatten().flat_map(of_container) {
+        running.entry(name).and_modify(|sum| *sum = (*sum).max(amount)).or_insert(amount);
+    }
+    running.insert("pods".to_owned(), Quantity::from_units(1));
+    running
+}
+
+/// What a container asks for and may use.
+pub(super) fn of_container(container: &Container) -> Amounts {
+    let resources = container.resources.clone().unwrap_or_default();
+    let mut amounts = Amounts::new();
+    for (prefix, list) in [("requests.", resources.requests), ("limits.", resources.limits)] {
+        for (name, wire) in list.into_iter().flatten() {
+            let Ok(amount) = Quantity::try_from(&wire) else { continue };
+            amounts.insert(format!("{prefix}{name}"), amount);
+            if prefix == "requests." {
+                amounts.insert(name, amount);
+            }
+        }
+    }
+    amounts
+}
+
+/// Whether all has ended, or should have by now: a node that is lost does not say.
+fn has_ended(pod: &Pod, now: Timestamp) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed")) || ends_at(pod).is_some_and(|end| end <= now)
+}
+
+/// When a pod that is being deleted counts no more, whatever its node says.
+pub(crate) fn ends_at(pod: &Pod) -> Option<Timestamp> {
+    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
+    // Twice the grace period, as in Kubernetes: the timestamp is its end already.
+    pod.metadata.deletion_timestamp.as_ref()?.0.checked_add(grace).ok()
+}
+
+/// What a Service takes beside its count.
+pub(super) fn of_service(service: &Service) -> Amounts {
+    let spec = service.spec.clone().unwrap_or_default();
+    let ports = spec.ports.unwrap_or_default();
+    let balanced = spec.type_.as_deref() == Some("LoadBalancer");
+    let node_ports = match spec.type_.as_deref() {
+        Some("NodePort") => ports.len(),
+        Some("LoadBalancer") if spec.allocate_load_balancer_node_ports == Some(false) => {
+            ports.iter().filter(|port| port.node_port.unwrap_or(0) != 0).count()
+        }
+        Some("LoadBalancer") => ports.len(),
+        _ => 0,
+    };
+    let units = |count: usize| Quantity::from_units(i64::try_from(count).unwrap_or(i64::MAX));
+    [
+        ("services.nodeports".to_owned(), units(node_ports)),
+        ("services.loadbalancers".to_owned(), units(balanced.into())),
+    ]
+    .into()
+}
