@@ -19,12 +19,14 @@ pub struct ApiError {
     reason: &'static str,
     message: String,
     details: Option<Box<StatusDetails>>,
+    /// Where a list goes on whose snapshot is gone.
+    continue_token: Option<String>,
 }
 
 impl ApiError {
     /// An error with a reason out of Kubernetes' list (`metav1.StatusReason`).
     pub fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, continue_token: None }
     }
 
     /// 404: there is no such object.
@@ -100,6 +102,13 @@ impl ApiError {
     /// 410: the `resourceVersion` or `continue` token is too old; list again.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// Adds a token with which the list can go on all the same.
+    #[must_use]
+    pub fn with_continue(mut self, token: String) -> Self {
+        self.continue_token = Some(token);
+        self
     }
 
     /// 404 for a path that names nothing.
@@ -229,7 +238,7 @@ impl ApiError {
             code: Some(i32::from(self.code.as_u16())),
             details: self.details.as_deref().cloned(),
             message: Some(self.message.clone()),
-            metadata: ListMeta::default(),
+            metadata: ListMeta { continue_: self.continue_token.clone(), ..ListMeta::default() },
             reason: Some(self.reason.to_owned()),
             status: Some("Failure".to_owned()),
         }

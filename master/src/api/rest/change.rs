@@ -15,7 +15,8 @@ use crate::api::objects::Part;
 use crate::api::patch::Patch;
 use crate::api::registry::{AnyKind, AnyObject};
 use crate::api::rest::accept::{self, Answer};
-use crate::api::rest::query::{self, ListOptions, Options, propagation};
+use crate::api::rest::list_options::ListOptions;
+use crate::api::rest::query::{self, Options, propagation};
 use crate::api::rest::render::{self, ListMeta};
 use crate::api::rest::{Api, apply, body, list};
 use crate::api::write::{

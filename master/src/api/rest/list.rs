@@ -17,12 +17,13 @@ use serde::{Deserialize, Serialize};
 use crate::api::error::ApiError;
 use crate::api::kinds::{Kind as _, Leases};
 use crate::api::registry::AnyKind;
-use crate::api::rest::query::{ListOptions, Options, Version, parse_version};
+use crate::api::rest::list_options::{ListOptions, Version, parse_version};
+use crate::api::rest::query::Options;
 use crate::api::rest::render::{self, ListMeta};
 use crate::api::rest::selection::Selection;
 use crate::api::rest::{Api, accept, node_leases};
 use crate::cache::{CachedObject, Caches, Interest, ResourceCache};
-use crate::store::{RangeOptions, Revision, keys};
+use crate::store::{self, RangeOptions, Revision, keys};
 
 /// How long a request waits for a revision that this master has not seen yet.
 const MAX_WAIT: Duration = Duration::from_secs(3);
@@ -31,9 +32,10 @@ const MAX_WAIT: Duration = Duration::from_secs(3);
 const PAGE: usize = 500;
 
 /// Where a list goes on. Opaque to clients.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Continue {
-    revision: Revision,
+    /// Of the snapshot; none when that is gone, and the list goes on in the newest.
+    revision: Option<Revision>,
     /// The last key told.
     after: String,
 }
@@ -48,9 +50,19 @@ impl Continue {
         let decoded = URL_SAFE_NO_PAD.decode(text).ok();
         decoded
             .and_then(|json| serde_json::from_slice(&json).ok())
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+            .ok_or_else(|| ApiError::bad_request(INVALID_TOKEN))
     }
 }
+
+const INVALID_TOKEN: &str = "invalid continue token: continue key is not valid";
+
+/// For a client that wants the rest although it does not fit what it has.
+const TOKEN_EXPIRED: &str = "The provided continue parameter is too old to display a consistent \
+    list result. A new list can be started without it. The continue token in this answer goes on \
+    from the same place, but in what is there now: objects that were made, changed or deleted since \
+    the first page may be told as they are now, twice, or not at all.";
+
+const VERSION_EXPIRED: &str = "The resourceVersion for the provided list is too old.";
 
 /// The cache of a kind; there is one for every kind that is registered.
 pub(crate) fn cache_of<'a>(
@@ -142,18 +154,13 @@ pub(crate) async fn select(
         fields: options.fields.clone(),
     };
     if let Some(token) = &options.continue_token {
-        if matches!(options.version, Version::From(_) | Version::Exactly(_)) {
-            return Err(ApiError::bad_request(
-                "specifying resource version is not allowed when using continue",
-            ));
-        }
         let token = Continue::decode(token)?;
         return further_page(api, kind, &selection, token, options.limit).await;
     }
     let caches = api.objects.caches();
     catch_up(caches, options.version).await?;
     if let Version::Exactly(revision) = options.version {
-        let start = Continue { revision, after: String::new() };
+        let start = Continue { revision: Some(revision), after: String::new() };
         return further_page(api, kind, &selection, start, options.limit).await;
     }
     let cache = cache_of(caches, kind)?;
@@ -185,7 +192,7 @@ pub(crate) async fn select(
         objects.truncate(options.limit);
         let after = objects.last().map(|last| keys::object(kind.resource().plural, &last.key));
         let after = after.unwrap_or_default();
-        meta.continue_token = Some(Continue { revision, after }.encode()?);
+        meta.continue_token = Some(Continue { revision: Some(revision), after }.encode()?);
         meta.remaining_item_count = selection.is_everything().then_some(remaining);
     }
     Ok((meta, objects))
@@ -199,7 +206,7 @@ fn store_order(a: &ObjectKey, b: &ObjectKey) -> Ordering {
     text(a).cmp(text(b))
 }
 
-/// A page as of an older revision, out of the store.
+/// A page as of an older revision, out of the store. Without a revision it is the newest.
 async fn further_page(
     api: &Api,
     kind: &'static dyn AnyKind,
@@ -214,18 +221,21 @@ async fn further_page(
         None => keys::resource_prefix(plural),
     };
     if !from.after.is_empty() && !from.after.starts_with(&prefix) {
-        return Err(ApiError::bad_request("continue key is not valid"));
+        return Err(ApiError::bad_request(INVALID_TOKEN));
     }
-    let revision = from.revision;
-    let mut meta = ListMeta { resource_version: revision.to_string(), ..ListMeta::default() };
+    let first = from.clone();
+    let mut meta = ListMeta::default();
     let mut objects = Vec::new();
     loop {
         let options = RangeOptions {
             limit: PAGE,
             after: Some(from.after.clone()).filter(|after| !after.is_empty()),
-            revision: Some(revision),
+            revision: from.revision,
         };
-        let range = store.range(&prefix, options).await?;
+        let range = store.range(&prefix, options).await.map_err(|error| expired(error, &first))?;
+        // Whatever follows, on this page and on others, is of the same state.
+        let revision = *from.revision.get_or_insert(range.revision);
+        meta.resource_version = revision.to_string();
         let mut items = range.items.into_iter().peekable();
         while let Some(stored) = items.next() {
             from.after.clone_from(&stored.key);
@@ -240,7 +250,7 @@ async fn further_page(
             if !selection.matches(&object) {
                 continue;
             }
-            objects.push(Arc::new(object));
+            objects.push(node_leases::as_told(api.objects.caches(), kind, Arc::new(object)));
             if limit > 0 && objects.len() == limit {
                 if items.peek().is_some() || range.more {
                     meta.continue_token = Some(from.encode()?);
@@ -251,5 +261,19 @@ async fn further_page(
         if !range.more {
             return Ok((meta, objects));
         }
+    }
+}
+
+/// A snapshot that is gone: 410, for a further page with a token for what is there now.
+fn expired(error: store::Error, from: &Continue) -> ApiError {
+    if !matches!(error, store::Error::Expired { .. }) {
+        return error.into();
+    }
+    if from.after.is_empty() {
+        return ApiError::expired(VERSION_EXPIRED);
+    }
+    match (Continue { revision: None, ..from.clone() }).encode() {
+        Ok(token) => ApiError::expired(TOKEN_EXPIRED).with_continue(token),
+        Err(error) => error,
     }
 }

@@ -18,6 +18,7 @@ mod discovery;
 mod dispatch;
 mod eviction;
 mod list;
+mod list_options;
 mod log;
 mod node_leases;
 mod openapi;

@@ -2,14 +2,11 @@
 
 use axum::extract::Query;
 use http::{HeaderMap, Uri, header};
-use proto::selector::{FieldSelector, Selector};
 
 use crate::api::apply::managed_fields::Manager;
 use crate::api::error::ApiError;
 use crate::api::field_error::{FieldError, FieldErrorKind};
 use crate::api::kinds::{Propagation, ResourceInfo};
-use crate::api::registry::AnyKind;
-use crate::store::Revision;
 
 /// The pairs of a query string.
 #[derive(Clone, Debug, Default)]
@@ -45,10 +42,10 @@ impl Options {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// As Kubernetes reads booleans: anything but `false` and `0` is true.
+    /// As Kubernetes reads booleans: anything but `false` and `0` is true; Python says `False`.
     pub(crate) fn flag(&self, name: &str) -> bool {
         let found = self.0.iter().find(|(key, _)| key == name);
-        found.is_some_and(|(_, value)| !matches!(value.as_str(), "false" | "0"))
+        found.is_some_and(|(_, value)| !(value == "0" || value.eq_ignore_ascii_case("false")))
     }
 
     /// A boolean that may be left open.
@@ -197,155 +194,4 @@ pub(crate) fn propagation(name: &str) -> Result<Propagation, ApiError> {
              \"Foreground\", \"Orphan\""
         ))),
     }
-}
-
-/// From which version on a list or a watch is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Version {
-    /// Nothing said: the newest there is.
-    Newest,
-    /// `0`: whatever is at hand.
-    Any,
-    /// Not older than it, or after it for a watch.
-    From(Revision),
-    /// Precisely it.
-    Exactly(Revision),
-}
-
-/// The options of lists, watches and `deletecollection`.
-#[derive(Clone, Debug)]
-pub(crate) struct ListOptions {
-    pub(crate) labels: Selector,
-    pub(crate) fields: FieldSelector,
-    pub(crate) version: Version,
-    /// 0: all.
-    pub(crate) limit: usize,
-    pub(crate) continue_token: Option<String>,
-    pub(crate) bookmarks: bool,
-    pub(crate) send_initial_events: Option<bool>,
-    pub(crate) timeout_seconds: Option<u64>,
-}
-
-impl ListOptions {
-    pub(crate) fn parse(options: &Options, kind: &dyn AnyKind) -> Result<Self, ApiError> {
-        let labels = options.get("labelSelector").unwrap_or_default();
-        let labels =
-            Selector::parse(labels).map_err(|error| ApiError::bad_request(error.to_string()))?;
-        let fields = options.get("fieldSelector").unwrap_or_default();
-        let fields = FieldSelector::parse(fields)
-            .map_err(|error| ApiError::bad_request(error.to_string()))?;
-        check_fields(&fields, kind)?;
-        let limit = options.integer("limit")?.unwrap_or(0);
-        let timeout_seconds = options.integer("timeoutSeconds")?;
-        let send_initial_events = options.optional_flag("sendInitialEvents");
-        let watch = options.flag("watch");
-        let continue_token = options.get("continue").map(str::to_owned);
-        Ok(Self {
-            labels,
-            fields,
-            version: version(options, watch, send_initial_events, continue_token.is_some())?,
-            limit: usize::try_from(limit).unwrap_or(0),
-            continue_token,
-            bookmarks: options.flag("allowWatchBookmarks"),
-            send_initial_events,
-            timeout_seconds: timeout_seconds.and_then(|seconds| u64::try_from(seconds).ok()),
-        })
-    }
-}
-
-fn check_fields(fields: &FieldSelector, kind: &dyn AnyKind) -> Result<(), ApiError> {
-    let resource = kind.resource();
-    let selectable = kind.selectable();
-    for requirement in fields.requirements() {
-        let known = match requirement.field.as_str() {
-            "metadata.name" => true,
-            "metadata.namespace" => resource.namespaced,
-            field => selectable.contains(&field),
-        };
-        if !known {
-            let message = format!("field label not supported: {}", requirement.field);
-            return Err(ApiError::bad_request(message));
-        }
-    }
-    Ok(())
-}
-
-fn version(
-    options: &Options,
-    watch: bool,
-    send_initial_events: Option<bool>,
-    continued: bool,
-) -> Result<Version, ApiError> {
-    let text = options.get("resourceVersion");
-    let matching = options.get("resourceVersionMatch");
-    let forbidden =
-        |path: &str, detail: &str| invalid_option(&[FieldError::forbidden(path, detail)]);
-    match matching {
-        None => {
-            if watch && send_initial_events.is_some() {
-                return Err(forbidden(
-                    "resourceVersionMatch",
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                ));
-            }
-        }
-        Some(_) if watch && send_initial_events.is_none() => {
-            return Err(forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
-        }
-        Some(_) if !watch && continued => {
-            return Err(forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden when continue is provided",
-            ));
-        }
-        Some(_) if !watch && text.is_none() => {
-            return Err(forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            ));
-        }
-        Some("NotOlderThan") => {}
-        Some("Exact") if watch => {
-            return Err(forbidden(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
-        Some("Exact") if text == Some("0") => {
-            return Err(forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-            ));
-        }
-        Some("Exact") => {}
-        Some(other) => {
-            return Err(invalid_option(&[FieldError {
-                kind: FieldErrorKind::NotSupported,
-                path: "resourceVersionMatch".to_owned(),
-                value: Some(other.into()),
-                detail: "supported values: \"Exact\", \"NotOlderThan\", \"\"".to_owned(),
-            }]));
-        }
-    }
-    if !watch && send_initial_events.is_some() {
-        return Err(forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
-    }
-    let Some(text) = text else { return Ok(Version::Newest) };
-    match (parse_version(text)?, matching) {
-        (0, _) => Ok(Version::Any),
-        (revision, Some("Exact")) => Ok(Version::Exactly(revision)),
-        (revision, _) => Ok(Version::From(revision)),
-    }
-}
-
-/// A `resourceVersion` that a client sends back.
-pub(crate) fn parse_version(text: &str) -> Result<Revision, ApiError> {
-    text.parse().map_err(|_| {
-        ApiError::bad_request(format!(
-            "resourceVersion: Invalid value: {text:?}: must be a number that a list or an object gave"
-        ))
-    })
 }

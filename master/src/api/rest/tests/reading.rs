@@ -84,7 +84,24 @@ async fn pages_are_one_consistent_snapshot() {
     let exact = format!("{CONFIG_MAPS}?resourceVersion={version}&resourceVersionMatch=Exact");
     assert_eq!(names(&server.get(&exact).await.ok()), ["a", "b", "c", "d"]);
     server.store.compact(server.store.current_revision().await.unwrap()).await.unwrap();
-    server.get(&format!("{path}&continue={token}")).await.refused(410, "Expired");
+    server.get(&exact).await.refused(410, "Expired");
+
+    // What is left is given on request, as it is now.
+    let expired = server.get(&format!("{path}&continue={token}")).await;
+    expired.refused(410, "Expired");
+    let fresh = expired.body["metadata"]["continue"].as_str().unwrap();
+    assert_ne!(fresh, token);
+    server.post(CONFIG_MAPS, config_map("cc", json!({}), json!({}))).await.ok();
+    let now = server.get(&format!("/api/v1/configmaps?limit=1&continue={fresh}")).await.ok();
+    assert_eq!(names(&now), ["cc"]);
+    let later: u64 = now["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    assert!(later > version.parse().unwrap());
+    // From there on it is one snapshot again.
+    server.delete(&format!("{CONFIG_MAPS}/d"), None).await.ok();
+    let token = now["metadata"]["continue"].as_str().unwrap();
+    let rest = server.get(&format!("{path}&continue={token}")).await.ok();
+    assert_eq!(names(&rest), ["d"]);
+    assert_eq!(rest["metadata"]["resourceVersion"], now["metadata"]["resourceVersion"]);
 }
 
 #[tokio::test]
@@ -105,6 +122,17 @@ async fn resource_versions_mean_what_kubernetes_says() {
     ] {
         server.get(&format!("{CONFIG_MAPS}?{query}")).await.refused(422, "Invalid");
     }
+    let wrong = "resourceVersionMatch=Nearly&sendInitialEvents=true";
+    let wrong = server.get(&format!("{CONFIG_MAPS}?{wrong}")).await;
+    assert!(
+        wrong.refused(422, "Invalid").starts_with("ListOptions.meta.k8s.io \"\" is invalid: [")
+    );
+    assert_eq!(wrong.body["details"]["causes"].as_array().unwrap().len(), 3);
+    // Of a page it is that very version; of all, one that is not older.
+    server.delete(&format!("{CONFIG_MAPS}/a"), None).await.ok();
+    let path = format!("{CONFIG_MAPS}?resourceVersion={version}");
+    assert_eq!(names(&server.get(&path).await.ok()).len(), 3);
+    assert_eq!(names(&server.get(&format!("{path}&limit=9")).await.ok()).len(), 4);
     server.get(&format!("{CONFIG_MAPS}?resourceVersion=x")).await.refused(400, "BadRequest");
 }
 
