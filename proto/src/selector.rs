@@ -430,6 +430,17 @@ impl FieldSelector {
         Ok(Self { requirements })
     }
 
+    /// The same with other names for some fields: `(name, other name)`.
+    #[must_use]
+    pub fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        for requirement in &mut self.requirements {
+            if let Some((_, other)) = names.iter().find(|(name, _)| *name == requirement.field) {
+                requirement.field = (*other).to_owned();
+            }
+        }
+        self
+    }
+
     /// Whether the fields of an object, as `value` tells them, meet every term. A field that is
     /// not there counts as empty; that a field can be selected at all is checked beforehand,
     /// by [`requirements`](Self::requirements).

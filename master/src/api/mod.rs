@@ -14,6 +14,7 @@ pub mod rest;
 mod spdy;
 pub mod streams;
 
+pub mod view;
 mod write;
 
 pub use rest::{Api, router};

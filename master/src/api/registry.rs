@@ -9,17 +9,20 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
+use bytes::Bytes;
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::schemars::{JsonSchema as _, SchemaGenerator};
 use proto::k8s as k8s_openapi;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::api::codec::{DecodeError, Decoded, Decoder};
 use crate::api::field_error::FieldErrors;
 use crate::api::kinds::{
     ClusterConfig, Column, Deletion, Kind, Propagation, ResourceInfo, Scaling,
 };
+use crate::api::view::AnyView;
 
 /// An object of some kind.
 pub trait AnyObject: Any + Send + Sync {
@@ -30,7 +33,7 @@ pub trait AnyObject: Any + Send + Sync {
     /// Its JSON.
     fn to_json(&self) -> Result<Vec<u8>, serde_json::Error>;
     /// Its JSON as a tree.
-    fn to_value(&self) -> Result<serde_json::Value, serde_json::Error>;
+    fn to_value(&self) -> Result<Value, serde_json::Error>;
     /// A copy.
     fn boxed_clone(&self) -> Box<dyn AnyObject>;
     /// Whether it is the same, of the same kind.
@@ -59,7 +62,7 @@ where
         serde_json::to_vec(self)
     }
 
-    fn to_value(&self) -> Result<serde_json::Value, serde_json::Error> {
+    fn to_value(&self) -> Result<Value, serde_json::Error> {
         serde_json::to_value(self)
     }
 
@@ -89,12 +92,14 @@ where
 pub trait AnyKind: Send + Sync + 'static {
     /// Its names.
     fn resource(&self) -> &'static ResourceInfo;
+    /// See [`Kind::view`].
+    fn view(&self) -> Option<&'static dyn AnyView>;
     /// The name of its type: `io.k8s.api.core.v1.Pod`.
     fn type_name(&self) -> Cow<'static, str>;
     /// Adds its type, and all types that it is made of, to the generator's.
     fn describe(&self, generator: &mut SchemaGenerator);
     /// Reads an object out of a client's tree; tells unknown fields.
-    fn decode(&self, tree: &serde_json::Value) -> Result<Decoded, DecodeError>;
+    fn decode(&self, tree: &Value) -> Result<Decoded, DecodeError>;
     /// Reads an object out of stored bytes.
     fn decode_stored(&self, json: &[u8]) -> Result<Box<dyn AnyObject>, serde_json::Error>;
     /// See [`Kind::default`].
@@ -138,11 +143,29 @@ pub trait AnyKind: Send + Sync + 'static {
     /// Names of the fields that selectors may name, beside `metadata.name` and `metadata.namespace`.
     fn selectable(&self) -> Vec<&'static str>;
     /// For the cache: selectable fields of a stored object.
-    fn stored_fields(&self) -> fn(&serde_json::Value) -> BTreeMap<&'static str, String>;
+    fn stored_fields(&self) -> fn(&Value) -> BTreeMap<&'static str, String>;
     /// See [`Kind::columns`].
     fn columns(&self) -> &'static [Column];
     /// See [`Kind::row`].
-    fn row(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<serde_json::Value>;
+    fn row(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value>;
+}
+
+impl dyn AnyKind {
+    /// Stored bytes as clients are told them.
+    pub(crate) fn told(&self, stored: &Bytes) -> Result<Bytes, serde_json::Error> {
+        match self.view() {
+            Some(view) => Ok(Bytes::from(view.told(stored)?.to_string())),
+            None => Ok(stored.clone()),
+        }
+    }
+
+    /// An object as clients are told it, as a tree.
+    pub(crate) fn tree(&self, object: &dyn AnyObject) -> Result<Value, serde_json::Error> {
+        match self.view() {
+            Some(view) => view.told(&object.to_json()?),
+            None => object.to_value(),
+        }
+    }
 }
 
 /// The one implementation of [`AnyKind`].
@@ -162,15 +185,25 @@ impl<K: Kind> AnyKind for Adaptor<K> {
         &K::RESOURCE
     }
 
+    fn view(&self) -> Option<&'static dyn AnyView> {
+        K::view()
+    }
+
     fn type_name(&self) -> Cow<'static, str> {
-        K::Object::schema_name()
+        K::view().map_or_else(K::Object::schema_name, |view| view.type_name())
     }
 
     fn describe(&self, generator: &mut SchemaGenerator) {
-        generator.subschema_for::<K::Object>();
+        match K::view() {
+            Some(view) => view.describe(generator),
+            None => drop(generator.subschema_for::<K::Object>()),
+        }
     }
 
-    fn decode(&self, tree: &serde_json::Value) -> Result<Decoded, DecodeError> {
+    fn decode(&self, tree: &Value) -> Result<Decoded, DecodeError> {
+        if let Some(view) = K::view() {
+            return view.decode(tree);
+        }
         let mut decoder = Decoder::new();
         let object: K::Object = decoder.decode(tree)?;
         Ok(Decoded { object: Box::new(object), unknown: decoder.into_unknown() })
@@ -251,11 +284,14 @@ impl<K: Kind> AnyKind for Adaptor<K> {
     }
 
     fn selectable(&self) -> Vec<&'static str> {
+        if let Some(view) = K::view() {
+            return view.fields().iter().map(|(field, _)| *field).collect();
+        }
         // Every selectable field is present in the fields of any object, the empty one included.
         fields_of::<K>(&serde_json::json!({})).into_keys().collect()
     }
 
-    fn stored_fields(&self) -> fn(&serde_json::Value) -> BTreeMap<&'static str, String> {
+    fn stored_fields(&self) -> fn(&Value) -> BTreeMap<&'static str, String> {
         fields_of::<K>
     }
 
@@ -263,12 +299,12 @@ impl<K: Kind> AnyKind for Adaptor<K> {
         K::columns()
     }
 
-    fn row(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<serde_json::Value> {
+    fn row(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value> {
         K::row(typed::<K>(object), now)
     }
 }
 
-fn fields_of<K: Kind>(tree: &serde_json::Value) -> BTreeMap<&'static str, String> {
+fn fields_of<K: Kind>(tree: &Value) -> BTreeMap<&'static str, String> {
     match Decoder::new().decode::<K::Object>(tree) {
         Ok(object) => K::fields(&object).into_iter().collect(),
         Err(error) => {
@@ -303,6 +339,11 @@ impl Registry {
         &self.kinds
     }
 
+    /// The kinds that are stored, each under its plural; views are left out.
+    pub fn stored(&self) -> impl Iterator<Item = &'static dyn AnyKind> + '_ {
+        self.kinds.iter().copied().filter(|kind| kind.view().is_none())
+    }
+
     /// The kind at `/api/<version>/<plural>` or `/apis/<group>/<version>/<plural>`.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&'static dyn AnyKind> {
         self.kinds.iter().copied().find(|kind| {
@@ -313,16 +354,16 @@ impl Registry {
 
     /// The kind that the store keeps under this name.
     pub fn stored_as(&self, plural: &str) -> Option<&'static dyn AnyKind> {
-        self.kinds.iter().copied().find(|kind| kind.resource().plural == plural)
+        self.stored().find(|kind| kind.resource().plural == plural)
     }
 
     /// What the caches have to know of the kinds.
     pub fn resource_specs(&self) -> Vec<crate::cache::ResourceSpec> {
-        let spec = |kind: &&'static dyn AnyKind| crate::cache::ResourceSpec {
+        let spec = |kind: &'static dyn AnyKind| crate::cache::ResourceSpec {
             resource: kind.resource().plural,
             fields: kind.stored_fields(),
         };
-        self.kinds.iter().map(spec).collect()
+        self.stored().map(spec).collect()
     }
 }
 

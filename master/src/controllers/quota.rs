@@ -46,8 +46,8 @@ impl Controller for QuotaCounter {
     const NAME: &'static str = "resourcequota-controller";
 
     fn resources(&self) -> Vec<&'static str> {
-        let kinds = self.context.objects.registry().kinds();
-        let namespaced = kinds.iter().map(|kind| kind.resource()).filter(|one| one.namespaced);
+        let kinds = self.context.objects.registry().stored();
+        let namespaced = kinds.map(|kind| kind.resource()).filter(|one| one.namespaced);
         namespaced.map(|resource| resource.plural).collect()
     }
 
@@ -128,7 +128,7 @@ impl QuotaCounter {
 
     fn contents(&self, namespace: &str) -> Result<Contents, SyncError> {
         let mut contents = Contents::default();
-        for kind in self.context.objects.registry().kinds() {
+        for kind in self.context.objects.registry().stored() {
             let resource = kind.resource();
             let cache = self.context.objects.caches().resource(resource.plural);
             let Some(cache) = cache.filter(|_| resource.namespaced) else { continue };

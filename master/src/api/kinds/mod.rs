@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::field_error::FieldErrors;
+use crate::api::view::AnyView;
 
 pub mod cidr;
 mod columns;
@@ -18,6 +19,7 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
+mod event_view;
 pub mod lease;
 pub mod limit_range;
 mod metadata;
@@ -44,6 +46,7 @@ pub use deployment::Deployments;
 pub use endpoint_slice::EndpointSlices;
 pub use endpoints::EndpointsKind;
 pub use event::Events;
+pub use event_view::EventsView;
 pub use lease::Leases;
 pub use limit_range::LimitRanges;
 pub use namespace::Namespaces;
@@ -79,6 +82,7 @@ pub fn registry() -> Registry {
         .with::<Deployments>()
         .with::<ReplicaSets>()
         .with::<EndpointSlices>()
+        .with::<EventsView>()
         .with::<Leases>()
 }
 
@@ -184,6 +188,12 @@ pub trait Kind: Send + Sync + 'static {
 
     /// Its names.
     const RESOURCE: ResourceInfo;
+
+    /// How objects of another kind are shown as this one's, if that is what this kind is: then
+    /// `Object` is the other kind's, and it is stored as such.
+    fn view() -> Option<&'static dyn AnyView> {
+        None
+    }
 
     /// Fills in what the user left out, before validation.
     fn default(object: &mut Self::Object);

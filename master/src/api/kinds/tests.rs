@@ -54,11 +54,12 @@ fn every_kind_has_as_many_cells_as_columns_and_stable_fields() {
     ask::<Leases>(json!({}));
     ask::<LimitRanges>(json!({}));
     ask::<ResourceQuotas>(json!({}));
+    ask::<EventsView>(json!({}));
 }
 
 #[test]
 fn the_registry_has_every_kind_once() {
-    let plurals: Vec<&str> = registry().kinds().iter().map(|kind| kind.resource().plural).collect();
+    let plurals: Vec<&str> = registry().stored().map(|kind| kind.resource().plural).collect();
     for plural in [
         "pods",
         "replicationcontrollers",
@@ -847,4 +848,35 @@ fn resource_quotas_keep_to_the_rules() {
         "hard": {"limits.cpu": "2", "pods": "10"}, "used": {"limits.cpu": "500m", "pods": "3"},
     });
     assert_eq!(row::<ResourceQuotas>(&told), ["web", "pods: 3/10", "limits.cpu: 500m/2", "60m"]);
+}
+
+#[test]
+fn events_of_the_newer_form_keep_to_its_rules() {
+    let event = json!({
+        "metadata": meta(),
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "web"},
+        "eventTime": "2026-01-01T11:00:00.000001Z", "reportingComponent": "a.b/c",
+        "reportingInstance": "c-1", "action": "Trying", "reason": "Tried", "type": "Normal",
+        "series": {"count": 2, "lastObservedTime": "2026-01-01T11:00:00.000001Z"},
+    });
+    settles::<EventsView>(&event);
+    check::<EventsView>(
+        &event,
+        vec![
+            ("/eventTime", json!(null), "eventTime: Required value"),
+            ("/reportingComponent", json!(""), "reportingController: Required value"),
+            ("/type", json!("Odd"), "type: Invalid value: \"\": has invalid value: Odd"),
+            ("/count", json!(2), "count: Invalid value: \"\": needs to be unset"),
+            ("/source", json!({"host": "a"}), "source: Invalid value: \"\": needs to be unset"),
+            ("/series/count", json!(1), "series.count: Invalid value: \"\": should be at least 2"),
+            ("/series/lastObservedTime", json!(null), "series.lastObservedTime: Required value"),
+        ],
+    );
+    check_updates::<EventsView>(
+        &event,
+        vec![
+            ("/series/count", json!(7), ""),
+            ("/reason", json!("Other"), "reason: Invalid value: \"Other\": field is immutable"),
+        ],
+    );
 }

@@ -45,7 +45,7 @@ pub(crate) async fn apply(
     let mut applied = |live: Option<&dyn AnyObject>| {
         let entries = live.and_then(|live| live.meta().managed_fields.as_deref());
         let managers = Managers::decode(entries.unwrap_or_default()).unwrap_or_default();
-        let live = live.map(AnyObject::to_value).transpose().map_err(ApiError::internal)?;
+        let live = live.map(|live| kind.tree(live)).transpose().map_err(ApiError::internal)?;
         let now = Time(write::now());
         let (object, managers) =
             managers.applied(resource, live.as_ref(), &config, &now).map_err(refusal)?;

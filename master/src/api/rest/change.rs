@@ -109,7 +109,7 @@ impl Change<'_> {
         let mut warnings = Vec::new();
         let options = UpdateOptions { part, fence: &[], dry_run };
         let change = |current: &dyn AnyObject| {
-            let tree = current.to_value().map_err(ApiError::internal)?;
+            let tree = self.kind.tree(current).map_err(ApiError::internal)?;
             let patched = patch.apply(self.kind.resource(), tree)?;
             warnings.clear();
             body::decode(self.kind, &patched, validation, &mut warnings).map(Some)

@@ -51,6 +51,8 @@ impl ListOptions {
             return Err(invalid_option(&errors));
         }
         check_fields(&fields, kind)?;
+        let stored_fields = kind.view().map(|view| view.fields()).unwrap_or_default();
+        let fields = fields.renamed(stored_fields);
         let version = versions.wanted(limit > 0)?;
         Ok(Self {
             labels,

@@ -41,7 +41,7 @@ pub(crate) fn object(
     answer: Answer,
 ) -> Result<Response, ApiError> {
     let body = match answer.shape {
-        Shape::Plain => json,
+        Shape::Plain => kind.told(&json).map_err(ApiError::internal)?,
         Shape::Partial => partial(&json)?.into(),
         Shape::Table(include) => {
             let meta =
@@ -162,7 +162,10 @@ impl Chunks {
         }
         self.first = false;
         match self.answer.shape {
-            Shape::Plain => self.buffer.extend_from_slice(&object.json),
+            Shape::Plain => {
+                let json = self.kind.told(&object.json).map_err(ApiError::internal)?;
+                self.buffer.extend_from_slice(&json);
+            }
             Shape::Partial => self.buffer.extend_from_slice(&partial(&object.json)?),
             Shape::Table(include) => {
                 let row = table::row(self.kind, &object.json, include, self.now)?;

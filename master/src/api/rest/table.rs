@@ -52,7 +52,13 @@ pub(crate) fn row(
         }
         Include::Object => {
             row.extend_from_slice(b",\"object\":");
-            row.extend_from_slice(object);
+            match kind.view() {
+                Some(view) => {
+                    let told = view.told(object).map_err(ApiError::internal)?;
+                    row.extend_from_slice(told.to_string().as_bytes());
+                }
+                None => row.extend_from_slice(object),
+            }
         }
     }
     row.push(b'}');

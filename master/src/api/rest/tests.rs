@@ -5,6 +5,7 @@ mod applying;
 mod bad_input;
 mod reading;
 mod streaming;
+mod views;
 mod watching;
 mod writing;
 

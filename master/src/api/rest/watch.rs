@@ -261,7 +261,11 @@ impl Watcher {
 
     fn tell(&mut self, buffer: &mut BytesMut, event: &str, object: &Bytes, revision: Revision) {
         let shaped = match self.shape {
-            Shape::Plain => Ok(None),
+            Shape::Plain if self.kind.view().is_none() => Ok(None),
+            Shape::Plain => {
+                let told = self.kind.told(object).map_err(ApiError::internal);
+                told.map(|told| Some(told.into()))
+            }
             Shape::Partial => partial(object).map(Some),
             Shape::Table(include) => {
                 let meta =

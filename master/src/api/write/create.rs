@@ -41,7 +41,7 @@ impl Writer {
         metadata::prepare_create(resource, object.meta_mut())?;
         match tracking {
             Tracking::Untracked => object.meta_mut().managed_fields = None,
-            Tracking::Update(manager) => record(resource, None, &mut *object, manager)?,
+            Tracking::Update(manager) => record(kind, None, &mut *object, manager)?,
             Tracking::Applied => {}
         }
         kind.prepare_create(&mut *object);

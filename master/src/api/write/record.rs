@@ -6,12 +6,11 @@ use proto::k8s as k8s_openapi;
 use super::metadata;
 use crate::api::apply::managed_fields::{Manager, Managers};
 use crate::api::error::ApiError;
-use crate::api::kinds::ResourceInfo;
-use crate::api::registry::AnyObject;
+use crate::api::registry::{AnyKind, AnyObject};
 
 /// Writes down in `new` that `manager` made it out of `old`.
 pub(super) fn record(
-    resource: &ResourceInfo,
+    kind: &'static dyn AnyKind,
     old: Option<&dyn AnyObject>,
     new: &mut dyn AnyObject,
     manager: &Manager,
@@ -27,8 +26,9 @@ pub(super) fn record(
         Some(entries) => Managers::decode(&entries).unwrap_or_else(|_| live()),
         None => live(),
     };
-    let old_tree = old.map(AnyObject::to_value).transpose().map_err(ApiError::internal)?;
-    let new_tree = new.to_value().map_err(ApiError::internal)?;
+    let old_tree = old.map(|old| kind.tree(old)).transpose().map_err(ApiError::internal)?;
+    let new_tree = kind.tree(new).map_err(ApiError::internal)?;
+    let resource = kind.resource();
     let now = Time(metadata::now());
     let after = before.updated(resource, old_tree.as_ref(), &new_tree, manager, now);
     new.meta_mut().managed_fields = after.encode();

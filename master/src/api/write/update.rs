@@ -128,7 +128,7 @@ impl Writer {
             Tracking::Untracked => {
                 new.meta_mut().managed_fields.clone_from(&old.meta().managed_fields);
             }
-            Tracking::Update(manager) => record(resource, Some(old), &mut *new, manager)?,
+            Tracking::Update(manager) => record(kind, Some(old), &mut *new, manager)?,
             Tracking::Applied => {}
         }
         if new.equals(old) {

@@ -61,8 +61,8 @@ impl Controller for GarbageCollector {
     const CONCURRENCY: usize = 16;
 
     fn resources(&self) -> Vec<&'static str> {
-        let kinds = self.context.objects.registry().kinds();
-        kinds.iter().map(|kind| kind.resource().plural).collect()
+        let kinds = self.context.objects.registry().stored();
+        kinds.map(|kind| kind.resource().plural).collect()
     }
 
     fn affected(&self, resource: &'static str, event: &ObjectEvent, add: &mut dyn FnMut(Key)) {

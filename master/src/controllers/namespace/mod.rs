@@ -108,8 +108,8 @@ impl NamespaceDeletion {
     }
 
     fn kinds(&self) -> impl Iterator<Item = &'static dyn AnyKind> {
-        let kinds = self.context.objects.registry().kinds();
-        kinds.iter().copied().filter(|kind| kind.resource().namespaced)
+        let kinds = self.context.objects.registry().stored();
+        kinds.filter(|kind| kind.resource().namespaced)
     }
 
     /// Everything in the namespace, with the kind of each.

@@ -97,7 +97,7 @@ fn every_field_of_every_kind_that_is_served_arrives() {
         assert_eq!(tree.unknown, Vec::<String>::new());
         let decoded = kind.decode(&tree.value).unwrap();
         assert_eq!(decoded.unknown, Vec::<String>::new(), "{}", resource.kind);
-        assert_eq!(decoded.object.to_value().unwrap(), tree.value, "{}", resource.kind);
+        assert_eq!(kind.tree(&*decoded.object).unwrap(), tree.value, "{}", resource.kind);
     }
 }
 
