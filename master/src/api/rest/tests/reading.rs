@@ -130,6 +130,8 @@ async fn resource_versions_mean_what_kubernetes_says() {
     assert_eq!(wrong.body["details"]["causes"].as_array().unwrap().len(), 3);
     // Of a page it is that very version; of all, one that is not older.
     server.delete(&format!("{CONFIG_MAPS}/a"), None).await.ok();
+    // Not older may be as old: the cache has to have seen it.
+    server.objects.caches().fresh().await.unwrap();
     let path = format!("{CONFIG_MAPS}?resourceVersion={version}");
     assert_eq!(names(&server.get(&path).await.ok()).len(), 3);
     assert_eq!(names(&server.get(&format!("{path}&limit=9")).await.ok()).len(), 4);
