@@ -16,6 +16,7 @@ use crate::api::patch;
 use crate::api::registry::AnyObject;
 use crate::api::rest::body;
 use crate::api::rest::change::Change;
+use crate::api::rest::query::{Write, WriteOptions};
 use crate::api::write::{self, CreateOptions, Tracking, UpdateOptions};
 
 /// The content type of a configuration; JSON is YAML.
@@ -31,9 +32,8 @@ pub(crate) async fn apply(
     part: Part,
 ) -> Result<Response, ApiError> {
     let answer = change.answer()?;
-    let dry_run = change.options.dry_run()?;
-    let validation = change.options.field_validation()?;
-    let (manager, force) = change.options.applier(&change.headers, part.subresource())?;
+    let WriteOptions { dry_run, validation, force } = change.options.writing(Write::Apply)?;
+    let manager = change.options.manager(&change.headers, part.subresource());
     let kind = change.kind;
     let resource = kind.resource();
     let mut tree = patch::object(&change.body)?;

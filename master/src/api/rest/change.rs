@@ -10,18 +10,18 @@ use proto::k8s as k8s_openapi;
 
 use crate::api::codec::Decoder;
 use crate::api::error::ApiError;
-use crate::api::kinds::{Propagation, ResourceInfo};
+use crate::api::kinds::ResourceInfo;
 use crate::api::objects::Part;
 use crate::api::patch::Patch;
 use crate::api::registry::{AnyKind, AnyObject};
 use crate::api::rest::accept::{self, Answer};
+use crate::api::rest::delete_options::delete_options;
 use crate::api::rest::list_options::ListOptions;
-use crate::api::rest::query::{self, Options, propagation};
-use crate::api::rest::render::{self, ListMeta};
+use crate::api::rest::query::{Options, Write, WriteOptions};
+use crate::api::rest::render;
 use crate::api::rest::{Api, apply, body, list};
-use crate::api::write::{
-    CreateOptions, DeleteOptions, Deleted, Preconditions, Tracking, UpdateOptions, Written,
-};
+use crate::api::write::{CreateOptions, Deleted, Tracking, UpdateOptions, Written};
+use crate::cache::CachedObject;
 
 /// How many objects a `deletecollection` deletes at a time.
 const DELETES_AT_ONCE: usize = 16;
@@ -39,8 +39,7 @@ impl Change<'_> {
     /// `POST` on a collection.
     pub(crate) async fn create(&self, namespace: Option<&str>) -> Result<Response, ApiError> {
         let answer = self.answer()?;
-        let dry_run = self.options.dry_run()?;
-        let validation = self.options.field_validation()?;
+        let WriteOptions { dry_run, validation, .. } = self.options.writing(Write::Create)?;
         let mut warnings = Vec::new();
         let tree = body::parse(&self.headers, &self.body)?;
         let mut object = body::decode(self.kind, &tree, validation, &mut warnings)?;
@@ -60,7 +59,7 @@ impl Change<'_> {
             return Err(ApiError::method_not_allowed());
         }
         let options = CreateOptions { fence: &[], dry_run };
-        let manager = self.options.manager(&self.headers, "")?;
+        let manager = self.options.manager(&self.headers, "");
         let tracking = Tracking::Update(&manager);
         let writer = self.api.objects.writer();
         let written = writer.create_as(self.kind, object, options, tracking).await?;
@@ -70,8 +69,7 @@ impl Change<'_> {
     /// `PUT` on an object or its status.
     pub(crate) async fn update(&self, key: &ObjectKey, part: Part) -> Result<Response, ApiError> {
         let answer = self.answer()?;
-        let dry_run = self.options.dry_run()?;
-        let validation = self.options.field_validation()?;
+        let WriteOptions { dry_run, validation, .. } = self.options.writing(Write::Update)?;
         let mut warnings = Vec::new();
         let tree = body::parse(&self.headers, &self.body)?;
         let wanted = body::decode(self.kind, &tree, validation, &mut warnings)?;
@@ -84,7 +82,7 @@ impl Change<'_> {
         }
         let options = UpdateOptions { part, fence: &[], dry_run };
         let change = |_: &dyn AnyObject| Ok(Some(wanted.boxed_clone()));
-        let manager = self.options.manager(&self.headers, part.subresource())?;
+        let manager = self.options.manager(&self.headers, part.subresource());
         let tracking = Tracking::Update(&manager);
         let writer = self.api.objects.writer();
         let written = writer.update_as(self.kind, key, options, tracking, change).await?;
@@ -95,17 +93,13 @@ impl Change<'_> {
     /// `PATCH` on an object or its status.
     pub(crate) async fn patch(&self, key: &ObjectKey, part: Part) -> Result<Response, ApiError> {
         let answer = self.answer()?;
-        let dry_run = self.options.dry_run()?;
-        let validation = self.options.field_validation()?;
         let media_type = body::media_type(&self.headers);
         if media_type == Some(apply::MEDIA_TYPE) {
             return apply::apply(self, key, part).await;
         }
-        if self.options.flag("force") {
-            return Err(query::forbidden_force());
-        }
+        let WriteOptions { dry_run, validation, .. } = self.options.writing(Write::Patch)?;
         let patch = Patch::parse(media_type, &self.body)?;
-        let manager = self.options.manager(&self.headers, part.subresource())?;
+        let manager = self.options.manager(&self.headers, part.subresource());
         let mut warnings = Vec::new();
         let options = UpdateOptions { part, fence: &[], dry_run };
         let change = |current: &dyn AnyObject| {
@@ -157,11 +151,13 @@ impl Change<'_> {
         let deletions = objects.clone().into_iter().map(|object| {
             let mut options = options.clone();
             // The one that was selected, not one that took its name since.
+            let ours = options.preconditions.uid.is_none();
             options.preconditions.uid.get_or_insert_with(|| object.uid.clone());
             async move {
                 match self.api.objects.writer().delete(self.kind, &object.key, options).await {
-                    Err(error) if !error.is_not_found() => Err(error),
-                    _ => Ok(()),
+                    Err(error) if error.is_not_found() => Ok(()),
+                    Err(error) if ours && error.is_conflict() && self.replaced(&object) => Ok(()),
+                    result => result.map(drop),
                 }
             }
         });
@@ -169,8 +165,13 @@ impl Change<'_> {
             .buffer_unordered(DELETES_AT_ONCE)
             .try_collect::<()>()
             .await?;
-        let meta = ListMeta { resource_version: meta.resource_version, ..ListMeta::default() };
         render::list(self.kind, &meta, objects, answer)
+    }
+
+    /// Whether another object has the name by now.
+    fn replaced(&self, object: &CachedObject) -> bool {
+        let cache = list::cache_of(self.api.objects.caches(), self.kind);
+        cache.is_ok_and(|cache| cache.get(&object.key).is_some_and(|now| now.uid != object.uid))
     }
 
     pub(crate) fn answer(&self) -> Result<Answer, ApiError> {
@@ -226,53 +227,4 @@ fn gone(resource: &ResourceInfo, key: &ObjectKey, last: &Written) -> Status {
         }),
         ..Status::default()
     }
-}
-
-/// How to delete, out of the body and the query; the body wins.
-pub(crate) fn delete_options<'a>(
-    body: &DeleteBody,
-    options: &Options,
-) -> Result<DeleteOptions<'a>, ApiError> {
-    let grace_period_seconds = match body.grace_period_seconds {
-        Some(seconds) => Some(seconds),
-        None => options.integer("gracePeriodSeconds")?,
-    };
-    if grace_period_seconds.is_some_and(|seconds| seconds < 0) {
-        return Err(ApiError::bad_request(
-            "gracePeriodSeconds: Invalid value: must be greater than or equal to 0",
-        ));
-    }
-    let policy = body.propagation_policy.as_deref().or(options.get("propagationPolicy"));
-    let orphan = body.orphan_dependents.or(options.optional_flag("orphanDependents"));
-    let propagation = match (policy, orphan) {
-        (Some(_), Some(_)) => {
-            return Err(ApiError::bad_request(
-                "orphanDependents and propagationPolicy cannot be both set",
-            ));
-        }
-        (Some(policy), None) => Some(propagation(policy)?),
-        (None, Some(true)) => Some(Propagation::Orphan),
-        (None, Some(false)) => Some(Propagation::Background),
-        (None, None) => None,
-    };
-    let mut dry_run = options.dry_run()?;
-    for value in body.dry_run.iter().flatten() {
-        if value != "All" {
-            return Err(ApiError::bad_request(format!(
-                "dryRun: Unsupported value: {value:?}: supported values: \"All\""
-            )));
-        }
-        dry_run = true;
-    }
-    let preconditions = body.preconditions.clone().unwrap_or_default();
-    Ok(DeleteOptions {
-        preconditions: Preconditions {
-            uid: preconditions.uid,
-            resource_version: preconditions.resource_version,
-        },
-        grace_period_seconds,
-        propagation,
-        dry_run,
-        fence: &[],
-    })
 }

@@ -16,7 +16,7 @@ use crate::api::objects::{Binding, Part};
 use crate::api::registry::AnyKind;
 use crate::api::rest::change::Change;
 use crate::api::rest::proxy::ProxyPath;
-use crate::api::rest::query::Options;
+use crate::api::rest::query::{Options, Write, WriteOptions};
 use crate::api::rest::target::{ResourceTarget, Target};
 use crate::api::rest::{
     Api, body, discovery, eviction, list, log, port_forward, program, proxy, render, scale, watch,
@@ -128,7 +128,11 @@ async fn collection(
             }
         }
         Method::POST => change(api, kind, request).await?.create(namespace).await,
-        Method::DELETE if kind.resource().plural != "namespaces" => {
+        // Not of all namespaces at once, as in Kubernetes.
+        Method::DELETE
+            if kind.resource().plural != "namespaces"
+                && namespace.is_some() == kind.resource().namespaced =>
+        {
             change(api, kind, request).await?.delete_collection(namespace).await
         }
         _ => Err(ApiError::method_not_allowed()),
@@ -192,13 +196,15 @@ async fn bind(change: &Change<'_>, key: &ObjectKey) -> Result<Response, ApiError
     let Some(node) = target.name.filter(|name| !name.is_empty()) else {
         return Err(ApiError::bad_request("target.name: Required value"));
     };
-    if change.options.dry_run()? {
-        return Err(ApiError::bad_request("dryRun is not supported for bindings"));
-    }
+    let WriteOptions { dry_run, .. } = change.options.writing(Write::Create)?;
     let uid = binding.metadata.uid.unwrap_or_default();
     let binding = Binding { pod: key.clone(), uid, node };
-    for result in change.api.objects.bind(vec![binding], &[]).await {
-        result?;
+    if dry_run {
+        change.api.objects.writer().check_binding(&binding).await?;
+    } else {
+        for result in change.api.objects.bind(vec![binding], &[]).await {
+            result?;
+        }
     }
     let status = Status { status: Some("Success".to_owned()), ..Status::default() };
     render::value(StatusCode::CREATED, &status, answer)

@@ -10,7 +10,8 @@ use proto::k8s as k8s_openapi;
 
 use crate::api::codec::Decoder;
 use crate::api::error::ApiError;
-use crate::api::rest::change::{Change, delete_options};
+use crate::api::rest::change::Change;
+use crate::api::rest::delete_options::delete_options;
 use crate::api::rest::{body, render};
 
 /// Answers the request.

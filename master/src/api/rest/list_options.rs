@@ -5,7 +5,7 @@ use proto::selector::{FieldSelector, Selector};
 use crate::api::error::ApiError;
 use crate::api::field_error::FieldError;
 use crate::api::registry::AnyKind;
-use crate::api::rest::query::{Options, invalid_option};
+use crate::api::rest::query::{Options, invalid_options};
 use crate::store::Revision;
 
 /// From which version on a list or a watch is wanted.
@@ -48,7 +48,7 @@ impl ListOptions {
         let versions = Versions::of(options);
         let errors = versions.check();
         if !errors.is_empty() {
-            return Err(invalid_option(&errors));
+            return Err(invalid_options("ListOptions", &errors));
         }
         check_fields(&fields, kind)?;
         let stored_fields = kind.view().map(|view| view.fields()).unwrap_or_default();

@@ -14,6 +14,7 @@ pub(crate) mod body;
 mod change;
 mod channels;
 mod conditional;
+mod delete_options;
 mod discovery;
 mod dispatch;
 mod eviction;

@@ -5,8 +5,8 @@ use http::{HeaderMap, Uri, header};
 
 use crate::api::apply::managed_fields::Manager;
 use crate::api::error::ApiError;
-use crate::api::field_error::{FieldError, FieldErrorKind};
-use crate::api::kinds::{Propagation, ResourceInfo};
+use crate::api::field_error::FieldError;
+use crate::api::kinds::ResourceInfo;
 
 /// The pairs of a query string.
 #[derive(Clone, Debug, Default)]
@@ -64,34 +64,48 @@ impl Options {
         self.get(name).map(parse).transpose()
     }
 
-    /// `dryRun=All`.
-    pub(crate) fn dry_run(&self) -> Result<bool, ApiError> {
-        let mut dry = false;
-        for value in self.all("dryRun").filter(|value| !value.is_empty()) {
-            if value != "All" {
-                return Err(invalid_option(&[FieldError {
-                    kind: FieldErrorKind::NotSupported,
-                    path: "dryRun".to_owned(),
-                    value: Some(value.into()),
-                    detail: "supported values: \"All\"".to_owned(),
-                }]));
+    /// `dryRun`, `fieldValidation` and whatever else a write of this kind may say; all that is wrong at
+    /// once.
+    pub(crate) fn writing(&self, write: Write) -> Result<WriteOptions, ApiError> {
+        let mut errors = Vec::new();
+        match write {
+            Write::Apply if self.get("fieldManager").is_none() => {
+                errors.push(FieldError::required("fieldManager", "is required for apply patch"));
             }
-            dry = true;
+            Write::Patch if self.optional_flag("force").is_some() => {
+                let detail = "may not be specified for non-apply patch";
+                errors.push(FieldError::forbidden("force", detail));
+            }
+            Write::Create | Write::Update | Write::Patch | Write::Apply => {}
         }
-        Ok(dry)
+        errors.extend(check_manager(self.get("fieldManager").unwrap_or_default()));
+        let dry_run = self.dry_run(&mut errors);
+        let validation = match self.get("fieldValidation") {
+            Some("Strict") => FieldValidation::Strict,
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some(other) => {
+                let supported = &["", "Ignore", "Strict", "Warn"];
+                errors.push(FieldError::not_supported("fieldValidation", other, supported));
+                FieldValidation::Strict
+            }
+        };
+        if errors.is_empty() {
+            return Ok(WriteOptions { dry_run, validation, force: self.flag("force") });
+        }
+        Err(invalid_options(write.options(), &errors))
+    }
+
+    /// `dryRun=All`.
+    pub(crate) fn dry_run(&self, errors: &mut Vec<FieldError>) -> bool {
+        let stated = self.all("dryRun").filter(|value| !value.is_empty());
+        dry_run(stated, errors)
     }
 
     /// `fieldManager`; without it what the client calls itself.
-    pub(crate) fn manager(
-        &self,
-        headers: &HeaderMap,
-        subresource: &'static str,
-    ) -> Result<Manager, ApiError> {
+    pub(crate) fn manager(&self, headers: &HeaderMap, subresource: &'static str) -> Manager {
         let name = match self.get("fieldManager") {
-            Some(name) => {
-                check_manager(name)?;
-                name.to_owned()
-            }
+            Some(name) => name.to_owned(),
             None => {
                 let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
                 let program = agent.and_then(|agent| agent.split('/').next()).unwrap_or_default();
@@ -99,36 +113,38 @@ impl Options {
                 if program.is_empty() { "unknown".to_owned() } else { program }
             }
         };
-        Ok(Manager { name, subresource })
+        Manager { name, subresource }
     }
+}
 
-    /// `fieldManager` and `force` of a configuration to be applied.
-    pub(crate) fn applier(
-        &self,
-        headers: &HeaderMap,
-        subresource: &'static str,
-    ) -> Result<(Manager, bool), ApiError> {
-        if self.get("fieldManager").is_none() {
-            let error = FieldError::required("fieldManager", "is required for apply patch");
-            return Err(invalid_options("PatchOptions", &[error]));
-        }
-        Ok((self.manager(headers, subresource)?, self.flag("force")))
-    }
+/// How a client writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Write {
+    Create,
+    Update,
+    /// Any but a configuration to be applied.
+    Patch,
+    Apply,
+}
 
-    /// `fieldValidation=Strict|Warn|Ignore`; without it, warnings.
-    pub(crate) fn field_validation(&self) -> Result<FieldValidation, ApiError> {
-        match self.get("fieldValidation") {
-            Some("Strict") => Ok(FieldValidation::Strict),
-            None | Some("Warn") => Ok(FieldValidation::Warn),
-            Some("Ignore") => Ok(FieldValidation::Ignore),
-            Some(other) => Err(invalid_option(&[FieldError {
-                kind: FieldErrorKind::NotSupported,
-                path: "fieldValidation".to_owned(),
-                value: Some(other.into()),
-                detail: "supported values: \"Ignore\", \"Warn\", \"Strict\"".to_owned(),
-            }])),
+impl Write {
+    /// What Kubernetes calls its options.
+    fn options(self) -> &'static str {
+        match self {
+            Self::Create => "CreateOptions",
+            Self::Update => "UpdateOptions",
+            Self::Patch | Self::Apply => "PatchOptions",
         }
     }
+}
+
+/// The options of a write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriteOptions {
+    pub(crate) dry_run: bool,
+    pub(crate) validation: FieldValidation,
+    /// Takes fields over that others own.
+    pub(crate) force: bool,
 }
 
 /// What to do about unknown and duplicate fields.
@@ -145,29 +161,31 @@ pub(crate) enum FieldValidation {
 /// Kubernetes' bound on the name of a field manager.
 const MAX_MANAGER: usize = 128;
 
-/// 422: only a configuration that is applied can be forced.
-pub(crate) fn forbidden_force() -> ApiError {
-    let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
-    invalid_options("PatchOptions", &[error])
-}
-
-fn check_manager(name: &str) -> Result<(), ApiError> {
-    let wrong = if name.chars().count() > MAX_MANAGER {
+fn check_manager(name: &str) -> Option<FieldError> {
+    let detail = if name.len() > MAX_MANAGER {
         format!("may not be more than {MAX_MANAGER} bytes")
     } else if name.chars().any(char::is_control) {
         "should only contain printable characters".to_owned()
     } else {
-        return Ok(());
+        return None;
     };
-    Err(invalid_options("PatchOptions", &[FieldError::invalid("fieldManager", name, wrong)]))
+    Some(FieldError::invalid("fieldManager", name, detail))
 }
 
-/// 422 about an option, as Kubernetes words it.
-pub(crate) fn invalid_option(errors: &[FieldError]) -> ApiError {
-    invalid_options("ListOptions", errors)
+/// Whether one of the values is `All`; there are no others.
+pub(crate) fn dry_run<'a>(
+    stated: impl Iterator<Item = &'a str>,
+    errors: &mut Vec<FieldError>,
+) -> bool {
+    let stated: Vec<&str> = stated.collect();
+    if stated.iter().any(|value| *value != "All") {
+        errors.push(FieldError::not_supported("dryRun", stated.clone(), &["All"]));
+    }
+    !stated.is_empty()
 }
 
-fn invalid_options(kind: &'static str, errors: &[FieldError]) -> ApiError {
+/// 422 about options of a kind, as Kubernetes words it.
+pub(crate) fn invalid_options(kind: &'static str, errors: &[FieldError]) -> ApiError {
     let options = ResourceInfo {
         group: "meta.k8s.io",
         version: "v1",
@@ -181,17 +199,4 @@ fn invalid_options(kind: &'static str, errors: &[FieldError]) -> ApiError {
         scale: false,
     };
     ApiError::invalid(&options, "", errors)
-}
-
-/// `propagationPolicy`, by its name.
-pub(crate) fn propagation(name: &str) -> Result<Propagation, ApiError> {
-    match name {
-        "Background" => Ok(Propagation::Background),
-        "Foreground" => Ok(Propagation::Foreground),
-        "Orphan" => Ok(Propagation::Orphan),
-        other => Err(ApiError::bad_request(format!(
-            "propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \
-             \"Foreground\", \"Orphan\""
-        ))),
-    }
 }

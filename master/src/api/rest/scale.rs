@@ -17,7 +17,7 @@ use crate::api::patch::Patch;
 use crate::api::registry::{AnyKind, AnyObject};
 use crate::api::rest::accept::{self, Answer, Shape};
 use crate::api::rest::change::Change;
-use crate::api::rest::query::{FieldValidation, Options};
+use crate::api::rest::query::{FieldValidation, Options, Write, WriteOptions};
 use crate::api::rest::{Api, body, list, render};
 use crate::api::write::{Tracking, UpdateOptions};
 
@@ -53,13 +53,13 @@ pub(crate) async fn get(
 /// `PUT`
 pub(crate) async fn update(change: &Change<'_>, key: &ObjectKey) -> Result<Response, ApiError> {
     let tree = body::parse(&change.headers, &change.body)?;
-    write(change, key, |_| Ok(tree.clone())).await
+    write(change, key, Write::Update, |_| Ok(tree.clone())).await
 }
 
 /// `PATCH`
 pub(crate) async fn patch(change: &Change<'_>, key: &ObjectKey) -> Result<Response, ApiError> {
     let patch = Patch::parse(body::media_type(&change.headers), &change.body)?;
-    write(change, key, |current| {
+    write(change, key, Write::Patch, |current| {
         let tree = serde_json::to_value(current).map_err(ApiError::internal)?;
         patch.apply(&SCALE, tree)
     })
@@ -69,14 +69,14 @@ pub(crate) async fn patch(change: &Change<'_>, key: &ObjectKey) -> Result<Respon
 async fn write(
     change: &Change<'_>,
     key: &ObjectKey,
+    how: Write,
     wanted: impl Fn(&Scale) -> Result<Tree, ApiError> + Send + Sync,
 ) -> Result<Response, ApiError> {
     let kind = change.kind;
     let encoding = accept::encoding(&change.headers)?;
     let answer = Answer { encoding, shape: Shape::Plain, pretty: change.options.flag("pretty") };
-    let validation = change.options.field_validation()?;
-    let options =
-        UpdateOptions { part: Part::Spec, fence: &[], dry_run: change.options.dry_run()? };
+    let WriteOptions { dry_run, validation, .. } = change.options.writing(how)?;
+    let options = UpdateOptions { part: Part::Spec, fence: &[], dry_run };
     let mut warnings = Vec::new();
     let apply = |current: &dyn AnyObject| {
         let tree = wanted(&scale_of(kind, current)?)?;
@@ -102,7 +102,7 @@ async fn write(
         new.meta_mut().uid = scale.metadata.uid;
         Ok(Some(new))
     };
-    let manager = change.options.manager(&change.headers, "scale")?;
+    let manager = change.options.manager(&change.headers, "scale");
     let tracking = Tracking::Update(&manager);
     let writer = change.api.objects.writer();
     let written = writer.update_as(kind, key, options, tracking, apply).await?;

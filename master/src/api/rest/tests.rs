@@ -3,6 +3,7 @@
 mod admission;
 mod applying;
 mod bad_input;
+mod options;
 mod reading;
 mod streaming;
 mod views;

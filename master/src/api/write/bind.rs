@@ -28,11 +28,19 @@ impl Writer {
         join_all(bindings.iter().map(|binding| self.bind_one(binding, fence))).await
     }
 
+    /// Whether a pod could be bound as things are.
+    pub(crate) async fn check_binding(&self, binding: &Binding) -> Result<(), ApiError> {
+        self.caches.fresh().await?;
+        self.bound(self.pods()?, binding).map(drop)
+    }
+
+    fn pods(&self) -> Result<&'static dyn AnyKind, ApiError> {
+        let pods = self.registry.stored_as("pods");
+        pods.ok_or_else(|| ApiError::internal("pods are not served"))
+    }
+
     async fn bind_one(&self, binding: &Binding, fence: &[Compare]) -> Result<(), ApiError> {
-        let pods = self
-            .registry
-            .stored_as("pods")
-            .ok_or_else(|| ApiError::internal("pods are not served"))?;
+        let pods = self.pods()?;
         for attempt in 0..MAX_ATTEMPTS {
             match self.bound(pods, binding) {
                 Ok((compare, op)) => {

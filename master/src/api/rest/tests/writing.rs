@@ -238,7 +238,7 @@ async fn propagation_becomes_finalizers_and_preconditions_are_kept() {
         server.delete(&path, Some(other)).await.refused(409, "Conflict").contains("Precondition")
     );
     let bad = json!({"propagationPolicy": "Sideways"});
-    server.delete(&path, Some(bad)).await.refused(400, "BadRequest");
+    server.delete(&path, Some(bad)).await.refused(422, "Invalid");
     let dry = json!({"dryRun": ["All"]});
     server.delete(&path, Some(dry)).await.ok();
     server.get(&path).await.ok();
