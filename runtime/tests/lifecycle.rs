@@ -186,7 +186,7 @@ async fn environment_user_folder_and_mounts_are_as_asked() {
         &[
             "sh",
             "-c",
-            "pwd; id; echo $A $HOME; cat /deep/in/file; touch /tmpfs/x && ls /tmpfs; \
+            "exec 2>&1; pwd; id; echo $A $HOME; cat /deep/in/file; touch /tmpfs/x && ls /tmpfs; \
           touch /deep/in/new; head -n1 /etc/hosts; echo > /dev/stdout; sleep 0",
         ],
     );

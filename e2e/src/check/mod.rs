@@ -91,7 +91,11 @@ where
             // The watcher goes on after an error, a master that is away for instance.
             let Ok(event) = event else { continue };
             match event {
-                Event::Init => listing.clear(),
+                // Nothing is known yet, or no longer: no moment to judge by.
+                Event::Init => {
+                    listing.clear();
+                    continue;
+                }
                 Event::InitApply(object) => {
                     listing.push(object);
                     continue;

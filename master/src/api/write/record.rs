@@ -35,6 +35,31 @@ pub(super) fn record(
     Ok(())
 }
 
+/// Whether a write changes nothing. When fields changed hands is no change by itself: a client that
+/// sends back what it once read sends old times with it.
+pub(super) fn is_same(old: &dyn AnyObject, new: &mut dyn AnyObject) -> bool {
+    let entries = new.meta_mut().managed_fields.take();
+    new.meta_mut().managed_fields.clone_from(&old.meta().managed_fields);
+    if untimed(entries.as_deref()) == untimed(old.meta().managed_fields.as_deref())
+        && new.equals(old)
+    {
+        return true;
+    }
+    new.meta_mut().managed_fields = entries;
+    false
+}
+
+fn untimed(entries: Option<&[ManagedFieldsEntry]>) -> Vec<ManagedFieldsEntry> {
+    let entries = entries.unwrap_or_default().iter().cloned();
+    let mut entries: Vec<_> =
+        entries.map(|entry| ManagedFieldsEntry { time: None, ..entry }).collect();
+    // Their order depends on the times.
+    entries.sort_by(|a, b| {
+        (&a.manager, &a.operation, &a.subresource).cmp(&(&b.manager, &b.operation, &b.subresource))
+    });
+    entries
+}
+
 fn is_reset(entries: &[ManagedFieldsEntry]) -> bool {
     match entries {
         [] => true,

@@ -3,7 +3,7 @@
 use proto::ObjectKey;
 
 use super::charges::Charges;
-use super::record::record;
+use super::record::{is_same, record};
 use super::{
     ClaimChanges, Commit, Current, Decision, Preconditions, STALE, Tracking, UpdateOptions, Writer,
     Written, encode, metadata, written,
@@ -131,7 +131,7 @@ impl Writer {
             Tracking::Update(manager) => record(kind, Some(old), &mut *new, manager)?,
             Tracking::Applied => {}
         }
-        if new.equals(old) {
+        if is_same(old, &mut *new) {
             return Ok(Decision { result: Outcome::Same(current.as_written()), commit: None });
         }
         let claims = ClaimChanges::between(resource, &*new, old_claims, kind.claims(&*new));
