@@ -19,7 +19,8 @@ use crate::api::rest::proxy::ProxyPath;
 use crate::api::rest::query::{Options, Write, WriteOptions};
 use crate::api::rest::target::{ResourceTarget, Target};
 use crate::api::rest::{
-    Api, body, discovery, eviction, list, log, port_forward, program, proxy, render, scale, watch,
+    Api, body, compress, discovery, eviction, list, log, port_forward, program, proxy, render,
+    scale, watch,
 };
 
 /// Answers every request that has no route of its own.
@@ -124,7 +125,9 @@ async fn collection(
             if options.flag("watch") {
                 watch::watch(api, kind, namespace, &options, request.headers()).await
             } else {
-                list::list(api, kind, namespace, &options, request.headers()).await
+                let headers = request.headers();
+                let answer = list::list(api, kind, namespace, &options, headers).await?;
+                Ok(compress::compress(headers, answer).await)
             }
         }
         Method::POST => change(api, kind, request).await?.create(namespace).await,
@@ -155,7 +158,8 @@ async fn object(
                 let namespace = Some(key.namespace.as_str()).filter(|name| !name.is_empty());
                 watch::watch(api, kind, namespace, &options, request.headers()).await
             } else {
-                list::get(api, kind, key, &options, request.headers()).await
+                let answer = list::get(api, kind, key, &options, request.headers()).await?;
+                Ok(compress::compress(request.headers(), answer).await)
             }
         }
         Method::PUT => change(api, kind, request).await?.update(key, part).await,

@@ -13,6 +13,7 @@ pub(crate) mod apply;
 pub(crate) mod body;
 mod change;
 mod channels;
+mod compress;
 mod conditional;
 mod delete_options;
 mod discovery;

@@ -38,6 +38,7 @@ use tokio::sync::OnceCell;
 
 use crate::api::error::ApiError;
 use crate::api::registry::AnyKind;
+use crate::api::rest::compress::takes_gzip;
 use crate::api::rest::openapi::protobuf::Message;
 use crate::api::rest::openapi::types::{Types, types};
 use crate::api::rest::{accept, conditional, discovery};
@@ -219,16 +220,6 @@ impl Document {
         head.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         Ok(response)
     }
-}
-
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
-    let mut words = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
-    words.any(|word| {
-        let mut parts = word.split(';').map(str::trim);
-        let gzip = matches!(parts.next(), Some("gzip" | "*"));
-        gzip && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-    })
 }
 
 /// Compresses and hashes what is written.

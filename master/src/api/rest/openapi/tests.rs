@@ -158,15 +158,3 @@ fn the_protobuf_form_says_the_same() {
     assert_eq!(kinds[0]["kind"], "Pod");
     assert_eq!(fields(&field(&document, 8)).len(), paths(registry.kinds()).count());
 }
-
-#[test]
-fn compresses_unless_told_not_to() {
-    let mut headers = HeaderMap::new();
-    assert!(!takes_gzip(&headers));
-    for (value, expected) in
-        [("gzip", true), ("deflate, gzip;q=0.5", true), ("gzip;q=0", false), ("identity", false)]
-    {
-        headers.insert(header::ACCEPT_ENCODING, value.parse().unwrap());
-        assert_eq!(takes_gzip(&headers), expected, "{value}");
-    }
-}
