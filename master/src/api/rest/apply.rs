@@ -13,7 +13,7 @@ use crate::api::error::ApiError;
 use crate::api::kinds::ResourceInfo;
 use crate::api::objects::Part;
 use crate::api::patch;
-use crate::api::registry::AnyObject;
+use crate::api::registry::{AnyKind, AnyObject};
 use crate::api::rest::body;
 use crate::api::rest::change::Change;
 use crate::api::rest::query::{Write, WriteOptions};
@@ -43,12 +43,7 @@ pub(crate) async fn apply(
     let mut warnings = Vec::new();
     // What a live object (nothing: there is none) becomes.
     let mut applied = |live: Option<&dyn AnyObject>| {
-        let entries = live.and_then(|live| live.meta().managed_fields.as_deref());
-        let managers = Managers::decode(entries.unwrap_or_default()).unwrap_or_default();
-        let live = live.map(|live| kind.tree(live)).transpose().map_err(ApiError::internal)?;
-        let now = Time(write::now());
-        let (object, managers) =
-            managers.applied(resource, live.as_ref(), &config, &now).map_err(refusal)?;
+        let (object, managers) = merged(kind, live, &config)?;
         warnings.clear();
         let merged =
             Tree { value: object, duplicates: tree.duplicates.clone(), unknown: Vec::new() };
@@ -85,8 +80,21 @@ pub(crate) async fn apply(
     Err(ApiError::unavailable(format!("{} {key} comes and goes", resource.kind)))
 }
 
+/// What an object (nothing: there is none) and its record become by a configuration.
+pub(crate) fn merged(
+    kind: &'static dyn AnyKind,
+    live: Option<&dyn AnyObject>,
+    config: &Configuration<'_>,
+) -> Result<(Value, Managers), ApiError> {
+    let entries = live.and_then(|live| live.meta().managed_fields.as_deref());
+    let managers = Managers::decode(entries.unwrap_or_default()).unwrap_or_default();
+    let live = live.map(|live| kind.tree(live)).transpose().map_err(ApiError::internal)?;
+    let now = Time(write::now());
+    managers.applied(kind.resource(), live.as_ref(), config, &now).map_err(refusal)
+}
+
 /// Checks a configuration against its path, and leaves in it what the path can change.
-fn prepare(
+pub(crate) fn prepare(
     resource: &ResourceInfo,
     key: &ObjectKey,
     part: Part,

@@ -150,3 +150,67 @@ async fn several_managers_apply_at_once() {
     assert_eq!(object["data"].as_object().unwrap().len(), 16);
     assert_eq!(managers(&object).len(), 16);
 }
+
+#[tokio::test]
+async fn replicas_belong_to_whoever_applied_the_scale() {
+    let server = Server::start().await;
+    let sets = "/apis/apps/v1/namespaces/default/replicasets";
+    let set = |replicas: Value| {
+        json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "web"},
+            "spec": {
+                "replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+                "template": pod("web"),
+            },
+        })
+    };
+    let (web, scale) = (format!("{sets}/web"), format!("{sets}/web/scale"));
+    let apply = async |path: &str, options: &str, config: Value| {
+        server.patch(&format!("{path}?{options}"), "apply-patch+yaml", config).await
+    };
+    let wanted = |replicas: i32| {
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"},
+               "spec": {"replicas": replicas}})
+    };
+    // A scale makes no object.
+    apply(&scale, "fieldManager=scaler", wanted(3)).await.refused(404, "NotFound");
+    apply(&web, "fieldManager=owner", set(json!(2))).await.ok();
+    let conflict = apply(&scale, "fieldManager=scaler", wanted(3)).await;
+    let message = conflict.refused(409, "Conflict");
+    assert!(message.contains("conflict with \"owner\": .spec.replicas"), "{message}");
+    let dry = apply(&scale, "fieldManager=scaler&force=true&dryRun=All", wanted(3)).await.ok();
+    assert_eq!(dry["spec"]["replicas"], 3);
+    assert_eq!(server.get(&scale).await.ok()["spec"]["replicas"], 2);
+
+    let scaled = apply(&scale, "fieldManager=scaler&force=true", wanted(3)).await.ok();
+    assert_eq!(scaled["kind"], "Scale");
+    assert_eq!(scaled["spec"]["replicas"], 3);
+    let object = server.get(&web).await.ok();
+    assert_eq!(managers(&object), ["Apply owner", "Apply scaler scale"]);
+    let fields = object["metadata"]["managedFields"].as_array().unwrap();
+    let own = fields.iter().find(|entry| entry["subresource"] == "scale").unwrap();
+    assert_eq!(own["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+    assert_eq!(own["apiVersion"], "apps/v1");
+    // Once more is no write.
+    apply(&scale, "fieldManager=scaler", wanted(3)).await.ok();
+    let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+    assert_eq!(version(&server.get(&web).await.ok()), version(&object));
+    // Now it is the owner who is in the way, unless it leaves the replicas alone.
+    apply(&web, "fieldManager=owner", set(json!(2))).await.refused(409, "Conflict");
+    let mut without = set(json!(0));
+    without["spec"].as_object_mut().unwrap().remove("replicas");
+    let left = apply(&web, "fieldManager=owner", without).await.ok();
+    assert_eq!(left["spec"]["replicas"], 3);
+
+    let mut wrong = wanted(-1);
+    apply(&scale, "fieldManager=scaler", wrong.clone()).await.refused(422, "Invalid");
+    wrong["spec"]["replicaz"] = json!(1);
+    let unknown = apply(&scale, "fieldManager=scaler&fieldValidation=Strict", wrong).await;
+    assert!(unknown.refused(400, "BadRequest").contains("unknown field \"spec.replicaz\""));
+    let mut stale = wanted(5);
+    stale["metadata"]["resourceVersion"] = json!("1");
+    apply(&scale, "fieldManager=scaler", stale).await.refused(409, "Conflict");
+    apply(&scale, "", wanted(5)).await.refused(422, "Invalid");
+    let other = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "spec": {"replicas": 5}});
+    apply(&scale, "fieldManager=scaler", other).await.refused(400, "BadRequest");
+}

@@ -30,6 +30,8 @@ async fn a_dry_run_of_any_verb_answers_as_if_and_writes_nothing() {
     let applied = config_map("a", json!({}), json!({"k": "applied"}));
     let made = config_map("made", json!({}), json!({"k": "v"}));
     let scale = json!({"metadata": {"name": "rc"}, "spec": {"replicas": 4}});
+    let applied_scale =
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": 1}});
     let eviction =
         json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "web"}});
     let binding = json!({"metadata": {"name": "web"}, "target": {"kind": "Node", "name": "node"}});
@@ -50,6 +52,7 @@ async fn a_dry_run_of_any_verb_answers_as_if_and_writes_nothing() {
         (Method::DELETE, CONFIG_MAPS.to_owned(), json, json!({}), 200),
         (Method::PUT, format!("{rc}/scale"), json, scale.clone(), 200),
         (Method::PATCH, format!("{rc}/scale"), "merge-patch+json", scale, 200),
+        (Method::PATCH, format!("{rc}/scale"), "apply-patch+yaml", applied_scale, 200),
         (Method::PATCH, format!("{rc}/status"), "merge-patch+json", status, 200),
         (Method::POST, format!("{PODS}/web/eviction"), json, eviction, 201),
         (Method::POST, format!("{PODS}/web/binding"), json, binding, 201),
