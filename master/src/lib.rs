@@ -4,7 +4,7 @@
 //! * [`leader`]: which master leads; [`masters`]: which ones run;
 //! * [`api`]: the Kubernetes REST API over both;
 //! * [`scheduler`]: gives every pod a node; [`controllers`]: make what is as it should be;
-//! * [`events`]: what happened to an object, for people;
+//! * [`events`]: what happened to an object, for people; [`metrics`]: for Prometheus;
 //! * [`nodes`]: the session streams of the kubelets; [`pki`]: certificates and join tokens;
 //! * [`bootstrap`]: what every cluster has from the start;
 //! * [`config`], [`serve`], [`run`](run()): one process out of it all; [`client`], [`token_api`]:
@@ -21,6 +21,7 @@ mod dice;
 pub mod events;
 pub mod leader;
 pub mod masters;
+mod metrics;
 pub mod nodes;
 pub mod pki;
 mod run;

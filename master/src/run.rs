@@ -28,7 +28,8 @@ use crate::nodes::{MissingResource, NodeService, NodesConfig};
 use crate::pki::{Authority, ServerCertificate, Tokens, authority::ServerNames, kubeconfig};
 use crate::serve::{self, Tls};
 use crate::store::{
-    self, Compare, EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, Op, Store, Txn, compactor, keys,
+    self, Compare, EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, Metered, Op, Store, Txn,
+    compactor, keys,
 };
 use crate::{bootstrap, controllers, masters, pki, scheduler, token_api};
 
@@ -211,7 +212,7 @@ async fn open_store(
     let options = match &config.store {
         StoreConfig::Embedded => {
             let store = EmbeddedStore::open(&config.data_dir.join("store.redb"))?;
-            return Ok(Some(Arc::new(store)));
+            return Ok(Some(Metered::shared(store)));
         }
         StoreConfig::Etcd { servers, ca, identity } => EtcdOptions {
             servers: servers.clone(),
@@ -221,7 +222,7 @@ async fn open_store(
     loop {
         match shutdown.run_until_cancelled(EtcdStore::connect(&options)).await {
             None => return Ok(None),
-            Some(Ok(store)) => return Ok(Some(Arc::new(store))),
+            Some(Ok(store)) => return Ok(Some(Metered::shared(store))),
             Some(Err(error)) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 warn!(%error, cause, "waiting for etcd");

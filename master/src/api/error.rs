@@ -139,6 +139,13 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
+    /// 429: the server has enough to do.
+    pub fn too_many_requests() -> Self {
+        let message = "too many requests, please try again later";
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        error.retry_after(1)
+    }
+
     /// 500.
     pub fn internal(message: impl std::fmt::Display) -> Self {
         let message = format!("Internal error occurred: {message}");
@@ -167,12 +174,12 @@ impl ApiError {
 
     /// 504, with a hint when to try again.
     pub fn timeout(message: impl Into<String>, retry_after_seconds: i32) -> Self {
-        let mut error = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message);
-        error.details = Some(Box::new(StatusDetails {
-            retry_after_seconds: Some(retry_after_seconds),
-            ..StatusDetails::default()
-        }));
-        error
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).retry_after(retry_after_seconds)
+    }
+
+    fn retry_after(mut self, seconds: i32) -> Self {
+        self.details.get_or_insert_default().retry_after_seconds = Some(seconds);
+        self
     }
 
     /// Adds what it is about to `details`.

@@ -7,6 +7,7 @@ pub mod codec;
 pub mod error;
 pub mod field_error;
 pub mod kinds;
+pub(crate) mod limits;
 pub mod objects;
 mod patch;
 pub mod registry;

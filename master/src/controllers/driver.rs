@@ -132,6 +132,7 @@ pub(crate) async fn run<C: Controller>(
     caches: Arc<Caches>,
     stop: CancellationToken,
 ) {
+    let depth = crate::metrics::queue_depth(C::NAME);
     let mut queue = WorkQueue::default();
     let mut running = JoinSet::new();
     let mut triggers = controller.triggers();
@@ -143,6 +144,7 @@ pub(crate) async fn run<C: Controller>(
             let span = debug_span!("pass", controller = C::NAME, %key);
             running.spawn(pass(Arc::clone(&controller), key).instrument(span));
         }
+        depth.set(queue.ready());
         let due = queue.next_due();
         tokio::select! {
             () = stop.cancelled() => break,
@@ -164,6 +166,7 @@ pub(crate) async fn run<C: Controller>(
             () = sleep_until(due), if running.len() < C::CONCURRENCY => {}
         }
     }
+    depth.set(0);
     // A pass in hand may be between two writes; each of them stands for itself.
     running.shutdown().await;
 }

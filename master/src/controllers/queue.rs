@@ -146,6 +146,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         }
     }
 
+    /// How many keys could be taken.
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// When the earliest key that waits for its time is due.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.later.first_key_value().map(|((at, _), _)| *at)

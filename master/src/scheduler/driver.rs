@@ -22,6 +22,7 @@ use crate::api::kinds::pod::Pods;
 use crate::api::objects::{Binding, Objects, Part};
 use crate::cache::{CachedObject, Lagged, ObjectEvent, Subscription, Update};
 use crate::events::{EventRecorder, Occurrence, reference};
+use crate::metrics::SCHEDULING;
 use crate::store::Compare;
 
 /// The `spec.schedulerName` of the pods it looks after, and the source of its events.
@@ -125,6 +126,9 @@ impl Scheduling {
         };
         loop {
             self.tell_more();
+            SCHEDULING.active.set(self.queue.len() - self.queue.waiting());
+            SCHEDULING.unschedulable.set(self.queue.waiting());
+            SCHEDULING.backoff.set(self.later.len());
             let can_decide = self.queue.has_ready() && self.binding.len() < BATCHES;
             let retry = self.later.first_key_value().map(|((at, _), _)| *at);
             tokio::select! {
@@ -279,6 +283,7 @@ impl Scheduling {
                 }
                 None => {
                     let verdict: Verdict = self.model.diagnose(&pod.demand).message().into();
+                    SCHEDULING.refused.add_one();
                     debug!(pod = %pod.key, %verdict, "fits no node");
                     let told = self.queue.refuse(pod, ticket, &verdict);
                     self.to_tell.extend(told.into_iter().map(|pod| (pod, Arc::clone(&verdict))));
@@ -305,6 +310,7 @@ impl Scheduling {
         let error = match result {
             Ok(()) => {
                 self.attempts.remove(&pod.uid);
+                SCHEDULING.scheduled.add_one();
                 info!(pod = %pod.key, %node, "bound pod");
                 let message = format!("Successfully assigned {} to {node}", pod.key);
                 let object = reference("Pod", &pod.key, &pod.uid);
@@ -324,6 +330,7 @@ impl Scheduling {
         let attempts = self.attempts.entry(Arc::clone(&pod.uid)).or_default();
         let wait = RETRY.0.saturating_mul(1 << (*attempts).min(16)).min(RETRY.1);
         *attempts += 1;
+        SCHEDULING.failed.add_one();
         warn!(pod = %pod.key, %node, %error, "failed to bind");
         self.later.insert((Instant::now() + wait, ticket), pod);
     }

@@ -50,6 +50,8 @@ pub(crate) struct Queue {
     heads: BTreeMap<Rank, Arc<Demand>>,
     tickets: HashMap<Arc<str>, (Arc<Demand>, Ticket)>,
     next_ticket: Ticket,
+    /// Pods of the lines that wait.
+    waiting: usize,
 }
 
 impl Queue {
@@ -94,6 +96,7 @@ impl Queue {
         let line = self.lines.entry(Arc::clone(&demand)).or_default();
         let verdict = line.verdict.clone();
         line.pods.insert(ticket, Waiting { pod, told: verdict.is_some() });
+        self.waiting += usize::from(verdict.is_some());
         self.head(&demand);
         self.tickets.insert(uid, (demand, ticket));
         verdict
@@ -105,6 +108,7 @@ impl Queue {
         self.unhead(&demand);
         let line = self.lines.get_mut(&demand)?;
         let waiting = line.pods.remove(&ticket);
+        self.waiting -= usize::from(line.verdict.is_some());
         if line.pods.is_empty() {
             self.lines.remove(&demand);
         } else {
@@ -140,7 +144,9 @@ impl Queue {
         self.unhead(&pod.demand);
         let mut told = Vec::new();
         if let Some(line) = self.lines.get_mut(&pod.demand) {
-            line.verdict = Some(Arc::clone(verdict));
+            if line.verdict.replace(Arc::clone(verdict)).is_none() {
+                self.waiting += line.pods.len();
+            }
             for (other, waiting) in &mut line.pods {
                 if *other == ticket || !waiting.told {
                     waiting.told = true;
@@ -162,6 +168,7 @@ impl Queue {
         for demand in woken {
             if let Some(line) = self.lines.get_mut(&demand) {
                 line.verdict = None;
+                self.waiting -= line.pods.len();
             }
             self.head(&demand);
         }
@@ -175,6 +182,11 @@ impl Queue {
     /// How many pods have no node.
     pub(crate) fn len(&self) -> usize {
         self.tickets.len()
+    }
+
+    /// How many of them are known to fit none.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     fn rank(&self, demand: &Arc<Demand>) -> Option<Rank> {

@@ -7,11 +7,13 @@ pub mod compactor;
 mod embedded;
 mod etcd;
 pub mod keys;
+mod metered;
 #[cfg(test)]
 pub(crate) mod unreliable;
 
 pub use embedded::EmbeddedStore;
 pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
+pub(crate) use metered::Metered;
 
 use async_trait::async_trait;
 use bytes::Bytes;

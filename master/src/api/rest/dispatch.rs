@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::Binding as BindingObject;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
@@ -12,6 +12,7 @@ use proto::k8s as k8s_openapi;
 
 use crate::api::codec::Decoder;
 use crate::api::error::ApiError;
+use crate::api::limits::Governor;
 use crate::api::objects::{Binding, Part};
 use crate::api::registry::AnyKind;
 use crate::api::rest::change::Change;
@@ -23,12 +24,13 @@ use crate::api::rest::{
     scale, watch,
 };
 
-/// Answers every request that has no route of its own.
-pub(crate) async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
-    match serve(&api, request).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    }
+/// Answers every request that has no route of its own, within the limits.
+pub(crate) async fn dispatch(
+    State(api): State<Arc<Api>>,
+    State(governor): State<Arc<Governor>>,
+    request: Request,
+) -> Response {
+    governor.serve(request, |request| serve(&api, request)).await
 }
 
 async fn serve(api: &Api, request: Request) -> Result<Response, ApiError> {

@@ -19,6 +19,7 @@ mod delete_options;
 mod discovery;
 mod dispatch;
 mod eviction;
+mod health;
 mod list;
 mod list_options;
 mod log;
@@ -44,13 +45,13 @@ mod tests;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{FromRef, State};
 use axum::routing::get;
+use http::header;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::authn;
-use crate::api::error::ApiError;
+use crate::api::limits::Governor;
 use crate::api::objects::Objects;
 use crate::api::streams::Streams;
 
@@ -69,26 +70,47 @@ pub struct Api {
 /// request that came with a verified client certificate.
 pub fn router(api: Api) -> Router {
     let documents = openapi::routes(api.objects.registry().kinds());
+    let governor = Governor::new(api.objects.registry());
     Router::new()
-        .route("/healthz", get(alive))
-        .route("/livez", get(alive))
-        .route("/readyz", get(ready))
+        .route("/healthz", get(health::healthz))
+        .route("/healthz/{check}", get(health::one_of_healthz))
+        .route("/livez", get(health::livez))
+        .route("/livez/{check}", get(health::one_of_livez))
+        .route("/readyz", get(health::readyz))
+        .route("/readyz/{check}", get(health::one_of_readyz))
+        .route("/metrics", get(metrics))
         .route("/version", get(discovery::version))
         // The Python client asks with a slash at the end.
         .route("/version/", get(discovery::version))
         .fallback(dispatch::dispatch)
-        .with_state(Arc::new(api))
+        .with_state(Served { governor: Arc::new(governor), api: Arc::new(api) })
         .merge(documents)
         .layer(axum::middleware::from_fn(authn::require_identity))
 }
 
-async fn alive() -> &'static str {
-    "ok"
+/// What handlers have at hand.
+#[derive(Clone)]
+struct Served {
+    governor: Arc<Governor>,
+    api: Arc<Api>,
 }
 
-async fn ready(State(api): State<Arc<Api>>) -> Response {
-    match api.objects.caches().fresh().await {
-        Ok(_) => "ok".into_response(),
-        Err(error) => ApiError::from(error).into_response(),
+impl FromRef<Served> for Arc<Governor> {
+    fn from_ref(served: &Served) -> Self {
+        served.governor.clone()
     }
+}
+
+impl FromRef<Served> for Arc<Api> {
+    fn from_ref(served: &Served) -> Self {
+        served.api.clone()
+    }
+}
+
+async fn metrics(
+    State(api): State<Arc<Api>>,
+    State(governor): State<Arc<Governor>>,
+) -> ([(header::HeaderName, &'static str); 1], String) {
+    let text = crate::metrics::render(&governor.requests, api.objects.caches());
+    ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text)
 }

@@ -3,6 +3,7 @@
 mod admission;
 mod applying;
 mod bad_input;
+mod governing;
 mod options;
 mod reading;
 mod streaming;
