@@ -2,13 +2,14 @@
 //! so each comes with its conditions and, where there is one, the ratio to a reference of the same run.
 
 mod idle;
+mod master;
 mod starts;
 mod up;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use e2e::check;
 use e2e::lab::{StoreKind, run};
 
@@ -17,9 +18,12 @@ use e2e::lab::{StoreKind, run};
 /// Examples:
 ///   cargo build --release && cargo run --release -p e2e --bin bench
 ///   cargo run --release -p e2e --bin bench -- --only starts
+///   cargo run --release -p e2e --bin bench -- master --store etcd
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment)]
 struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// One part only: starts, burst, idle or up.
     #[arg(long, value_parser = ["starts", "burst", "idle", "up"])]
     only: Option<String>,
@@ -29,6 +33,16 @@ struct Arguments {
     /// Seconds to watch an idle cluster.
     #[arg(long, default_value_t = 30)]
     idle_seconds: u64,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// The master alone, under load.
+    Master {
+        /// One store only.
+        #[arg(long)]
+        store: Option<StoreKind>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -41,12 +55,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(Arguments { only, pods, idle_seconds }: Arguments) -> Result<()> {
-    if !check::is_root() {
+fn measure(Arguments { part, only, pods, idle_seconds }: Arguments) -> Result<()> {
+    if part.is_none() && !check::is_root() {
         bail!("the bench needs root");
     }
     let wanted = move |part: &str| only.as_deref().is_none_or(|only| only == part);
-    if wanted("starts") {
+    if part.is_none() && wanted("starts") {
         starts::check_reference()?;
     }
     let model = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
@@ -58,7 +72,15 @@ fn measure(Arguments { only, pods, idle_seconds }: Arguments) -> Result<()> {
         std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         if cfg!(debug_assertions) { "debug" } else { "release" },
     );
+    // Who makes TLS connections here gets the provider that the workspace uses.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     println!("\n| measured | figure | budget | conditions |\n|---|---|---|---|");
+    if let Some(Part::Master { store }) = part {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let stores = store.map_or(vec![StoreKind::Embedded, StoreKind::Etcd], |one| vec![one]);
+        return stores.into_iter().try_for_each(|store| runtime.block_on(master::measure(store)));
+    }
     let up = wanted("up");
     run(check::lab(1, StoreKind::Embedded), move |lab| async move {
         let client = check::client(&lab).await?;
