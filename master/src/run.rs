@@ -152,7 +152,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     tasks.spawn(give_memory_back(caches.clone(), stop()));
     tasks.close();
 
-    let api = Api { objects: objects.clone(), streams: nodes.streams(), shutdown: stop() };
+    let api = Api {
+        objects: objects.clone(),
+        streams: nodes.streams(),
+        samples: Arc::default(),
+        shutdown: stop(),
+    };
     let router = api::router(api)
         .merge(token_api::router(tokens))
         .route_service("/kutter.node.v1.Node/{method}", nodes.server());

@@ -205,6 +205,15 @@ pub struct ContainerState {
     pub exit: Option<ContainerExit>,
 }
 
+/// What a container has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Time of processors.
+    pub cpu: std::time::Duration,
+    /// Bytes of memory that the kernel would not give back just so: the working set.
+    pub memory: u64,
+}
+
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerExit {
@@ -351,6 +360,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         container: &ContainerId,
         config: &AttachConfig,
     ) -> Result<ExecSession>;
+
+    /// What a running container has used since it was started.
+    async fn usage(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<Usage>;
 
     /// Events from now on. A receiver that lags has to [`list`](Self::list) again.
     fn events(&self) -> broadcast::Receiver<RuntimeEvent>;

@@ -5,6 +5,8 @@
 //! system there is one hierarchy; with version 1 there are many, the named one of systemd and
 //! an empty version 2 hierarchy (the "hybrid" layout) among them.
 
+mod usage;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;

@@ -15,6 +15,7 @@ mod events;
 mod images;
 mod logs;
 mod manager;
+mod metrics;
 mod names;
 mod observed;
 mod pages;

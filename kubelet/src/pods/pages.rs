@@ -1,6 +1,8 @@
 //! The kubelet's own HTTP, for `nodes/NAME/proxy`: it listens nowhere, and answers on the connection
 //! of a tunnel.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -8,28 +10,37 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use proto::k8s::api::core::v1::Pod;
+use runtime::ContainerRuntime;
 use serde_json::json;
 use tracing::debug;
 
+use super::metrics;
 use crate::state::StateHandle;
 use crate::streams::Connection;
 
 /// Bytes on their way to the tunnel.
 const BUFFER: usize = 64 << 10;
 
+/// What is used, for scrapers.
+const METRICS: &str = "/metrics/resource";
+
 /// A connection that answers HTTP.
-pub(super) fn serve(state: StateHandle) -> Connection {
+pub(super) fn serve(state: StateHandle, runtime: Arc<dyn ContainerRuntime>) -> Connection {
     let (ours, theirs) = tokio::io::duplex(BUFFER);
     tokio::spawn(async move {
         let service = service_fn(move |request: Request<Incoming>| {
-            let answer = state.read(|state| {
-                answer(
-                    request.method(),
-                    request.uri().path(),
-                    state.pods.values().map(AsRef::as_ref),
-                )
-            });
-            async move { Ok::<_, std::convert::Infallible>(answer) }
+            let (state, runtime) = (state.clone(), Arc::clone(&runtime));
+            async move {
+                let (method, path) = (request.method(), request.uri().path());
+                let metrics = match path {
+                    METRICS => metrics::page(&runtime).await,
+                    _ => String::new(),
+                };
+                let answer = state.read(|state| {
+                    answer(method, path, state.pods.values().map(AsRef::as_ref), metrics)
+                });
+                Ok::<_, std::convert::Infallible>(answer)
+            }
         });
         let served = hyper::server::conn::http1::Builder::new();
         if let Err(error) = served.serve_connection(TokioIo::new(ours), service).await {
@@ -43,6 +54,7 @@ fn answer<'a>(
     method: &Method,
     path: &str,
     pods: impl Iterator<Item = &'a Pod>,
+    metrics: String,
 ) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (method, path) {
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, "text/plain", "ok".into()),
@@ -52,7 +64,10 @@ fn answer<'a>(
                 json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods});
             (StatusCode::OK, "application/json", Bytes::from(list.to_string()))
         }
-        (_, "/healthz" | "/pods") => {
+        (&Method::GET | &Method::HEAD, METRICS) => {
+            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics.into())
+        }
+        (_, "/healthz" | "/pods" | METRICS) => {
             (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "405: Method Not Allowed\n".into())
         }
         _ => (StatusCode::NOT_FOUND, "text/plain", "404 page not found\n".into()),
@@ -72,10 +87,12 @@ mod tests {
             (Method::GET, "/healthz", 200),
             (Method::GET, "/pods", 200),
             (Method::DELETE, "/pods", 405),
+            (Method::GET, "/metrics/resource", 200),
+            (Method::POST, "/metrics/resource", 405),
             (Method::GET, "/run", 404),
         ] {
             let pod = Pod::default();
-            let answer = answer(&method, path, std::iter::once(&pod));
+            let answer = answer(&method, path, std::iter::once(&pod), String::new());
             assert_eq!(answer.status().as_u16(), status, "{method} {path}");
         }
     }

@@ -1,5 +1,7 @@
 //! Programs and logs of this node's pods, for those who ask from outside.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use proto::ObjectKey;
 use runtime::{AttachConfig, ContainerId, ExecConfig, ExecSession, SandboxId};
@@ -100,7 +102,9 @@ impl PodStreams for PodManager {
         match place {
             Place::PodLoopback(pod) => connect::loopback(&self.network_of(pod).await?, port).await,
             Place::PodAddress(pod) => connect::address(&self.network_of(pod).await?, port).await,
-            Place::Node if port == 0 => Ok(pages::serve(self.state().clone())),
+            Place::Node if port == 0 => {
+                Ok(pages::serve(self.state().clone(), Arc::clone(self.runtime())))
+            }
             Place::Node => connect::node(self.node_addresses(), port).await,
         }
     }

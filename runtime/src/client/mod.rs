@@ -278,6 +278,13 @@ impl ContainerRuntime for ShimRuntime {
         Ok(all.iter().map(|sandbox| sandbox.state()).collect())
     }
 
+    async fn usage(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<Usage> {
+        let known = self.inner.sandboxes().get(sandbox).cloned();
+        let group = known.map(|known| launch::container_cgroup(&known.record.config, container));
+        let usage = group.and_then(|group| self.inner.hierarchies.usage(&group));
+        usage.ok_or_else(|| Error::NotRunning(container.clone()))
+    }
+
     async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<()> {
         launch::check_id(&sandbox.0, launch::MAX_SANDBOX_ID)?;
         let (inner, sandbox) = (Arc::clone(&self.inner), sandbox.clone());

@@ -270,6 +270,15 @@ impl ContainerRuntime for FakeRuntime {
         Ok(all)
     }
 
+    /// Nothing runs, so nothing is used.
+    async fn usage(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<Usage> {
+        let state = self.lock();
+        let found = state.sandboxes.get(sandbox).map(FakeSandbox::state);
+        let mut containers = found.into_iter().flat_map(|found| found.containers);
+        let running = containers.any(|one| one.id == *container && one.exit.is_none());
+        running.then(Usage::default).ok_or_else(|| Error::NotRunning(container.clone()))
+    }
+
     async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<()> {
         let running: Vec<ContainerId> = match self.lock().sandboxes.get(sandbox) {
             None => return Ok(()),

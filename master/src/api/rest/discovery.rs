@@ -13,9 +13,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::api::error::ApiError;
 use crate::api::kinds::ResourceInfo;
-use crate::api::registry::{AnyKind, Registry};
+use crate::api::registry::Registry;
 use crate::api::rest::accept::{self, Answer, MediaRange, Shape};
 use crate::api::rest::conditional;
+use crate::api::rest::metrics_api;
 use crate::api::rest::render;
 use crate::api::rest::subresources::{subresources, verbs};
 use crate::api::rest::target::Target;
@@ -112,8 +113,8 @@ pub(crate) fn document(
 /// The groups other than the core one, each once.
 fn groups(registry: &Registry) -> Vec<&'static str> {
     let mut groups: Vec<&'static str> = Vec::new();
-    for kind in registry.kinds() {
-        let group = kind.resource().group;
+    for resource in all(registry) {
+        let group = resource.group;
         if !group.is_empty() && !groups.contains(&group) {
             groups.push(group);
         }
@@ -124,8 +125,7 @@ fn groups(registry: &Registry) -> Vec<&'static str> {
 /// The versions of a group, each once.
 fn versions(registry: &Registry, group: &str) -> Vec<&'static str> {
     let mut versions: Vec<&'static str> = Vec::new();
-    for kind in registry.kinds() {
-        let resource = kind.resource();
+    for resource in all(registry) {
         if resource.group == group && !versions.contains(&resource.version) {
             versions.push(resource.version);
         }
@@ -133,12 +133,13 @@ fn versions(registry: &Registry, group: &str) -> Vec<&'static str> {
     versions
 }
 
-fn kinds_of(registry: &Registry, group: &str, version: &str) -> Vec<&'static dyn AnyKind> {
-    let of = |kind: &&'static dyn AnyKind| {
-        let resource = kind.resource();
-        resource.group == group && resource.version == version
-    };
-    registry.kinds().iter().copied().filter(of).collect()
+fn kinds_of(registry: &Registry, group: &str, version: &str) -> Vec<&'static ResourceInfo> {
+    all(registry).filter(|one| one.group == group && one.version == version).collect()
+}
+
+/// The kinds that are registered, and those that are measured.
+fn all(registry: &Registry) -> impl Iterator<Item = &'static ResourceInfo> + '_ {
+    registry.kinds().iter().map(|kind| kind.resource()).chain(&metrics_api::RESOURCES)
 }
 
 fn group(registry: &Registry, name: &str) -> Value {
@@ -150,8 +151,7 @@ fn group(registry: &Registry, name: &str) -> Value {
 }
 
 /// The entries of a kind in an `APIResourceList`: its own, and those of its subresources.
-fn resources(kind: &'static dyn AnyKind) -> Vec<Value> {
-    let resource = kind.resource();
+fn resources(resource: &'static ResourceInfo) -> Vec<Value> {
     let mut own = json!({
         "name": resource.plural,
         "singularName": resource.singular,
@@ -165,7 +165,9 @@ fn resources(kind: &'static dyn AnyKind) -> Vec<Value> {
     if !resource.categories.is_empty() {
         own["categories"] = json!(resource.categories);
     }
-    own["storageVersionHash"] = json!(storage_version_hash(resource));
+    if resource.group != metrics_api::GROUP {
+        own["storageVersionHash"] = json!(storage_version_hash(resource));
+    }
     let mut entries = vec![own];
     for sub in subresources(resource) {
         let mut entry = json!({
@@ -217,7 +219,7 @@ fn aggregated(registry: &Registry, core: bool, version: &'static str) -> Value {
                 .into_iter()
                 .map(|version| {
                     let mut kinds = kinds_of(registry, name, version);
-                    kinds.sort_unstable_by_key(|kind| kind.resource().plural);
+                    kinds.sort_unstable_by_key(|resource| resource.plural);
                     let resources: Vec<Value> =
                         kinds.into_iter().map(aggregated_resource).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
@@ -257,8 +259,7 @@ fn answer_aggregated(
     Ok(response)
 }
 
-fn aggregated_resource(kind: &'static dyn AnyKind) -> Value {
-    let resource = kind.resource();
+fn aggregated_resource(resource: &'static ResourceInfo) -> Value {
     let subresources: Vec<Value> = subresources(resource)
         .into_iter()
         .map(|sub| {

@@ -20,8 +20,8 @@ use crate::api::rest::proxy::ProxyPath;
 use crate::api::rest::query::{Options, Write, WriteOptions};
 use crate::api::rest::target::{ResourceTarget, Target};
 use crate::api::rest::{
-    Api, body, compress, discovery, eviction, list, log, port_forward, program, proxy, render,
-    scale, watch,
+    Api, body, compress, discovery, eviction, list, log, metrics_api, port_forward, program, proxy,
+    render, scale, watch,
 };
 
 /// Answers every request that has no route of its own, within the limits.
@@ -41,6 +41,9 @@ async fn serve(api: &Api, request: Request) -> Result<Response, ApiError> {
     }
     let target = Target::parse(path).ok_or_else(ApiError::no_such_path)?;
     match target {
+        Target::Resource(target) if target.group == metrics_api::GROUP => {
+            metrics_api::serve(api, &target, request).await
+        }
         Target::Resource(target) => resource(api, target, request).await,
         document => {
             if !matches!(*request.method(), Method::GET | Method::HEAD) {

@@ -23,6 +23,7 @@ mod health;
 mod list;
 mod list_options;
 mod log;
+pub(crate) mod metrics_api;
 mod node_leases;
 mod openapi;
 mod pod_stream;
@@ -53,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::authn;
 use crate::api::limits::Governor;
 use crate::api::objects::Objects;
+use crate::api::rest::metrics_api::Samples;
 use crate::api::streams::Streams;
 
 /// What the REST API works with.
@@ -62,6 +64,8 @@ pub struct Api {
     pub objects: Objects,
     /// The way to the nodes, for all that streams.
     pub streams: Arc<dyn Streams>,
+    /// What nodes used when they were asked last.
+    pub samples: Arc<Samples>,
     /// Ends watches and streams when the process stops.
     pub shutdown: CancellationToken,
 }

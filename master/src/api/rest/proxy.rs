@@ -29,6 +29,9 @@ use crate::api::rest::{Api, list};
 pub(crate) use target::ProxyPath;
 use target::{Backend, SchemeNamePort};
 
+/// No page of a kubelet is larger: a thousand containers have four lines each.
+const MAX_PAGE: usize = 4 << 20;
+
 /// Answers every method on `proxy` and below.
 pub(crate) async fn proxy(
     api: &Api,
@@ -62,6 +65,26 @@ pub(crate) async fn proxy(
         forward::forward(bytes, &to, request).await
     };
     forwarded.map_err(|error| unreachable(&error))
+}
+
+/// A page of a node's kubelet.
+pub(crate) async fn kubelet_page(api: &Api, node: &str, page: &str) -> Result<String, ApiError> {
+    let connect = ConnectRequest { place: connect_request::Place::Node.into(), port: 0 };
+    let tunnel = OpenTunnel { request: Some(Wanted::Connect(connect)), ..OpenTunnel::default() };
+    let failed = |why: &dyn std::fmt::Display| {
+        ApiError::unavailable(format!("node {node} does not answer: {why}"))
+    };
+    let opened = api.streams.open(node, tunnel).await?;
+    let bytes = bytes::TunnelBytes::connected(opened).await.map_err(|error| failed(&error))?;
+    let request = Request::get(page).body(Body::empty()).map_err(ApiError::internal)?;
+    let to = forward::To { host: node, prefix: "", rest: page };
+    let answer = forward::forward(bytes, &to, request).await.map_err(|error| failed(&error))?;
+    if answer.status() != StatusCode::OK {
+        return Err(failed(&answer.status()));
+    }
+    let body = axum::body::to_bytes(answer.into_body(), MAX_PAGE).await;
+    let body = body.map_err(|error| failed(&error))?;
+    String::from_utf8(body.into()).map_err(|error| failed(&error))
 }
 
 /// Where to: the place and port, the tunnel to it, the name of the host for HTTP, and the node.

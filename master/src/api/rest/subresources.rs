@@ -1,6 +1,7 @@
 //! Which subresources are served. Discovery and OpenAPI are made out of this table.
 
 use crate::api::kinds::ResourceInfo;
+use crate::api::rest::metrics_api;
 
 /// A subresource: its name, the type it speaks, and its verbs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub(crate) fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
     let mut add = |name, group, version, kind, verbs| {
         all.push(Subresource { name, group, version, kind, verbs });
     };
-    if resource.plural == "pods" {
+    if resource.plural == "pods" && resource.group.is_empty() {
         add("attach", "", "v1", "PodAttachOptions", &["create", "get"][..]);
         add("binding", "", "v1", "Binding", &["create"]);
         add("eviction", "policy", "v1", "Eviction", &["create"]);
@@ -60,6 +61,9 @@ pub(crate) fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
 
 /// The verbs of a kind itself, as discovery tells them.
 pub(crate) fn verbs(resource: &ResourceInfo) -> Vec<&'static str> {
+    if resource.group == metrics_api::GROUP {
+        return metrics_api::VERBS.to_vec();
+    }
     let all = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
     // Nobody wants to delete all namespaces at once by accident.
     let has = |verb: &&str| resource.plural != "namespaces" || *verb != "deletecollection";

@@ -110,6 +110,7 @@ impl Server {
         let api = Api {
             objects: objects.clone(),
             streams: Arc::new(NoStreams),
+            samples: Arc::default(),
             shutdown: shutdown.clone(),
         };
         Self { router: router(api), objects, store, shutdown }

@@ -200,6 +200,10 @@ async fn discovery_tells_what_is_served() {
     for group in ["/apis/discovery.k8s.io", "/apis/discovery.k8s.io/v1", "/apis/apps/v1"] {
         server.get(group).await.ok();
     }
+    let measured = server.get("/apis/metrics.k8s.io/v1beta1").await.ok();
+    assert_eq!(measured["resources"][1]["kind"], "PodMetrics");
+    assert_eq!(measured["resources"][1]["verbs"], json!(["get", "list"]));
+    assert!(measured["resources"][1].get("storageVersionHash").is_none());
     server.get("/apis/batch/v1").await.refused(404, "NotFound");
     let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
                       application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,\

@@ -58,6 +58,7 @@ async fn with_pods() -> (Server, mpsc::UnboundedReceiver<NodeEnd>) {
     let api = Api {
         objects: server.objects.clone(),
         streams: Arc::new(TestStreams { tunnels }),
+        samples: Arc::default(),
         shutdown: server.shutdown.clone(),
     };
     for (name, node) in [("web", Some("n1")), ("far", Some("lost")), ("new", None)] {
