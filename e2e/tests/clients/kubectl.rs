@@ -127,7 +127,7 @@ impl Kubectl<'_> {
             &["create", "serviceaccount", "made"],
             &["create", "service", "clusterip", "made", "--tcp=80:http", "--tcp=81:8081"],
             &["create", "service", "nodeport", "made-port", "--tcp=80"],
-            &["create", "quota", "made", "--hard=configmaps=100,requests.cpu=64"],
+            &["create", "quota", "made", "--hard=configmaps=100,services=64"],
             &["create", "deployment", "made", &image, "--replicas=0", "--port=8080"],
             &[
                 "run",
