@@ -143,15 +143,12 @@ impl Kubectl<'_> {
         ];
         let mut made = Vec::new();
         for command in commands {
-            // As JSON would have it. A kind that is not served is left out, as among the samples.
+            // As JSON would have it.
             let dry = [*command, &["--dry-run=client", "-o", "json"]].concat();
             let mut wanted: Value = serde_json::from_str(&self.run(&dry)?)?;
             // Old ones say it of what has none, too.
             wanted["metadata"]["namespace"].take();
             let kind = wanted["kind"].as_str().context("a kind")?.to_owned();
-            if kind == "ResourceQuota" && !self.serves(&kind) {
-                continue;
-            }
             self.run(command)?;
             let name = wanted["metadata"]["name"].as_str().context("a name")?;
             let object = format!("{kind}/{name}");
@@ -162,13 +159,6 @@ impl Kubectl<'_> {
         let delete = ["delete", "--grace-period=1", "--cascade=background"].into_iter();
         self.run(&delete.chain(made.iter().map(String::as_str)).collect::<Vec<_>>())?;
         Ok(())
-    }
-
-    fn serves(&self, kind: &str) -> bool {
-        let is_it = |sample: &kube::api::DynamicObject| {
-            sample.types.as_ref().is_some_and(|types| types.kind == kind)
-        };
-        self.suite.samples.iter().any(is_it)
     }
 
     fn describe(&self) -> Result<()> {
