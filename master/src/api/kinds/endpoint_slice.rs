@@ -1,6 +1,6 @@
 //! `endpointslices`: where a Service's traffic goes, in pieces that stay small.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use jiff::Timestamp;
@@ -11,13 +11,18 @@ use serde_json::{Value, json};
 use super::columns::{AGE, NAME, age, column, name, shortened};
 use super::endpoints::{app_protocol, endpoint_ip, protocol};
 use super::path::Path;
-use super::{Column, Kind, ResourceInfo};
+use super::{Column, Kind, ResourceInfo, metadata};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const ADDRESS_TYPES: &[&str] = &["FQDN", "IPv4", "IPv6"];
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_PORTS: usize = 100;
 const MAX_ADDRESSES: usize = 100;
+const MAX_TOPOLOGY: usize = 16;
+const MAX_HINTS: usize = 8;
+/// Keys of the old topology that fields say now.
+const HOSTNAME: &str = "kubernetes.io/hostname";
+const ZONE: &str = "topology.kubernetes.io/zone";
 const UNSET: &str = "<unset>";
 
 /// `endpointslices`
@@ -137,14 +142,11 @@ fn validate_endpoint(
                 errors.push(FieldError::invalid(path, address.as_str(), detail));
             }
             "IPv4" | "IPv6" => endpoint_ip(address, &path, errors),
-            "FQDN" => {
-                for reason in names::dns_subdomain(address) {
-                    errors.push(FieldError::invalid(&path, address.as_str(), reason));
-                }
-            }
+            "FQDN" => domain_name(address, &path, errors),
             _ => {}
         }
     }
+    validate_place(endpoint, path, errors);
     if let Some(node) = &endpoint.node_name {
         for reason in names::dns_subdomain(node) {
             errors.push(FieldError::invalid(path.child("nodeName"), node.as_str(), reason));
@@ -153,6 +155,66 @@ fn validate_endpoint(
     if let Some(hostname) = endpoint.hostname.as_deref().filter(|name| !name.is_empty()) {
         for reason in names::dns_label(hostname) {
             errors.push(FieldError::invalid(path.child("hostname"), hostname, reason));
+        }
+    }
+}
+
+/// A name with a domain.
+fn domain_name(name: &str, path: &Path, errors: &mut FieldErrors) {
+    // The dot of the root may be said.
+    let labels = name.strip_suffix('.').unwrap_or(name);
+    let reasons = names::dns_subdomain(labels);
+    if reasons.is_empty() && !labels.contains('.') {
+        let detail = "should be a domain with at least two segments separated by dots";
+        errors.push(FieldError::invalid(path, name, detail));
+    }
+    for reason in reasons {
+        errors.push(FieldError::invalid(path, name, reason));
+    }
+}
+
+/// Where an endpoint is, and for whom it is meant.
+fn validate_place(endpoint: &Endpoint, path: &Path, errors: &mut FieldErrors) {
+    let topology = endpoint.deprecated_topology.as_ref();
+    let path_to_topology = path.child("deprecatedTopology");
+    let count = topology.map_or(0, BTreeMap::len);
+    if count > MAX_TOPOLOGY {
+        errors.push(FieldError::too_many(&path_to_topology, count, MAX_TOPOLOGY));
+    }
+    metadata::labels(topology, &path_to_topology, errors);
+    for (key, field) in [(HOSTNAME, "nodeName"), (ZONE, "zone")] {
+        if let Some(value) = topology.and_then(|topology| topology.get(key)) {
+            let detail = format!("reserved key: the field `{field}` says it");
+            let path = path_to_topology.key(key);
+            errors.push(FieldError::invalid(path, value.as_str(), detail));
+        }
+    }
+    let hints = endpoint.hints.clone().unwrap_or_default();
+    let zones = hints.for_zones.unwrap_or_default().into_iter().map(|zone| zone.name).collect();
+    let nodes = hints.for_nodes.unwrap_or_default().into_iter().map(|node| node.name).collect();
+    let path = path.child("hints");
+    validate_hints(zones, names::label_value, &path.child("forZones"), errors);
+    validate_hints(nodes, names::dns_subdomain, &path.child("forNodes"), errors);
+}
+
+fn validate_hints(
+    hints: Vec<String>,
+    rule: fn(&str) -> Vec<String>,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    if hints.len() > MAX_HINTS {
+        errors.push(FieldError::too_many(path, hints.len(), MAX_HINTS));
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for (index, hint) in hints.iter().enumerate() {
+        let path = path.index(index).child("name");
+        if !seen.insert(hint) {
+            errors.push(FieldError::duplicate(&path, hint.as_str()));
+        }
+        for reason in rule(hint) {
+            errors.push(FieldError::invalid(&path, hint.as_str(), reason));
         }
     }
 }

@@ -527,6 +527,28 @@ fn endpoint_slices_keep_to_the_rules() {
                 "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range",
             ),
             ("/endpoints/0/nodeName", json!("A"), "endpoints[0].nodeName: Invalid value"),
+            ("/endpoints/0/hints", json!({"forZones": [{"name": "a"}, {"name": "b"}]}), ""),
+            (
+                "/endpoints/0/hints",
+                json!({"forZones": [{"name": "a"}, {"name": "a"}]}),
+                "endpoints[0].hints.forZones[1].name: Duplicate value: \"a\"",
+            ),
+            (
+                "/endpoints/0/hints",
+                json!({"forNodes": [{"name": "A"}]}),
+                "endpoints[0].hints.forNodes[0].name: Invalid value: \"A\"",
+            ),
+            (
+                "/endpoints/0/hints",
+                json!({"forNodes": vec![json!({"name": "a"}); 9]}),
+                "endpoints[0].hints.forNodes: Too many: 9: must have at most 8 items",
+            ),
+            ("/endpoints/0/deprecatedTopology", json!({"rack": "7"}), ""),
+            (
+                "/endpoints/0/deprecatedTopology",
+                json!({"topology.kubernetes.io/zone": "a"}),
+                "endpoints[0].deprecatedTopology[topology.kubernetes.io/zone]: Invalid value: \"a\"",
+            ),
             ("/ports/1/name", json!(""), "ports[1].name: Duplicate value: \"\""),
             ("/ports/1/name", json!("B"), "ports[1].name: Invalid value: \"B\""),
             ("/ports/1/port", json!(0), "ports[1].port: Invalid value: 0"),
@@ -537,6 +559,14 @@ fn endpoint_slices_keep_to_the_rules() {
             ),
         ],
     );
+    let named = |name: &str| {
+        json!({
+            "metadata": meta(), "addressType": "FQDN", "endpoints": [{"addresses": [name]}],
+        })
+    };
+    assert_eq!(errors::<EndpointSlices>(&named("db.example.com.")), Vec::<String>::new());
+    let short = errors::<EndpointSlices>(&named("db"));
+    assert!(short[0].ends_with("at least two segments separated by dots"), "{short:?}");
     let many: Vec<Value> = (0..1001).map(|_| json!({"addresses": ["10.0.0.1"]})).collect();
     check::<EndpointSlices>(
         &slice,

@@ -1,6 +1,6 @@
 //! What an update may change of a pod: little, since containers are not remade.
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration};
 use proto::k8s as k8s_openapi;
 
 use crate::api::field_error::{FieldError, FieldErrors};
@@ -21,8 +21,12 @@ pub(super) fn validate(new: &Pod, old: &Pod) -> FieldErrors {
     }
     validate_deadline(&new, &old, &mut errors);
     let tolerations = new.tolerations.as_deref().unwrap_or_default();
-    let kept = old.tolerations.iter().flatten().all(|toleration| tolerations.contains(toleration));
-    if !kept {
+    // For how long something is tolerated may change.
+    let same = |new: &Toleration, old: &Toleration| {
+        *new == Toleration { toleration_seconds: new.toleration_seconds, ..old.clone() }
+    };
+    let is_kept = |old: &Toleration| tolerations.iter().any(|new| same(new, old));
+    if !old.tolerations.iter().flatten().all(is_kept) {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(FieldError::forbidden("spec.tolerations", detail));
     }

@@ -191,6 +191,7 @@ fn an_update_may_change_images_and_little_else() {
             ("/metadata/labels/x", json!("y"), ""),
             ("/spec/containers/0/image", json!("nginx:1.28"), ""),
             ("/spec/tolerations/3", json!({"key": "x", "operator": "Exists"}), ""),
+            ("/spec/tolerations/0/tolerationSeconds", json!(60), ""),
             (
                 "/spec/tolerations/2",
                 json!({"key": "x", "operator": "Exists"}),
