@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{PodSpec, Toleration};
 use proto::{k8s as k8s_openapi, names};
+use serde_json::json;
 
 use super::super::metadata;
 use super::super::path::Path;
@@ -16,6 +17,9 @@ const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Defa
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// What the C library's resolver reads.
 const MAX_NAME_SERVERS: usize = 3;
+const MAX_SEARCHES: usize = 32;
+/// All of them in one line.
+const MAX_SEARCH_CHARACTERS: usize = 2048;
 
 /// All that is wrong with the spec of a pod or template whose defaults are filled in.
 pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
@@ -105,8 +109,22 @@ fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         errors.push(FieldError::required(path.child("nameservers"), detail));
     }
     if servers.len() > MAX_NAME_SERVERS {
-        let path = path.child("nameservers");
-        errors.push(FieldError::too_many(path, servers.len(), MAX_NAME_SERVERS));
+        let detail = format!("must not have more than {MAX_NAME_SERVERS} nameservers");
+        errors.push(FieldError::invalid(path.child("nameservers"), json!(servers), detail));
+    }
+    let searches = config.searches.unwrap_or_default();
+    let characters = searches.join(" ").len();
+    for (exceeded, limit) in [
+        (searches.len() > MAX_SEARCHES, format!("{MAX_SEARCHES} search paths")),
+        (
+            characters > MAX_SEARCH_CHARACTERS,
+            format!("{MAX_SEARCH_CHARACTERS} characters (including spaces) in the search list"),
+        ),
+    ] {
+        if exceeded {
+            let detail = format!("must not have more than {limit}");
+            errors.push(FieldError::invalid(path.child("searches"), json!(searches), detail));
+        }
     }
     for (index, server) in servers.iter().enumerate() {
         if server.parse::<IpAddr>().is_err() {
@@ -115,7 +133,7 @@ fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
             errors.push(FieldError::invalid(path, server.as_str(), detail));
         }
     }
-    for (index, search) in config.searches.iter().flatten().enumerate() {
+    for (index, search) in searches.iter().enumerate() {
         if search == "." {
             continue;
         }

@@ -32,7 +32,17 @@ fn a_spec_keeps_to_the_rules() {
             (
                 "/spec/dnsConfig/nameservers",
                 json!(["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]),
-                "spec.dnsConfig.nameservers: Too many: 4: must have at most 3 items",
+                "spec.dnsConfig.nameservers: Invalid value: [\"1.1.1.1\",\"1.1.1.2\",\"1.1.1.3\",\"1.1.1.4\"]: must not have more than 3 nameservers",
+            ),
+            (
+                "/spec/dnsConfig/searches",
+                json!(vec!["a.b"; 33]),
+                "spec.dnsConfig.searches: Invalid value: [\"a.b\",",
+            ),
+            (
+                "/spec/dnsConfig/searches",
+                json!(vec![format!("{0}.{0}.{0}", "a".repeat(60)); 12]),
+                "spec.dnsConfig.searches: Invalid value: [\"aaa",
             ),
             (
                 "/spec/dnsConfig/searches/0",
