@@ -2,7 +2,7 @@
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
-# Where everything of the cluster on this machine is; other places let several stand side by side.
+# Where everything of the cluster on this machine is.
 data=${KUTTER_DATA:-/var/lib/kutter}
 run=${KUTTER_RUN:-/run/kutter}
 log=${KUTTER_LOG_DIR:-/var/log/kutter}

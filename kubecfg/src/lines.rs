@@ -15,6 +15,8 @@ pub(crate) struct Lines {
     /// Numbers as `0644` was written in YAML 1.1, by the path of their field. File modes are written
     /// so in every manifest, while our reader of values follows YAML 1.2 and takes them for text.
     octals: Vec<(String, i64)>,
+    /// The first field that is given a second time, and where. The reader of values takes the last.
+    pub(crate) duplicate: Option<(String, usize)>,
 }
 
 impl Lines {
@@ -81,7 +83,11 @@ impl Indexer {
                 let name = scalar.unwrap_or_default();
                 let child =
                     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-                self.current.fields.insert(child.clone(), line);
+                let earlier = self.current.fields.insert(child.clone(), line);
+                // `<<` merges; several may do so.
+                if earlier.is_some() && name != "<<" && self.current.duplicate.is_none() {
+                    self.current.duplicate = Some((child.clone(), line));
+                }
                 *key = Some(child);
                 return None;
             }

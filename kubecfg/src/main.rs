@@ -6,6 +6,7 @@ mod commands;
 mod lines;
 mod manifest;
 mod merge;
+mod print;
 mod problem;
 mod resources;
 mod suggest;
@@ -14,12 +15,20 @@ mod table;
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
 use crate::args::{Arguments, Command};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and the version are "errors", too. Where they cannot be written nobody reads.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
     if let Command::Completion { shell } = arguments.command {
         let mut command = Arguments::command();
         clap_complete::generate(shell, &mut command, "kubecfg", &mut std::io::stdout());
@@ -36,11 +45,10 @@ fn main() -> ExitCode {
     // A read of the terminal may be under way that nobody will end.
     runtime.shutdown_background();
     // What was printed so far belongs before the error.
-    let flushed = std::io::stdout().flush();
-    match result {
-        Ok(code) if flushed.is_ok() => code,
+    let flushed = std::io::stdout().flush().context("cannot write to standard output");
+    match result.and_then(|code| flushed.map(|()| code)) {
+        Ok(code) => code,
         // Whoever read the output has seen enough.
-        Ok(_) => ExitCode::SUCCESS,
         Err(error) if problem::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", problem::sentence(&error));

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -17,14 +18,16 @@ const MAX_FILE: u64 = 64 << 20;
 pub(crate) struct Manifest {
     /// The file as it was named, or "standard input".
     pub(crate) file: String,
-    pub(crate) lines: Lines,
+    lines: Rc<Lines>,
+    /// Where in its document the object is: `items[0].`; nothing for all of it.
+    base: String,
     pub(crate) object: Value,
 }
 
 impl Manifest {
     /// `file:line` of a field.
     pub(crate) fn place(&self, field: &str) -> String {
-        format!("{}:{}", self.file, self.lines.of(field))
+        format!("{}:{}", self.file, self.lines.of(&format!("{}{field}", self.base)))
     }
 
     fn text(&self, pointer: &str) -> Option<&str> {
@@ -127,18 +130,26 @@ fn parse(file: &str, text: &str, manifests: &mut Vec<Manifest>) -> Result<()> {
         }
         let lines = lines.next().unwrap_or_default();
         lines.read_octals(&mut object);
+        if let Some((field, line)) = &lines.duplicate {
+            bail!("{file}:{line}: {field} is given a second time: leave one of the two");
+        }
         if !object.is_object() {
             bail!("{file}:{}: an object is expected here, with apiVersion and kind", lines.of(""));
         }
         let is_list = object["kind"] == "List" && object["apiVersion"] == "v1";
         match object.get("items").and_then(Value::as_array) {
             Some(items) if is_list => {
-                for item in items {
-                    let lines = Lines::default();
-                    manifests.push(Manifest { file: file.to_owned(), lines, object: item.clone() });
+                let lines = Rc::new(lines);
+                for (index, item) in items.iter().enumerate() {
+                    let (lines, base) = (lines.clone(), format!("items[{index}]."));
+                    let (file, object) = (file.to_owned(), item.clone());
+                    manifests.push(Manifest { file, lines, base, object });
                 }
             }
-            _ => manifests.push(Manifest { file: file.to_owned(), lines, object }),
+            _ => {
+                let (file, lines, base) = (file.to_owned(), Rc::new(lines), String::new());
+                manifests.push(Manifest { file, lines, base, object });
+            }
         }
     }
     Ok(())
@@ -158,6 +169,7 @@ mod tests {
         let kinds: Vec<_> = found.iter().map(|manifest| manifest.kind().unwrap()).collect();
         assert_eq!(kinds, ["A", "B", "C", "D"]);
         assert_eq!(found[0].place("kind"), "f:2");
+        assert_eq!(found[2].place("kind"), "f:8");
     }
 
     #[test]
@@ -165,6 +177,9 @@ mod tests {
         let mut found = Vec::new();
         let error = parse("f", "kind: A\n\tname: b\n", &mut found).unwrap_err().to_string();
         assert!(error.starts_with("f:2: this is not YAML"), "{error}");
+        let error =
+            parse("f", "kind: A\nmetadata:\n  name: a\n  name: b\n", &mut found).unwrap_err();
+        assert!(error.to_string().starts_with("f:4: metadata.name is given a second"), "{error}");
         let error = parse("f", "- 1\n", &mut found).unwrap_err().to_string();
         assert!(error.starts_with("f:1: an object is expected"), "{error}");
         parse("f", "kind: A\n", &mut found).unwrap();

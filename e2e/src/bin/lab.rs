@@ -1,7 +1,9 @@
 //! `lab`: a cluster of several nodes on this machine, for people.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -84,8 +86,17 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
-    let Arguments { folder, command } = Arguments::parse();
+fn main() -> ExitCode {
+    match act(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(Arguments { folder, command }: Arguments) -> Result<()> {
     match command {
         Command::Init { name, socket, stay, inner: false } => init::launch(&name, &socket, stay),
         Command::Init { name, socket, stay, inner: true } => init::serve(&name, &socket, stay),
@@ -93,7 +104,8 @@ fn main() -> Result<()> {
         Command::Exec { machine, command } => {
             let lab = Lab::load(&folder)?;
             let mut run = lab.machine(&machine)?.command(&command[0]);
-            Err(run.args(&command[1..]).env("KUBECONFIG", lab.kubeconfig()).exec().into())
+            run.args(&command[1..]).env("KUBECONFIG", lab.kubeconfig());
+            Err(run.env("PATH", path_with_own_programs()?).exec().into())
         }
         Command::Kill { machine, program: Some(program) } => {
             let lab = Lab::load(&folder)?;
@@ -149,6 +161,17 @@ fn up(folder: PathBuf, nodes: u8, store: StoreKind) -> Result<()> {
         return Err(error);
     }
     eprintln!("ready after {:.1} s", started.elapsed().as_secs_f64());
-    println!("lab exec hub -- kubecfg get nodes");
+    println!(
+        "{} exec hub -- kubecfg get nodes",
+        std::env::args().next().as_deref().unwrap_or("lab")
+    );
     Ok(())
+}
+
+/// `PATH`, with the folder of this program before all: `kubecfg` and the others are beside it.
+fn path_with_own_programs() -> Result<OsString> {
+    let program = std::env::current_exe()?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own = program.parent().map(PathBuf::from);
+    Ok(std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path)))?)
 }

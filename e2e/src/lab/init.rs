@@ -71,8 +71,13 @@ pub enum Response {
 /// # Errors
 /// When it cannot be reached or refuses.
 pub fn ask(socket: &Path, request: &Request) -> Result<Option<i32>> {
-    let mut stream = UnixStream::connect(socket)
-        .with_context(|| format!("no machine answers at {}", socket.display()))?;
+    let mut stream = UnixStream::connect(socket).with_context(|| {
+        format!(
+            "no machine answers at {}: one that was killed as a whole does not come back; \
+                 `lab down` and `lab up` make new ones",
+            socket.display()
+        )
+    })?;
     serde_json::to_writer(&mut stream, request)?;
     stream.write_all(b"\n")?;
     let mut answer = String::new();

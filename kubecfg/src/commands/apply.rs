@@ -12,6 +12,7 @@ use super::target::escape;
 use crate::client::Cluster;
 use crate::manifest::{self, Manifest};
 use crate::merge::{self, LAST_APPLIED};
+use crate::print;
 use crate::problem::{is_not_found, sentence, status};
 use crate::resources::Resource;
 use crate::suggest;
@@ -27,16 +28,18 @@ pub(crate) async fn apply(
     namespace: Option<&str>,
 ) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
+    // The work goes on when nobody reads what became of it.
+    let mut told = Ok(());
     for manifest in manifest::read(paths)? {
         match apply_one(cluster, &manifest, namespace).await {
-            Ok(line) => println!("{line}"),
+            Ok(line) => told = told.and_then(|()| print::line(line)),
             Err(error) => {
                 eprintln!("{}", sentence(&error));
                 code = ExitCode::FAILURE;
             }
         }
     }
-    Ok(code)
+    told.map(|()| code)
 }
 
 /// The resource of a manifest, and the path of the collection it belongs into.

@@ -13,6 +13,7 @@ use super::target::{self, escape, fetch};
 use crate::args::{Cascade, Select};
 use crate::client::Cluster;
 use crate::manifest;
+use crate::print;
 use crate::problem::{is_not_found, sentence};
 use crate::resources::Resource;
 
@@ -55,11 +56,14 @@ pub(crate) async fn delete(
         doomed
     };
     let mut code = ExitCode::SUCCESS;
+    // The work goes on when nobody reads what became of it.
+    let mut told = Ok(());
     let mut going = Vec::new();
     for object in doomed {
         match request(cluster, &object, how).await {
             Ok(Some(uid)) => {
-                println!("{} deleted", object.resource.called(&object.name));
+                let line = format!("{} deleted", object.resource.called(&object.name));
+                told = told.and_then(|()| print::line(line));
                 going.push((object, uid));
             }
             Ok(None) => {}
@@ -74,7 +78,7 @@ pub(crate) async fn delete(
             wait(cluster, object, uid).await?;
         }
     }
-    Ok(code)
+    told.map(|()| code)
 }
 
 async fn by_words(cluster: &Cluster, select: &Select, how: &How) -> Result<Vec<Doomed>> {

@@ -93,8 +93,7 @@ fn write_object(out: &mut impl Write, object: &Value, output: Option<Output>) ->
         }
         write!(out, "{text}")?;
     } else {
-        serde_json::to_writer_pretty(&mut *out, object)?;
-        writeln!(out)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(object)?)?;
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ pub(crate) fn check_container(pod: &Pod, container: Option<&str>) -> Result<()> 
         Some(wanted) if !names.contains(&wanted) => {
             let hint = suggest::hint(wanted, names.iter().copied());
             let (pod, names) = (pod.name_any(), names.join(", "));
-            bail!("pod {pod} has no container \"{wanted}\"{hint} It has: {names}")
+            bail!("pod {pod} has no container \"{wanted}\"{hint}; it has: {names}")
         }
         _ => Ok(()),
     }

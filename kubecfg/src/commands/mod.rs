@@ -22,7 +22,7 @@ use crate::client::connect;
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let Arguments { connection, command } = arguments;
     if let Command::Version { client: true } = command {
-        version::client();
+        version::client()?;
         return Ok(ExitCode::SUCCESS);
     }
     let cluster = connect(&connection).await?;
@@ -80,7 +80,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
             scale::scale(&cluster, &target, replicas, current_replicas).await?;
         }
         Command::Version { .. } => {
-            version::client();
+            version::client()?;
             version::server(&cluster).await?;
         }
         Command::Completion { .. } => {}

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::target;
 use crate::client::Cluster;
+use crate::print;
 
 /// A port here, and the one that it leads to, as the words of the command line have them.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,11 +57,11 @@ pub(crate) async fn port_forward(
         let remote = pod_port(&origin, &pod, &remote)?;
         let listener = TcpListener::bind(SocketAddr::new(address, local)).await;
         let listener = listener.with_context(|| format!("cannot listen at port {local}"))?;
-        println!(
+        print::line(format_args!(
             "forwarding {} -> port {remote} of pod {}",
             listener.local_addr()?,
             pod.name_any()
-        );
+        ))?;
         tasks.spawn(listen(listener, pods.clone(), pod.name_any(), remote));
     }
     // None of them ends but with an error.

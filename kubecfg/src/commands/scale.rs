@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::target::{escape, not_found};
 use crate::client::Cluster;
+use crate::print;
 use crate::problem::is_not_found;
 
 /// Sets the number of replicas through the `scale` subresource.
@@ -29,6 +30,13 @@ pub(crate) async fn scale(
         let scale: Value = match cluster.client.request(Request::get(&path).body(vec![])?).await {
             Ok(scale) => scale,
             Err(error) if is_not_found(&error) => {
+                let object = Request::get(format!("{collection}/{}", escape(name))).body(vec![])?;
+                if cluster.client.request::<Value>(object).await.is_ok() {
+                    bail!(
+                        "{} cannot be scaled: only what has replicas can, a replicationcontroller for instance",
+                        resource.called(name)
+                    );
+                }
                 return Err(not_found(cluster, &resource, &collection, name, error).await);
             }
             Err(error) => return Err(error.into()),
@@ -49,7 +57,7 @@ pub(crate) async fn scale(
             .header("content-type", "application/merge-patch+json")
             .body(serde_json::to_vec(&patch)?)?;
         cluster.client.request::<Value>(request).await?;
-        println!("{} scaled", resource.called(name));
+        print::line(format_args!("{} scaled", resource.called(name)))?;
     }
     Ok(())
 }

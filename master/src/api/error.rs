@@ -114,7 +114,10 @@ impl ApiError {
     /// 404 for a path that names nothing.
     pub fn no_such_path() -> Self {
         let message = "the server could not find the requested resource";
-        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+        let mut error = Self::new(StatusCode::NOT_FOUND, "NotFound", message);
+        // kubectl looks into the details of a NotFound without asking whether there are any.
+        error.details = Some(Box::default());
+        error
     }
 
     /// 405.
