@@ -4,6 +4,7 @@ use proto::selector::{FieldSelector, Selector};
 
 use crate::api::error::ApiError;
 use crate::api::field_error::FieldError;
+use crate::api::kinds::ResourceInfo;
 use crate::api::registry::AnyKind;
 use crate::api::rest::query::{Options, invalid_options};
 use crate::store::Revision;
@@ -53,6 +54,15 @@ impl ListOptions {
         check_fields(&fields, kind)?;
         let stored_fields = kind.view().map(|view| view.fields()).unwrap_or_default();
         let fields = fields.renamed(stored_fields);
+        let broken = |text: &&str| text.parse::<Revision>().is_err();
+        if let Some(text) = versions.version.filter(broken)
+            && versions.watch
+        {
+            // Lists answer 400, watches 422 about the resource.
+            let resource = kind.resource();
+            let named = ResourceInfo { kind: resource.plural, ..*resource };
+            return Err(ApiError::invalid(&named, "", &[no_version(text)]));
+        }
         let version = versions.wanted(limit > 0)?;
         Ok(Self {
             labels,
@@ -196,12 +206,14 @@ fn check_fields(fields: &FieldSelector, kind: &dyn AnyKind) -> Result<(), ApiErr
 
 /// A `resourceVersion` that a client sends back.
 pub(crate) fn parse_version(text: &str) -> Result<Revision, ApiError> {
-    text.parse().map_err(|_| {
-        ApiError::bad_request(format!(
-            "invalid resource version: resourceVersion: Invalid value: {text:?}: must be a number that a list or an \
-             object gave"
-        ))
-    })
+    let refusal =
+        |_| ApiError::bad_request(format!("invalid resource version: {}", no_version(text)));
+    text.parse().map_err(refusal)
+}
+
+fn no_version(text: &str) -> FieldError {
+    let detail = "must be a number that a list or an object gave";
+    FieldError::invalid("resourceVersion", text, detail)
 }
 
 #[cfg(test)]

@@ -116,6 +116,35 @@ async fn initial_events_end_with_a_marked_bookmark() {
 }
 
 #[tokio::test]
+async fn where_a_watch_begins_is_up_to_the_client() {
+    let server = Server::start().await;
+    server.post(CONFIG_MAPS, labelled("a", "front")).await.ok();
+    let watch = |query: &str| format!("{CONFIG_MAPS}?watch=true&allowWatchBookmarks=true{query}");
+    // From no version in particular: what is there, and where that ends.
+    for query in ["", "&resourceVersion=0"] {
+        let mut watch = server.watch(&watch(query)).await;
+        assert_eq!(watch.told(2).await, ["ADDED a", "BOOKMARK -"], "{query}");
+    }
+    let not_older = "&resourceVersionMatch=NotOlderThan";
+    let mut only_new = server.watch(&watch(&format!("&sendInitialEvents=false{not_older}"))).await;
+    let from = version(&server).await;
+    let all = format!("&sendInitialEvents=true&resourceVersion={from}{not_older}");
+    let mut all = server.watch(&watch(&all)).await;
+    assert_eq!(all.told(2).await, ["ADDED a", "BOOKMARK -"]);
+    let mut after = server.watch(&watch(&format!("&resourceVersion={from}"))).await;
+    server.post(CONFIG_MAPS, labelled("b", "front")).await.ok();
+    for watch in [&mut only_new, &mut all, &mut after] {
+        assert_eq!(watch.told(1).await, ["ADDED b"]);
+    }
+    let wrong = server.get(&watch("&resourceVersion=x")).await;
+    let message = wrong.refused(422, "Invalid");
+    assert!(
+        message.starts_with("configmaps \"\" is invalid: resourceVersion: Invalid value: \"x\""),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn a_version_that_is_too_old_gets_410() {
     let store = EmbeddedStore::in_memory().unwrap();
     for _ in 0..3 {
