@@ -46,6 +46,37 @@ pub(crate) fn difference(before: &Ruleset, after: &Ruleset) -> Vec<Command> {
     changes(Some(before), after)
 }
 
+/// Takes out of a change what has to be in the kernel one transaction earlier: chains that elements
+/// are going to lead to.
+///
+/// A packet executes chains as they were when it entered the first of them, but looks elements up as
+/// they are at that moment. One that is under way while a change takes effect would otherwise be led
+/// into a chain which, for that packet, has no rules yet.
+pub(crate) fn chains_ahead(commands: Vec<Command>) -> (Vec<Command>, Vec<Command>) {
+    let with_rules: BTreeSet<&str> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::AddRule { chain, .. } => Some(chain.as_str()),
+            _ => None,
+        })
+        .collect();
+    // A chain without rules is a mark; it says what all of the change has made.
+    let new: BTreeSet<String> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::AddChain { name, hook: None } => Some(name),
+            _ => None,
+        })
+        .filter(|name| with_rules.contains(name.as_str()))
+        .cloned()
+        .collect();
+    commands.into_iter().partition(|command| match command {
+        Command::AddChain { name, .. } => new.contains(name),
+        Command::AddRule { chain, .. } => new.contains(chain),
+        _ => false,
+    })
+}
+
 fn changes(before: Option<&Ruleset>, after: &Ruleset) -> Vec<Command> {
     let chains_before = before.map(chains).unwrap_or_default();
     let chains_after = chains(after);

@@ -206,6 +206,13 @@ fn pass(
         None => replacement(&ruleset),
     };
     if !commands.is_empty() {
+        let (ahead, commands) = match &before {
+            Some(_) => diff::chains_ahead(commands),
+            None => (Vec::new(), commands),
+        };
+        if !ahead.is_empty() {
+            install(config, &ahead)?;
+        }
         install(config, &commands)?;
         let changed = conntrack::changed(known, &ruleset);
         match conntrack::forget(&changed) {
@@ -215,7 +222,7 @@ fn pass(
             Err(error) => warn!(%error, "failed to end flows to endpoints that are gone"),
         }
         let services = ruleset.services.len();
-        let steps = commands.len();
+        let steps = ahead.len() + commands.len();
         let took = started.elapsed();
         if before.is_some() {
             debug!(services, steps, ?took, "changed the rules");

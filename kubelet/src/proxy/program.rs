@@ -256,7 +256,14 @@ pub(crate) fn base_chains(ranges: &Ranges) -> BTreeMap<String, Chain> {
     let hooked =
         |kind, point, priority, rules| Chain { hook: Some(Hook { kind, point, priority }), rules };
     let inner = |rules| Chain { hook: None, rules };
-    let to_dispatch = || vec![rule("", vec![jump("dispatch")])];
+    // A number that was chosen while the endpoints became fewer may belong to none: the second time
+    // the choice is between those that are left.
+    let to_dispatch = || {
+        vec![
+            rule("", vec![jump("dispatch")]),
+            rule("again, should the endpoints have changed in between", vec![jump("dispatch")]),
+        ]
+    };
     [
         ("nat-prerouting", hooked(Nat, Prerouting, -100, to_dispatch())),
         ("nat-output", hooked(Nat, Output, -100, to_dispatch())),

@@ -124,7 +124,7 @@ pub(crate) async fn at_once(lab: &Lab, client: &Client, count: usize) -> Result<
         &format!("{count} pods deleted at once, all gone"),
         &format!("{time} ms"),
         "none",
-        "they end at SIGTERM; a grace period of 1 s",
+        "a grace period of 1 s, which they use up",
     );
     Ok(())
 }

@@ -15,8 +15,9 @@ use proto::k8s::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use self::machine::{Machine, Outcome, Packet, Remembered};
-use super::diff::{difference, replacement};
+use super::diff::{Command, chains_ahead, difference, replacement};
 use super::expr::Rejection;
+use super::program::Shape;
 use super::ruleset::{Protocol, Ranges, Ruleset, View, ruleset};
 use crate::network::PodHostPorts;
 
@@ -93,10 +94,25 @@ impl World {
             Some(before) => difference(before, &after),
             None => replacement(&after),
         };
-        self.machine.apply(&commands);
+        let steps = commands.len();
+        let (ahead, rest) = match &self.ruleset {
+            Some(_) => chains_ahead(commands),
+            None => (Vec::new(), commands),
+        };
+        // What goes ahead leads nobody anywhere yet.
+        let elements = self.machine.elements.clone();
+        self.machine.apply(&ahead);
+        assert_eq!(self.machine.elements, elements);
+        assert!(
+            !rest.iter().any(|command| match command {
+                Command::AddChain { name, .. } => Shape::parse(name).is_some(),
+                _ => false,
+            }) || self.ruleset.is_none()
+        );
+        self.machine.apply(&rest);
         self.ruleset = Some(after);
         self.conflicts = conflicts;
-        commands.len()
+        steps
     }
 
     fn send(&mut self, packet: Packet) -> Outcome {
