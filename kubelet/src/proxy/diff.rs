@@ -9,7 +9,8 @@ use super::program::{Shape, base_chains};
 use super::ruleset::Ruleset;
 use super::takeover::layout;
 
-/// One step of a change. All steps of a change take effect at once, or none does.
+/// One step of a change. All steps that the kernel is told together take effect at once, or none
+/// does; see [`chains_ahead`] for what it is told before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     /// Makes the table; one that is there is kept.

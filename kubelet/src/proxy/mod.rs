@@ -4,7 +4,7 @@
 //! * [`program`] says which chains do that, [`elements`] what is in their sets and maps. They are
 //!   few, and the same for all Services: a packet's cost does not grow with the number of Services.
 //! * [`diff`] finds what leads from one ruleset to another.
-//! * [`nft`] has the kernel do it, all at once, in a table of our own.
+//! * [`nft`] has the kernel do it in a table of our own: new chains first, then all the rest at once.
 //! * [`conntrack`] ends flows that the kernel would go on sending where they should not go.
 //!
 //! * [`takeover`] reads back what an earlier kubelet left.
