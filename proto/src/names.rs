@@ -14,6 +14,9 @@ const DNS_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case a
 const DNS_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
      '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used \
      for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const DNS_SUBDOMAIN_WITH_UNDERSCORE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' \
+     or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used \
+     for validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
 const DNS_1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
      alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', \
      regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
@@ -72,6 +75,24 @@ pub fn dns_subdomain(text: &str) -> Vec<String> {
     }
     if !text.split('.').all(fits_dns_label) {
         errors.push(DNS_SUBDOMAIN.to_owned());
+    }
+    errors
+}
+
+/// The same with underscores, as domains of services have them: what resolvers search in.
+pub fn dns_subdomain_with_underscore(text: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if text.len() > MAX_SUBDOMAIN {
+        errors.push(too_long(MAX_SUBDOMAIN));
+    }
+    let fits = |label: &str| {
+        let label = label.strip_prefix('_').unwrap_or(label);
+        let ends = [label.bytes().next(), label.bytes().next_back()];
+        ends.iter().all(|end| end.is_some_and(is_lower))
+            && label.bytes().all(|byte| is_lower(byte) || b"-_".contains(&byte))
+    };
+    if !text.split('.').all(fits) {
+        errors.push(DNS_SUBDOMAIN_WITH_UNDERSCORE.to_owned());
     }
     errors
 }

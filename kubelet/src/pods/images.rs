@@ -48,6 +48,8 @@ pub(crate) fn credentials(
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let (mut credentials, mut problems) = (Vec::new(), Vec::new());
     let references = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    // An empty name is none, as in Kubernetes.
+    let references = references.filter(|reference| !reference.name.is_empty());
     for reference in references {
         let key = ObjectKey::new(namespace, &reference.name);
         let Some(secret) = cluster.secrets.get(&key) else {

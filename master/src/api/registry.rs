@@ -116,8 +116,16 @@ pub trait AnyKind: Send + Sync + 'static {
     fn validate_name(&self, name: &str) -> Vec<String>;
     /// See [`Kind::validate`].
     fn validate(&self, object: &dyn AnyObject) -> FieldErrors;
+    /// See [`Kind::validate_create`].
+    fn validate_create(&self, object: &dyn AnyObject) -> FieldErrors;
     /// See [`Kind::validate_update`].
     fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> FieldErrors;
+    /// See [`Kind::validate_status_update`].
+    fn validate_status_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> FieldErrors;
+    /// See [`Kind::CREATE_ON_UPDATE`].
+    fn creates_on_update(&self) -> bool;
+    /// See [`Kind::UNCONDITIONAL_UPDATE`].
+    fn updates_unconditionally(&self) -> bool;
     /// See [`Kind::allocate`].
     fn allocate(
         &self,
@@ -241,8 +249,24 @@ impl<K: Kind> AnyKind for Adaptor<K> {
         K::validate(typed::<K>(object))
     }
 
+    fn validate_create(&self, object: &dyn AnyObject) -> FieldErrors {
+        K::validate_create(typed::<K>(object))
+    }
+
     fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> FieldErrors {
         K::validate_update(typed::<K>(new), typed::<K>(old))
+    }
+
+    fn validate_status_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> FieldErrors {
+        K::validate_status_update(typed::<K>(new), typed::<K>(old))
+    }
+
+    fn creates_on_update(&self) -> bool {
+        K::CREATE_ON_UPDATE
+    }
+
+    fn updates_unconditionally(&self) -> bool {
+        K::UNCONDITIONAL_UPDATE
     }
 
     fn allocate(

@@ -372,9 +372,20 @@ fn strip(set: &mut FieldSet, resource: &ResourceInfo, subresource: &str) {
     }
     if subresource == "status" {
         set.remove_tree(&["f:spec"]);
-        set.remove_tree(&["f:metadata"]);
+        for member in kept_by_status(resource) {
+            set.remove_tree(&["f:metadata", &format!("f:{member}")]);
+        }
     } else if resource.status {
         set.remove_tree(&["f:status"]);
+    }
+}
+
+/// What of the metadata a write to the status does not change; of the rest it does, as in Kubernetes.
+pub(crate) fn kept_by_status(resource: &ResourceInfo) -> &'static [&'static str] {
+    match resource.kind {
+        "Pod" => &["ownerReferences"],
+        "Deployment" => &["labels"],
+        _ => &[],
     }
 }
 

@@ -68,11 +68,10 @@ impl Kind for Deployments {
     }
 
     fn prepare_status_update(new: &mut Deployment, old: &Deployment) {
-        let (status, annotations) = (new.status.take(), new.metadata.annotations.take());
-        *new = Deployment { status, ..old.clone() };
-        // The controller notes the revision together with the status, which is no change of what is
-        // wanted.
-        new.metadata.annotations = annotations;
+        // Annotations stay: the controller notes the revision together with the status, which is no
+        // change of what is wanted.
+        new.spec.clone_from(&old.spec);
+        new.metadata.labels.clone_from(&old.metadata.labels);
     }
 
     fn spec_changed(new: &Deployment, old: &Deployment) -> bool {

@@ -34,6 +34,8 @@ impl Kind for EndpointsKind {
         scale: false,
     };
 
+    const CREATE_ON_UPDATE: bool = true;
+
     fn default(object: &mut Endpoints) {
         let ports = object.subsets.iter_mut().flatten().flat_map(|set| set.ports.iter_mut());
         for port in ports.flatten() {

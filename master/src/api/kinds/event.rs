@@ -34,6 +34,8 @@ impl Kind for Events {
         scale: false,
     };
 
+    const CREATE_ON_UPDATE: bool = true;
+
     fn default(_object: &mut Event) {}
 
     fn validate(object: &Event) -> FieldErrors {

@@ -26,6 +26,8 @@ impl Kind for EventsView {
         Some(&InTheNewerForm)
     }
 
+    const CREATE_ON_UPDATE: bool = true;
+
     fn default(object: &mut Event) {
         Events::default(object);
     }

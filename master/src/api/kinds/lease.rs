@@ -34,6 +34,9 @@ impl Kind for Leases {
         scale: false,
     };
 
+    const CREATE_ON_UPDATE: bool = true;
+    const UNCONDITIONAL_UPDATE: bool = false;
+
     fn default(_object: &mut Lease) {}
 
     fn validate(object: &Lease) -> FieldErrors {

@@ -44,6 +44,8 @@ impl Kind for LimitRanges {
         scale: false,
     };
 
+    const CREATE_ON_UPDATE: bool = true;
+
     fn default(object: &mut LimitRange) {
         let limits = object.spec.iter_mut().flat_map(|spec| spec.limits.iter_mut());
         for item in limits.filter(|item| item.type_ == CONTAINER) {

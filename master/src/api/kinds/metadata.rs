@@ -21,7 +21,7 @@ pub(super) fn labels(
             errors.push(FieldError::invalid(path, key.as_str(), reason));
         }
         for reason in names::label_value(value) {
-            errors.push(FieldError::invalid(path.key(key), value.as_str(), reason));
+            errors.push(FieldError::invalid(path, value.as_str(), reason));
         }
     }
 }

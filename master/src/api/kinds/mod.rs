@@ -20,6 +20,7 @@ pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
 mod event_view;
+mod ip;
 pub mod lease;
 pub mod limit_range;
 mod metadata;
@@ -204,7 +205,8 @@ pub trait Kind: Send + Sync + 'static {
     /// Carries over from `old` what a plain update may not change silently: the status.
     fn prepare_update(_new: &mut Self::Object, _old: &Self::Object) {}
 
-    /// Carries over from `old` all that a `/status` update may not change: everything but the status.
+    /// Carries over from `old` all that a `/status` update may not change: the spec. Metadata goes
+    /// with it, as in Kubernetes.
     fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object) {}
 
     /// Whether anything that counts as `spec` differs: then `metadata.generation` is raised.
@@ -220,10 +222,27 @@ pub trait Kind: Send + Sync + 'static {
     /// All that is wrong with an object, not the first only. `metadata` is checked by the machinery.
     fn validate(object: &Self::Object) -> FieldErrors;
 
+    /// What only a new object has to keep to. `validate` is called on it as well.
+    fn validate_create(_object: &Self::Object) -> FieldErrors {
+        FieldErrors::new()
+    }
+
     /// What an update may not change. `validate` has been called on `new` as well.
     fn validate_update(_new: &Self::Object, _old: &Self::Object) -> FieldErrors {
         FieldErrors::new()
     }
+
+    /// All that is wrong with a status that a client writes. What the cluster itself writes is right
+    /// by construction, and `validate` is not asked: a spec that was good once holds up no status.
+    fn validate_status_update(_new: &Self::Object, _old: &Self::Object) -> FieldErrors {
+        FieldErrors::new()
+    }
+
+    /// Whether `PUT` makes an object that is not there.
+    const CREATE_ON_UPDATE: bool = false;
+
+    /// Whether a client may write over an object without saying which version of it it has read.
+    const UNCONDITIONAL_UPDATE: bool = true;
 
     /// Chooses addresses, ports or ranges that have to be unique in the cluster. `claimed` tells
     /// whether somebody else holds a claim. Called again when a claim was lost in a race.

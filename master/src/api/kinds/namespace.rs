@@ -73,8 +73,7 @@ impl Kind for Namespaces {
     }
 
     fn prepare_status_update(new: &mut Namespace, old: &Namespace) {
-        let status = new.status.take();
-        *new = Namespace { status, ..old.clone() };
+        new.spec.clone_from(&old.spec);
     }
 
     fn validate(object: &Namespace) -> FieldErrors {

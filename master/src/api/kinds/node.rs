@@ -63,8 +63,7 @@ impl Kind for Nodes {
     }
 
     fn prepare_status_update(new: &mut Node, old: &Node) {
-        let status = new.status.take();
-        *new = Node { status, ..old.clone() };
+        new.spec.clone_from(&old.spec);
     }
 
     fn validate(object: &Node) -> FieldErrors {

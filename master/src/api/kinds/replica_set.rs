@@ -46,8 +46,7 @@ impl Kind for ReplicaSets {
     }
 
     fn prepare_status_update(new: &mut ReplicaSet, old: &ReplicaSet) {
-        let status = new.status.take();
-        *new = ReplicaSet { status, ..old.clone() };
+        new.spec.clone_from(&old.spec);
     }
 
     fn spec_changed(new: &ReplicaSet, old: &ReplicaSet) -> bool {

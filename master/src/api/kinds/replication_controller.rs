@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::columns::{AGE, NAME, age, column, labels, name, wide};
 use super::path::Path;
 use super::pod;
-use super::{Column, Kind, Propagation, ResourceInfo, Scaling, metadata, template};
+use super::{Column, Kind, Propagation, ResourceInfo, Scaling, template};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 /// `replicationcontrollers`
@@ -62,8 +62,7 @@ impl Kind for ReplicationControllers {
     }
 
     fn prepare_status_update(new: &mut ReplicationController, old: &ReplicationController) {
-        let status = new.status.take();
-        *new = ReplicationController { status, ..old.clone() };
+        new.spec.clone_from(&old.spec);
     }
 
     fn spec_changed(new: &ReplicationController, old: &ReplicationController) -> bool {
@@ -151,7 +150,6 @@ fn validate_spec(spec: &ReplicationControllerSpec, errors: &mut FieldErrors) {
     if selector.is_empty() {
         errors.push(FieldError::required(path.child("selector"), ""));
     }
-    metadata::labels(Some(&selector), &path.child("selector"), errors);
     template::validate_kept(
         spec.template.as_ref(),
         Some(&Selector::from_map(&selector)),

@@ -66,8 +66,7 @@ impl Kind for ResourceQuotas {
     }
 
     fn prepare_status_update(new: &mut ResourceQuota, old: &ResourceQuota) {
-        let status = new.status.take();
-        *new = ResourceQuota { status, ..old.clone() };
+        new.spec.clone_from(&old.spec);
     }
 
     fn validate(object: &ResourceQuota) -> FieldErrors {

@@ -41,13 +41,15 @@ pub(super) fn cells(template: Option<&PodTemplateSpec>) -> (String, String) {
 /// All that is wrong with a template by itself.
 pub(super) fn validate(template: &PodTemplateSpec, path: &Path, errors: &mut FieldErrors) {
     let meta = template.metadata.clone().unwrap_or_default();
-    metadata::labels(meta.labels.as_ref(), &path.child("metadata.labels"), errors);
-    let annotations = path.child("metadata.annotations");
+    // These are the paths that Kubernetes tells.
+    metadata::labels(meta.labels.as_ref(), &path.child("labels"), errors);
+    let annotations = path.child("annotations");
     metadata::annotations(meta.annotations.as_ref(), &annotations, errors);
-    pod::unsupported::annotations(meta.annotations.as_ref(), &annotations, errors);
     let default = PodSpec::default();
     let spec = template.spec.as_ref().unwrap_or(&default);
+    pod::annotations::validate(meta.annotations.as_ref(), spec, &annotations, errors);
     pod::validate::spec(spec, &path.child("spec"), errors);
+    pod::annotations::agree(meta.annotations.as_ref(), spec, &path.child("spec"), errors);
 }
 
 /// All that is wrong with a template whose pods are kept running by an object of kind `owner`, which

@@ -399,7 +399,7 @@ fn controllers_keep_to_the_rules() {
             (
                 "/spec/template/metadata/labels/x",
                 json!("y z"),
-                "spec.template.metadata.labels[x]: Invalid value: \"y z\"",
+                "spec.template.labels: Invalid value: \"y z\"",
             ),
             (
                 "/spec/template/spec/restartPolicy",
@@ -693,7 +693,7 @@ fn pod_templates_keep_to_the_rules_of_pods() {
             (
                 "/template/metadata/labels",
                 json!({"a b": ""}),
-                "template.metadata.labels: Invalid value: \"a b\"",
+                "template.labels: Invalid value: \"a b\"",
             ),
         ],
     );

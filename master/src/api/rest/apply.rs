@@ -7,7 +7,7 @@ use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
 use serde_json::{Value, json};
 
-use crate::api::apply::managed_fields::{ApplyError, Configuration, Managers};
+use crate::api::apply::managed_fields::{ApplyError, Configuration, Managers, kept_by_status};
 use crate::api::codec::Tree;
 use crate::api::error::ApiError;
 use crate::api::kinds::ResourceInfo;
@@ -118,6 +118,9 @@ pub(crate) fn prepare(
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     metadata.shift_remove("managedFields");
+    if part == Part::Status {
+        metadata.retain(|field, _| !kept_by_status(resource).contains(&field.as_str()));
+    }
     for (field, wanted) in [("name", &key.name), ("namespace", &key.namespace)] {
         if wanted.is_empty() {
             continue;

@@ -20,11 +20,14 @@ use crate::api::rest::list_options::ListOptions;
 use crate::api::rest::query::{Options, Write, WriteOptions};
 use crate::api::rest::render;
 use crate::api::rest::{Api, apply, body, list};
-use crate::api::write::{CreateOptions, Deleted, Tracking, UpdateOptions, Written};
+use crate::api::write::{CreateOptions, Deleted, Tracking, UpdateOptions, Written, check_identity};
 use crate::cache::CachedObject;
 
 /// How many objects a `deletecollection` deletes at a time.
 const DELETES_AT_ONCE: usize = 16;
+
+/// How often an object may come and go while it is being updated.
+const MAX_ATTEMPTS: usize = 8;
 
 /// A request that writes, its body read.
 pub(crate) struct Change<'a> {
@@ -85,9 +88,52 @@ impl Change<'_> {
         let manager = self.options.manager(&self.headers, part.subresource());
         let tracking = Tracking::Update(&manager);
         let writer = self.api.objects.writer();
-        let written = writer.update_as(self.kind, key, options, tracking, change).await?;
-        let written = written.ok_or_else(|| ApiError::internal("an update declined itself"))?;
-        self.respond(StatusCode::OK, written, answer, &warnings)
+        for _ in 0..MAX_ATTEMPTS {
+            match writer.update_as(self.kind, key, options, tracking, change).await {
+                Err(error) if error.is_not_found() && self.creates(part) => {}
+                result => {
+                    let written =
+                        result?.ok_or_else(|| ApiError::internal("an update declined itself"))?;
+                    return self.respond(StatusCode::OK, written, answer, &warnings);
+                }
+            }
+            let created = self.create_instead(key, wanted.boxed_clone(), dry_run, tracking).await;
+            match created {
+                Err(error) if error.is_already_exists() => {}
+                result => return self.respond(StatusCode::CREATED, result?, answer, &warnings),
+            }
+        }
+        let kind = self.kind.resource().kind;
+        Err(ApiError::unavailable(format!("{kind} {key} comes and goes")))
+    }
+
+    /// Whether an update makes what is not there.
+    fn creates(&self, part: Part) -> bool {
+        part == Part::Spec && self.kind.creates_on_update()
+    }
+
+    /// Creates what an update has not found.
+    async fn create_instead(
+        &self,
+        key: &ObjectKey,
+        mut object: Box<dyn AnyObject>,
+        dry_run: bool,
+        tracking: Tracking<'_>,
+    ) -> Result<Written, ApiError> {
+        check_identity(key, object.meta())?;
+        let meta = object.meta_mut();
+        if let Some(uid) = meta.uid.as_ref().filter(|uid| !uid.is_empty()) {
+            let why =
+                format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+            return Err(ApiError::conflict(self.kind.resource(), &key.name, why));
+        }
+        if self.kind.resource().namespaced {
+            meta.namespace = Some(key.namespace.clone());
+        }
+        // Whatever version it once had, this one has none yet.
+        meta.resource_version = None;
+        let options = CreateOptions { fence: &[], dry_run };
+        self.api.objects.writer().create_as(self.kind, object, options, tracking).await
     }
 
     /// `PATCH` on an object or its status.

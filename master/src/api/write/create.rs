@@ -72,6 +72,7 @@ impl Writer {
         let key = metadata::key(object.meta());
         let mut errors = metadata::validate(kind, object.meta());
         errors.extend(kind.validate(&*object));
+        errors.extend(kind.validate_create(&*object));
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, &key.name, &errors));
         }

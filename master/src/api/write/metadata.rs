@@ -73,7 +73,7 @@ pub(super) fn generate_name(meta: &mut ObjectMeta) {
 }
 
 /// Whether an update is about the object that its URL names.
-pub(super) fn check_identity(key: &ObjectKey, meta: &ObjectMeta) -> Result<(), ApiError> {
+pub(crate) fn check_identity(key: &ObjectKey, meta: &ObjectMeta) -> Result<(), ApiError> {
     let stated = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
     if let Some(name) = stated(&meta.name)
         && name != key.name
@@ -100,10 +100,9 @@ pub(super) fn carry_over(new: &mut ObjectMeta, old: &ObjectMeta) {
     if new.uid.as_ref().is_none_or(String::is_empty) {
         new.uid.clone_from(&old.uid);
     }
-    if new.creation_timestamp.is_none() {
-        new.creation_timestamp.clone_from(&old.creation_timestamp);
-    }
-    if new.deletion_timestamp.is_none() {
+    // What a client says about these moments is passed over, as in Kubernetes.
+    new.creation_timestamp.clone_from(&old.creation_timestamp);
+    if old.deletion_timestamp.is_some() {
         new.deletion_timestamp.clone_from(&old.deletion_timestamp);
     }
     if new.deletion_grace_period_seconds.is_none() {
@@ -146,18 +145,13 @@ fn validate_names(kind: &'static dyn AnyKind, meta: &ObjectMeta, errors: &mut Fi
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let prefix = text(&meta.generate_name);
     if !prefix.is_empty() {
-        // A dash at the end is fine: something follows it.
-        let complete = if prefix.ends_with('-') { format!("{prefix}a") } else { prefix.clone() };
-        errors.extend(invalid_each(
-            "metadata.generateName",
-            &prefix,
-            kind.validate_name(&complete),
-        ));
+        let reasons = kind.validate_name(&completed(&prefix));
+        errors.extend(invalid_each("metadata.generateName", &prefix, reasons));
     }
     let name = text(&meta.name);
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
-    } else if prefix.is_empty() || errors.is_empty() {
+    } else {
         errors.extend(invalid_each("metadata.name", &name, kind.validate_name(&name)));
     }
     let namespace = text(&meta.namespace);
@@ -172,52 +166,70 @@ fn validate_names(kind: &'static dyn AnyKind, meta: &ObjectMeta, errors: &mut Fi
     }
 }
 
+/// A prefix that ends in a dash is judged as if a letter stood there: something follows it. It is no
+/// longer for that.
+fn completed(prefix: &str) -> String {
+    match prefix.strip_suffix('-') {
+        Some(rest) if !rest.is_empty() => {
+            let shorter = rest.char_indices().next_back().map_or(0, |(last, _)| last);
+            format!("{}a", &rest[..shorter])
+        }
+        _ => prefix.to_owned(),
+    }
+}
+
 fn validate_owners(meta: &ObjectMeta, errors: &mut FieldErrors) {
-    let mut controller: Option<&str> = None;
-    for (index, owner) in meta.owner_references.iter().flatten().enumerate() {
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    let mut controller: Option<String> = None;
+    for (index, owner) in owners.iter().enumerate() {
         let path = format!("metadata.ownerReferences[{index}]");
-        let fields = [
-            ("apiVersion", &owner.api_version, "version must not be empty"),
-            ("kind", &owner.kind, "must not be empty"),
-            ("name", &owner.name, "must not be empty"),
-            ("uid", &owner.uid, "must not be empty"),
-        ];
-        for (field, value, detail) in fields {
+        let version = owner.api_version.rsplit('/').next().unwrap_or_default();
+        if !owner.api_version.is_empty()
+            && (version.is_empty() || owner.api_version.matches('/').count() > 1)
+        {
+            let (path, detail) =
+                (format!("{path}.apiVersion"), "must be <group>/<version> or <version>");
+            errors.push(FieldError::invalid(path, owner.api_version.as_str(), detail));
+        }
+        for (field, value) in [
+            ("apiVersion", &owner.api_version),
+            ("kind", &owner.kind),
+            ("name", &owner.name),
+            ("uid", &owner.uid),
+        ] {
             if value.is_empty() {
-                let path = format!("{path}.{field}");
-                errors.push(FieldError::invalid(path, value.as_str(), detail));
+                errors.push(FieldError::required(format!("{path}.{field}"), "must not be empty"));
             }
         }
+        if owner.api_version == "v1" && owner.kind == "Event" {
+            let detail = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(path, serde_json::json!(owner), detail));
+        }
         if owner.controller == Some(true) {
-            if let Some(first) = controller {
+            let current = format!("{}/{}", owner.kind, owner.name);
+            if let Some(first) = &controller {
                 let detail = format!(
                     "Only one reference can have Controller set to true. Found \"true\" in \
-                     references for {first} and {}",
-                    owner.name
+                     references for {first} and {current}"
                 );
-                errors.push(FieldError::invalid(
-                    "metadata.ownerReferences",
-                    owner.name.as_str(),
-                    detail,
-                ));
+                let value = serde_json::json!(owners);
+                errors.push(FieldError::invalid("metadata.ownerReferences", value, detail));
             }
-            controller = controller.or(Some(&owner.name));
+            controller.get_or_insert(current);
         }
     }
 }
 
 fn validate_finalizers(meta: &ObjectMeta, errors: &mut FieldErrors) {
     let finalizers = meta.finalizers.as_deref().unwrap_or_default();
-    for finalizer in finalizers {
-        let path = "metadata.finalizers";
-        let mut wrong = names::qualified_name(finalizer);
-        let standard = [ORPHAN, FOREGROUND, "kubernetes"].contains(&finalizer.as_str());
-        if wrong.is_empty() && !finalizer.contains('/') && !standard {
-            wrong.push(
-                "name is neither a standard finalizer name nor is it fully qualified".to_owned(),
-            );
+    for (index, finalizer) in finalizers.iter().enumerate() {
+        let wrong = names::qualified_name(finalizer);
+        errors.extend(invalid_each("metadata.finalizers", finalizer, wrong));
+        if !finalizer.contains('/') && ![ORPHAN, FOREGROUND, "kubernetes"].contains(&&**finalizer) {
+            let path = format!("metadata.finalizers[{index}]");
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(path, finalizer.as_str(), detail));
         }
-        errors.extend(invalid_each(path, finalizer, wrong));
     }
     let has = |wanted: &str| finalizers.iter().any(|finalizer| finalizer == wanted);
     if has(ORPHAN) && has(FOREGROUND) {
@@ -239,11 +251,6 @@ pub(super) fn validate_update(new: &ObjectMeta, old: &ObjectMeta) -> FieldErrors
     };
     let time = |time: &Option<Time>| time.as_ref().map(|time| time.0.to_string());
     immutable("metadata.uid", new.uid != old.uid, serde_json::json!(new.uid));
-    immutable(
-        "metadata.creationTimestamp",
-        new.creation_timestamp != old.creation_timestamp,
-        serde_json::json!(time(&new.creation_timestamp)),
-    );
     immutable(
         "metadata.deletionTimestamp",
         new.deletion_timestamp != old.deletion_timestamp,
@@ -273,4 +280,62 @@ pub(super) fn validate_update(new: &ObjectMeta, old: &ObjectMeta) -> FieldErrors
 
 fn invalid_each(path: &str, value: &str, messages: Vec<String>) -> Vec<FieldError> {
     messages.into_iter().map(|message| FieldError::invalid(path, value, message)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_judged_as_the_name_that_it_will_be() {
+        for (prefix, name) in
+            [("web-", "wea"), ("a-", "a"), ("-", "-"), ("web", "web"), ("", ""), ("é-", "a")]
+        {
+            assert_eq!(completed(prefix), name, "{prefix}");
+        }
+        // One letter more than a label holds, but for the dash.
+        let longest = format!("{}-", "a".repeat(names::MAX_LABEL));
+        assert!(names::dns_label(&completed(&longest)).is_empty());
+    }
+
+    #[test]
+    fn owners_keep_to_the_rules() {
+        let owner = |version: &str, kind: &str, name: &str, controller: bool| {
+            serde_json::json!({
+                "apiVersion": version, "kind": kind, "name": name, "uid": "u", "controller": controller,
+            })
+        };
+        for (owners, expected) in [
+            (vec![owner("apps/v1", "ReplicaSet", "a", true)], ""),
+            (
+                vec![owner("", "A", "a", false)],
+                "metadata.ownerReferences[0].apiVersion: Required value: must not be empty",
+            ),
+            (
+                vec![owner("v1", "", "a", false)],
+                "metadata.ownerReferences[0].kind: Required value: must not be empty",
+            ),
+            (
+                vec![owner("a/b/c", "A", "a", false)],
+                "metadata.ownerReferences[0].apiVersion: Invalid value: \"a/b/c\": must be <group>/<version> or <version>",
+            ),
+            (
+                vec![owner("v1", "Event", "a", false)],
+                "metadata.ownerReferences[0]: Invalid value: {\"apiVersion\":\"v1\",",
+            ),
+            (
+                vec![owner("v1", "A", "a", true), owner("v1", "B", "b", true)],
+                "metadata.ownerReferences: Invalid value: [{",
+            ),
+        ] {
+            let meta = serde_json::json!({"ownerReferences": owners});
+            let mut errors = FieldErrors::new();
+            validate_owners(&serde_json::from_value(meta).unwrap(), &mut errors);
+            let found: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            match expected {
+                "" => assert_eq!(found, Vec::<String>::new()),
+                _ => assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}"),
+            }
+        }
+    }
 }

@@ -9,6 +9,7 @@ use super::{
     Written, encode, metadata, written,
 };
 use crate::api::error::ApiError;
+use crate::api::field_error::FieldError;
 use crate::api::kinds::{Deletion, ResourceInfo};
 use crate::api::objects::Part;
 use crate::api::registry::{AnyKind, AnyObject};
@@ -86,6 +87,12 @@ impl Writer {
         Preconditions { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() }
             .check(resource, old)?;
         metadata::check_identity(key, new.meta())?;
+        let blind = new.meta().resource_version.as_ref().is_none_or(String::is_empty);
+        if blind && !kind.updates_unconditionally() && !matches!(tracking, Tracking::Untracked) {
+            let detail = "must be specified for an update";
+            let errors = [FieldError::invalid("metadata.resourceVersion", 0, detail)];
+            return Err(ApiError::invalid(resource, &key.name, &errors));
+        }
         metadata::carry_over(new.meta_mut(), old.meta());
         kind.default(&mut *new);
         let recorded = new.meta().managed_fields.clone();
@@ -103,8 +110,15 @@ impl Writer {
         };
         let mut errors = metadata::validate(kind, new.meta());
         errors.extend(metadata::validate_update(new.meta(), old.meta()));
-        errors.extend(kind.validate(&*new));
-        errors.extend(kind.validate_update(&*new, old));
+        let tracked = !matches!(tracking, Tracking::Untracked);
+        match part {
+            Part::Spec => {
+                errors.extend(kind.validate(&*new));
+                errors.extend(kind.validate_update(&*new, old));
+            }
+            Part::Status if tracked => errors.extend(kind.validate_status_update(&*new, old)),
+            Part::Status => {}
+        }
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, &key.name, &errors));
         }

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use proto::{k8s as k8s_openapi, names};
 
-use super::super::endpoints;
 use super::super::path::Path;
+use super::super::{endpoints, ip};
 use super::validate::{climbs, invalid_each, one_of, unique};
 use super::{env, probes, resources, security, unsupported, volumes};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
-const MESSAGE_POLICIES: &[&str] = &["FallbackToLogsOnError", "File"];
+const MESSAGE_POLICIES: &[&str] = &["File", "FallbackToLogsOnError"];
 
 /// All that is wrong with the containers. `volume_names` are the volumes that exist.
 pub(super) fn validate(
@@ -40,6 +40,7 @@ pub(super) fn validate(
         volumes::validate_mounts(container, volume_names, &path.child("volumeMounts"), errors);
         probes::validate(container, &path, errors);
         resources::validate(container, &path.child("resources"), errors);
+        resources::validate_resize(container, spec, &path.child("resizePolicy"), errors);
         if let Some(context) = &container.security_context {
             security::validate_container(context, &path.child("securityContext"), errors);
         }
@@ -48,14 +49,20 @@ pub(super) fn validate(
     validate_host_ports(spec, path, errors);
 }
 
-fn validate_image(container: &Container, path: &Path, errors: &mut FieldErrors) {
-    match container.image.as_deref().unwrap_or_default() {
-        "" => errors.push(FieldError::required(path.child("image"), "")),
-        image if image != image.trim() => {
+/// What is wrong with the containers of a pod, and let pass in a template.
+pub(super) fn validate_of_pod(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+    for (index, container) in spec.containers.iter().enumerate() {
+        let image = container.image.as_deref().unwrap_or_default();
+        if image != image.trim() {
             let detail = "must not have leading or trailing whitespace";
-            errors.push(FieldError::invalid(path.child("image"), image, detail));
+            errors.push(FieldError::invalid(path.index(index).child("image"), image, detail));
         }
-        _ => {}
+    }
+}
+
+fn validate_image(container: &Container, path: &Path, errors: &mut FieldErrors) {
+    if container.image.as_deref().unwrap_or_default().is_empty() {
+        errors.push(FieldError::required(path.child("image"), ""));
     }
     let policy = container.image_pull_policy.as_deref();
     one_of(policy, PULL_POLICIES, &path.child("imagePullPolicy"), errors);
@@ -80,8 +87,12 @@ fn validate_ports(container: &Container, path: &Path, errors: &mut FieldErrors) 
     for (index, port) in container.ports.iter().flatten().enumerate() {
         let path = path.index(index);
         if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
-            invalid_each(&path.child("name"), name, names::port_name(name), errors);
-            unique(&mut seen, name, &path.child("name"), errors);
+            match names::port_name(name) {
+                reasons if reasons.is_empty() => {
+                    unique(&mut seen, name, &path.child("name"), errors);
+                }
+                reasons => invalid_each(&path.child("name"), name, reasons, errors),
+            }
         }
         if port.container_port == 0 {
             errors.push(FieldError::required(path.child("containerPort"), ""));
@@ -101,11 +112,8 @@ fn validate_ports(container: &Container, path: &Path, errors: &mut FieldErrors) 
             }
         }
         endpoints::protocol(port.protocol.as_deref(), &path.child("protocol"), errors);
-        if let Some(ip) = port.host_ip.as_deref().filter(|ip| !ip.is_empty())
-            && ip.parse::<std::net::IpAddr>().is_err()
-        {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.push(FieldError::invalid(path.child("hostIP"), ip, detail));
+        if let Some(text) = port.host_ip.as_deref().filter(|ip| !ip.is_empty()) {
+            ip::validate(text, &path.child("hostIP"), errors);
         }
     }
 }

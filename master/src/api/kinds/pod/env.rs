@@ -4,6 +4,8 @@ use k8s_openapi::api::core::v1::{
     Container, EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec,
     ResourceFieldSelector,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use proto::quantity::Quantity;
 use proto::{k8s as k8s_openapi, names};
 
 use super::super::path::Path;
@@ -11,6 +13,7 @@ use super::validate::invalid_each;
 use super::{resources, unsupported};
 use crate::api::field_error::{FieldError, FieldErrors};
 
+/// What a variable may be made of.
 const FIELDS: &[&str] = &[
     "metadata.name",
     "metadata.namespace",
@@ -21,6 +24,14 @@ const FIELDS: &[&str] = &[
     "status.hostIPs",
     "status.podIP",
     "status.podIPs",
+];
+/// What there is of a pod beside, for selectors and volumes.
+const OTHER_FIELDS: &[&str] = &[
+    "metadata.annotations",
+    "metadata.labels",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "status.phase",
 ];
 const RESOURCES: &[&str] = &["limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
 
@@ -35,7 +46,7 @@ pub(super) fn validate(
         validate_variable(variable, spec, &path.child("env").index(index), errors);
     }
     for (index, source) in container.env_from.iter().flatten().enumerate() {
-        validate_env_from(source, &path.child("envFrom").index(index), errors);
+        validate_env_from(source, index, &path.child("envFrom"), errors);
     }
 }
 
@@ -53,14 +64,25 @@ fn validate_variable(variable: &EnvVar, spec: &PodSpec, path: &Path, errors: &mu
     }
     let Some(source) = &variable.value_from else { return };
     let path = path.child("valueFrom");
-    if variable.value.as_ref().is_some_and(|value| !value.is_empty()) {
-        let detail = "may not be specified when `value` is not empty";
-        errors.push(FieldError::invalid(&path, "", detail));
-    }
-    validate_source(source, spec, &path, errors);
+    let valued = variable.value.as_ref().is_some_and(|value| !value.is_empty());
+    let detail = match validate_source(source, spec, &path, errors) {
+        0 => {
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"
+        }
+        _ if valued => "may not be specified when `value` is not empty",
+        1 => return,
+        _ => "may not have more than one field specified at a time",
+    };
+    errors.push(FieldError::invalid(path, "", detail));
 }
 
-fn validate_source(source: &EnvVarSource, spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+/// Checks each source, and tells how many there are.
+fn validate_source(
+    source: &EnvVarSource,
+    spec: &PodSpec,
+    path: &Path,
+    errors: &mut FieldErrors,
+) -> usize {
     let EnvVarSource {
         config_map_key_ref,
         field_ref,
@@ -90,48 +112,40 @@ fn validate_source(source: &EnvVarSource, spec: &PodSpec, path: &Path, errors: &
         let instead = "use a ConfigMap or Secret";
         unsupported::refuse(&path.child("fileKeyRef"), instead, errors);
     }
-    match count {
-        0 => errors.push(FieldError::invalid(
-            path,
-            "",
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
-        )),
-        1 => {}
-        _ => {
-            let detail = "may not have more than one field specified at a time";
-            errors.push(FieldError::invalid(path, "", detail));
-        }
-    }
+    count
 }
 
 fn validate_field(field: &ObjectFieldSelector, path: &Path, errors: &mut FieldErrors) {
-    if field.api_version.as_deref().is_some_and(|version| version != "v1") {
-        let value = field.api_version.clone();
-        errors.push(FieldError::invalid(path.child("apiVersion"), value, "must be v1"));
-    }
     let text = field.field_path.as_str();
-    let path = path.child("fieldPath");
+    let path_to_path = path.child("fieldPath");
     if text.is_empty() {
-        errors.push(FieldError::required(path, ""));
+        errors.push(FieldError::required(path_to_path, ""));
         return;
     }
-    for map in ["metadata.labels", "metadata.annotations"] {
-        let Some(rest) = text.strip_prefix(map) else { continue };
-        match rest.strip_prefix("['").and_then(|rest| rest.strip_suffix("']")) {
-            Some(key) => {
-                let key =
-                    if map == "metadata.labels" { key.to_owned() } else { key.to_lowercase() };
-                invalid_each(&path, text, names::qualified_name(&key), errors);
-            }
-            None => {
-                let detail = format!("a key has to be named: {map}['KEY']");
-                errors.push(FieldError::invalid(path, text, detail));
-            }
+    let mut broken = |reason: String| {
+        let detail = format!("error converting fieldPath: {reason}");
+        errors.push(FieldError::invalid(&path_to_path, text, detail));
+    };
+    let version = field.api_version.as_deref().unwrap_or("v1");
+    if version != "v1" {
+        return broken(format!("unsupported pod version: {version}"));
+    }
+    let subscript = text.strip_suffix("']").and_then(|text| text.split_once("['"));
+    match subscript {
+        // Of a map, one entry. What is wrong with its key is told of the reference, as in Kubernetes.
+        Some(("metadata.labels", key)) => {
+            invalid_each(path, key, names::qualified_name(key), errors);
         }
-        return;
-    }
-    if !FIELDS.contains(&text) {
-        errors.push(FieldError::not_supported(path, text, FIELDS));
+        Some(("metadata.annotations", key)) => {
+            let key = key.to_lowercase();
+            invalid_each(path, &key, names::qualified_name(&key), errors);
+        }
+        Some((map, _)) => broken(format!("field label does not support subscript: {map}")),
+        None if FIELDS.contains(&text) => {}
+        None if OTHER_FIELDS.contains(&text) => {
+            errors.push(FieldError::not_supported(path_to_path, text, FIELDS));
+        }
+        None => broken(format!("field label not supported: {text}")),
     }
 }
 
@@ -152,14 +166,35 @@ fn validate_resource(
         errors.push(FieldError::not_found(path.child("containerName"), name));
     }
     if let Some(divisor) = &resource.divisor {
-        resources::quantity(divisor, &path.child("divisor"), errors);
+        validate_divisor(&resource.resource, divisor, &path.child("divisor"), errors);
+    }
+}
+
+/// In which unit the amount is told.
+fn validate_divisor(resource: &str, divisor: &WireQuantity, path: &Path, errors: &mut FieldErrors) {
+    const OF_CPU: &[&str] = &["1m", "1"];
+    const OF_MEMORY: &[&str] =
+        &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+    let Ok(quantity) = Quantity::try_from(divisor) else {
+        resources::quantity(divisor, path, errors);
+        return;
+    };
+    if quantity.is_zero() {
+        return;
+    }
+    let (what, known, told) = match resource {
+        "limits.cpu" | "requests.cpu" => ("cpu", OF_CPU, OF_CPU.join(" and ")),
+        "limits.memory" | "requests.memory" => ("memory", OF_MEMORY, OF_MEMORY.join(", ")),
+        _ => return,
+    };
+    if !known.contains(&quantity.to_string().as_str()) {
+        let detail = format!("only divisor's values {told} are supported with the {what} resource");
+        errors.push(FieldError::invalid(path, resource, detail));
     }
 }
 
 fn validate_key(name: &str, key: &str, path: &Path, errors: &mut FieldErrors) {
-    if name.is_empty() {
-        errors.push(FieldError::required(path.child("name"), ""));
-    }
+    invalid_each(&path.child("name"), name, names::dns_subdomain(name), errors);
     if key.is_empty() {
         errors.push(FieldError::required(path.child("key"), ""));
     } else {
@@ -167,28 +202,28 @@ fn validate_key(name: &str, key: &str, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-fn validate_env_from(source: &EnvFromSource, path: &Path, errors: &mut FieldErrors) {
+/// `path` is that of the list, to which Kubernetes ascribes what is wrong with the choice.
+fn validate_env_from(source: &EnvFromSource, index: usize, path: &Path, errors: &mut FieldErrors) {
+    let item = path.index(index);
     if let Some(prefix) = source.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
-        invalid_each(&path.child("prefix"), prefix, names::env_name(prefix), errors);
+        invalid_each(&item.child("prefix"), prefix, names::env_name(prefix), errors);
     }
     let named = [
         ("configMapRef", source.config_map_ref.as_ref().map(|map| map.name.as_str())),
         ("secretRef", source.secret_ref.as_ref().map(|secret| secret.name.as_str())),
     ];
     for (field, name) in named {
-        if name == Some("") {
-            errors.push(FieldError::required(path.child(field).child("name"), ""));
+        let path = item.child(field).child("name");
+        match name {
+            Some("") => errors.push(FieldError::required(path, "")),
+            Some(name) => invalid_each(&path, name, names::dns_subdomain(name), errors),
+            None => {}
         }
     }
-    match named.iter().filter(|(_, name)| name.is_some()).count() {
-        0 => {
-            let detail = "must specify one of: `configMapRef` or `secretRef`";
-            errors.push(FieldError::invalid(path, "", detail));
-        }
-        1 => {}
-        _ => {
-            let detail = "may not have more than one field specified at a time";
-            errors.push(FieldError::invalid(path, "", detail));
-        }
-    }
+    let detail = match named.iter().filter(|(_, name)| name.is_some()).count() {
+        0 => "must specify one of: `configMapRef` or `secretRef`",
+        1 => return,
+        _ => "may not have more than one field specified at a time",
+    };
+    errors.push(FieldError::invalid(path, "", detail));
 }

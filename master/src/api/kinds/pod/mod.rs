@@ -1,11 +1,13 @@
 //! `pods`: containers that live and die together on one node.
 //!
 //! [`defaults`] fills in, [`validate`] checks with the help of a file for each part of the spec,
-//! [`unsupported`] names what this version does not do, [`update`] what may change, [`columns`] prints.
+//! [`unsupported`] names what this version does not do, [`update`] what may change, [`status`] what a
+//! client may write of the status, [`columns`] prints.
 //!
 //! The number of processes has no field in Kubernetes: every container gets the kubelet's
 //! `--pod-max-pids`.
 
+pub(super) mod annotations;
 mod columns;
 mod containers;
 pub(super) mod defaults;
@@ -14,6 +16,7 @@ mod probes;
 pub(crate) mod qos;
 pub(super) mod resources;
 mod security;
+mod status;
 #[cfg(test)]
 mod tests;
 pub(super) mod unsupported;
@@ -72,12 +75,10 @@ impl Kind for Pods {
     }
 
     fn prepare_status_update(new: &mut Pod, old: &Pod) {
-        let mut status = new.status.take();
-        if let Some(status) = status.as_mut() {
-            // Follows from the spec, which a status update cannot change.
-            status.qos_class = old.status.as_ref().and_then(|status| status.qos_class.clone());
-        }
-        *new = Pod { status, ..old.clone() };
+        new.spec.clone_from(&old.spec);
+        new.metadata.owner_references.clone_from(&old.metadata.owner_references);
+        let (Some(status), Some(old)) = (new.status.as_mut(), old.status.as_ref()) else { return };
+        status::keep(status, old);
     }
 
     fn spec_changed(new: &Pod, old: &Pod) -> bool {
@@ -89,13 +90,27 @@ impl Kind for Pods {
         let default = PodSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&default);
         validate::spec(spec, &Path::new("spec"), &mut errors);
+        containers::validate_of_pod(spec, &Path::new("spec.containers"), &mut errors);
+        let path = Path::new("metadata.annotations");
+        annotations::validate(object.metadata.annotations.as_ref(), spec, &path, &mut errors);
+        errors
+    }
+
+    fn validate_create(object: &Pod) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let default = PodSpec::default();
+        let spec = object.spec.as_ref().unwrap_or(&default);
         let annotations = object.metadata.annotations.as_ref();
-        unsupported::annotations(annotations, &Path::new("metadata.annotations"), &mut errors);
+        annotations::agree(annotations, spec, &Path::new("spec"), &mut errors);
         errors
     }
 
     fn validate_update(new: &Pod, old: &Pod) -> FieldErrors {
         update::validate(new, old)
+    }
+
+    fn validate_status_update(new: &Pod, old: &Pod) -> FieldErrors {
+        status::validate_update(new, old)
     }
 
     fn deletion(object: &Pod, requested: Option<i64>) -> Deletion {

@@ -60,33 +60,37 @@ fn validate_probe(probe: &Probe, path: &Path, errors: &mut FieldErrors) {
         let path = path.child("terminationGracePeriodSeconds");
         errors.push(FieldError::invalid(path, seconds, "must be greater than 0"));
     }
-    let mut handlers = 0;
-    if let Some(exec) = exec {
-        handlers += 1;
-        if exec.command.as_ref().is_none_or(Vec::is_empty) {
-            errors.push(FieldError::required(path.child("exec.command"), ""));
+    // The first counts, each further one is one too many.
+    let mut handled = false;
+    let mut is_first = |field: &str, errors: &mut FieldErrors| {
+        if handled {
+            let detail = "may not specify more than 1 handler type";
+            errors.push(FieldError::forbidden(path.child(field), detail));
         }
+        !std::mem::replace(&mut handled, true)
+    };
+    if let Some(exec) = exec
+        && is_first("exec", errors)
+        && exec.command.as_ref().is_none_or(Vec::is_empty)
+    {
+        errors.push(FieldError::required(path.child("exec.command"), ""));
     }
-    if let Some(http) = http_get {
-        handlers += 1;
+    if let Some(http) = http_get
+        && is_first("httpGet", errors)
+    {
         validate_http(http, &path.child("httpGet"), errors);
     }
-    if let Some(tcp) = tcp_socket {
-        handlers += 1;
+    if let Some(tcp) = tcp_socket
+        && is_first("tcpSocket", errors)
+    {
         validate_port(&tcp.port, &path.child("tcpSocket.port"), errors);
     }
-    if grpc.is_some() {
-        handlers += 1;
+    if grpc.is_some() && is_first("grpc", errors) {
         let instead = "use an exec, httpGet or tcpSocket probe";
         unsupported::refuse(&path.child("grpc"), instead, errors);
     }
-    match handlers {
-        0 => errors.push(FieldError::required(path, "must specify a handler type")),
-        1 => {}
-        _ => {
-            let detail = "may not specify more than 1 handler type";
-            errors.push(FieldError::forbidden(path, detail));
-        }
+    if !handled {
+        errors.push(FieldError::required(path, "must specify a handler type"));
     }
 }
 
@@ -101,19 +105,19 @@ fn validate_http(http: &HTTPGetAction, path: &Path, errors: &mut FieldErrors) {
         let instead = "probes speak HTTP/1.1";
         unsupported::refuse(&path.child("protocol"), instead, errors);
     }
-    for (index, header) in http_headers.iter().flatten().enumerate() {
+    for header in http_headers.iter().flatten() {
         let fits = !header.name.is_empty()
             && header.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        let path = path.child("httpHeaders").index(index);
+        // Which one it is, its value tells.
+        let path = path.child("httpHeaders");
         if !fits {
             let detail = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. \
                 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
-            let path = path.child("name");
-            errors.push(FieldError::invalid(path, header.name.as_str(), detail));
+            errors.push(FieldError::invalid(&path, header.name.as_str(), detail));
         }
         if header.value.contains(['\r', '\n', '\0']) {
-            let detail = "must be one line";
-            errors.push(FieldError::invalid(path.child("value"), "", detail));
+            let detail = "its value must be one line";
+            errors.push(FieldError::invalid(&path, header.name.as_str(), detail));
         }
     }
 }

@@ -1,13 +1,15 @@
 //! What a container asks for and may use.
 
-use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::quantity::Quantity;
 use proto::{k8s as k8s_openapi, names};
 
 use super::super::path::Path;
 use super::super::resource_names;
-use super::validate::invalid_each;
+use super::validate::{invalid_each, one_of};
 use super::{NOT_NEGATIVE, QUANTITY_RULE, unsupported};
 use crate::api::field_error::{FieldError, FieldErrors};
 
@@ -37,6 +39,32 @@ pub(super) fn validate(container: &Container, path: &Path, errors: &mut FieldErr
             let detail = format!("must be less than or equal to {name} limit of {limit}");
             let value = request.to_string();
             errors.push(FieldError::invalid(path.child("requests"), value, detail));
+        }
+    }
+}
+
+const RESIZED: &[&str] = &["cpu", "memory"];
+const RESTARTS: &[&str] = &["NotRequired", "RestartContainer"];
+
+/// All that is wrong with what a resize of the container would do.
+pub(super) fn validate_resize(
+    container: &Container,
+    spec: &PodSpec,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    let mut seen = BTreeSet::new();
+    for (index, policy) in container.resize_policy.iter().flatten().enumerate() {
+        let name = policy.resource_name.as_str();
+        if !seen.insert(name) {
+            errors.push(FieldError::duplicate(path.index(index), name));
+        }
+        one_of(Some(name), RESIZED, path, errors);
+        let restart = policy.restart_policy.as_str();
+        one_of(Some(restart), RESTARTS, path, errors);
+        if spec.restart_policy.as_deref() == Some("Never") && restart != "NotRequired" {
+            let detail = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            errors.push(FieldError::invalid(path, restart, detail));
         }
     }
 }

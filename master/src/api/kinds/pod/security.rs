@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{
     AppArmorProfile, PodSecurityContext, SeccompProfile, SecurityContext,
 };
 use proto::k8s as k8s_openapi;
+use serde_json::json;
 
 use super::super::path::Path;
 use super::unsupported::refuse;
@@ -83,13 +84,14 @@ pub(super) fn validate_pod(context: &PodSecurityContext, path: &Path, errors: &m
     validate_seccomp(seccomp_profile.as_ref(), &path.child("seccompProfile"), errors);
     validate_app_armor(app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
     // `Merge` is what happens: groups of the image are kept.
+    let policy_path = path.child("supplementalGroupsPolicy");
     match supplemental_groups_policy.as_deref() {
-        None | Some("" | "Merge") => {}
-        Some(_) => refuse(
-            &path.child("supplementalGroupsPolicy"),
-            "the groups of the image are merged",
-            errors,
-        ),
+        None | Some("Merge") => {}
+        Some("Strict") => refuse(&policy_path, "the groups of the image are merged", errors),
+        Some(other) => {
+            let supported = &["Merge", "Strict"];
+            errors.push(FieldError::not_supported(policy_path, other, supported));
+        }
     }
     let no_volumes = "the owners of volumes are not changed; use runAsUser or an image that fits";
     let sysctls_set = sysctls.as_ref().is_some_and(|list| !list.is_empty());
@@ -137,14 +139,26 @@ pub(super) fn validate_container(context: &SecurityContext, path: &Path, errors:
             }
         }
     }
-    let adds_admin =
-        changes.add.iter().flatten().any(|name| name.trim_start_matches("CAP_") == "SYS_ADMIN");
-    if *allow_privilege_escalation == Some(false) && adds_admin {
-        let detail =
-            "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-        errors.push(FieldError::invalid(path, "", detail));
+    if *allow_privilege_escalation == Some(false) {
+        // In this spelling only, as in Kubernetes: without new privileges the right can be given.
+        for _ in changes.add.iter().flatten().filter(|name| *name == "CAP_SYS_ADMIN") {
+            let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+            errors.push(FieldError::invalid(path, json!(context), detail));
+        }
+        if *privileged == Some(true) {
+            let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+            errors.push(FieldError::invalid(path, json!(context), detail));
+        }
     }
-    let masks = proc_mount.as_deref().is_some_and(|kind| !matches!(kind, "" | "Default"));
+    let masks = match proc_mount.as_deref() {
+        None | Some("Default") => false,
+        Some("Unmasked") => true,
+        Some(other) => {
+            let (path, supported) = (path.child("procMount"), &["Default", "Unmasked"]);
+            errors.push(FieldError::not_supported(path, other, supported));
+            false
+        }
+    };
     for (set, field, instead) in [
         (*privileged == Some(true), "privileged", "add the capabilities that are needed"),
         (masks, "procMount", "parts of /proc are always masked"),
@@ -157,7 +171,7 @@ pub(super) fn validate_container(context: &SecurityContext, path: &Path, errors:
     }
 }
 
-fn validate_id(id: Option<i64>, path: &Path, errors: &mut FieldErrors) {
+pub(super) fn validate_id(id: Option<i64>, path: &Path, errors: &mut FieldErrors) {
     if let Some(id) = id.filter(|id| !(0..=MAX_ID).contains(id)) {
         errors.push(FieldError::invalid(path, id, ID_RULE));
     }
@@ -174,7 +188,10 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut 
             }
         }
         "Localhost" => refuse(&path.child("type"), "use RuntimeDefault or Unconfined", errors),
-        "" => errors.push(FieldError::required(path.child("type"), "")),
+        "" => {
+            let detail = "type is required when seccompProfile is set";
+            errors.push(FieldError::required(path.child("type"), detail));
+        }
         other => {
             let supported = &["Localhost", "RuntimeDefault", "Unconfined"];
             errors.push(FieldError::not_supported(path.child("type"), other, supported));
@@ -184,8 +201,24 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut 
 
 /// None is set on any container, so only `Unconfined` can be kept.
 fn validate_app_armor(profile: Option<&AppArmorProfile>, path: &Path, errors: &mut FieldErrors) {
-    let Some(AppArmorProfile { localhost_profile: _, type_ }) = profile else { return };
-    if type_ != "Unconfined" {
-        refuse(path, "no AppArmor profiles are set; leave it out", errors);
+    let Some(AppArmorProfile { localhost_profile, type_ }) = profile else { return };
+    match type_.as_str() {
+        "Unconfined" if localhost_profile.is_some() => {
+            let path = path.child("localhostProfile");
+            let detail = "can only be set when AppArmor type is Localhost";
+            errors.push(FieldError::invalid(path, localhost_profile.clone(), detail));
+        }
+        "Unconfined" => {}
+        "RuntimeDefault" | "Localhost" => {
+            refuse(path, "no AppArmor profiles are set; leave it out", errors);
+        }
+        "" => {
+            let detail = "type is required when appArmorProfile is set";
+            errors.push(FieldError::required(path.child("type"), detail));
+        }
+        other => {
+            let supported = &["Localhost", "RuntimeDefault", "Unconfined"];
+            errors.push(FieldError::not_supported(path.child("type"), other, supported));
+        }
     }
 }

@@ -3,8 +3,6 @@
 //! Structs are taken apart field by field, so that a field of a newer Kubernetes does not compile
 //! until somebody has decided about it. A value that says what would happen anyway is accepted.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, KeyToPath, PodSpec, Volume, VolumeMount,
 };
@@ -211,8 +209,8 @@ pub(super) fn mount(mount: &VolumeMount, path: &Path, errors: &mut FieldErrors) 
     refuse_set(path, fields, errors);
 }
 
-/// Kinds of volumes that there are not; gives how many were named.
-pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) -> usize {
+/// Kinds of volumes that there are not.
+pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
     let Volume {
         aws_elastic_block_store,
         azure_disk,
@@ -275,7 +273,7 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) -> 
         (storageos.is_some(), "storageos"),
         (vsphere_volume.is_some(), "vsphereVolume"),
     ];
-    refuse_set(path, kinds.iter().map(|(set, field)| (*set, *field, instead)), errors);
+    refuse_set(path, kinds.map(|(set, field)| (set, field, instead)), errors);
     if let Some(EmptyDirVolumeSource { medium, mode: _, size_limit }) = empty_dir
         && size_limit.is_some()
         && medium.as_deref().unwrap_or_default().is_empty()
@@ -294,27 +292,5 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) -> 
         && (secret.default_user.is_some() || owned(&secret.items))
     {
         refuse(&path.child("secret.defaultUser"), owners, errors);
-    }
-    kinds.iter().filter(|(set, _)| *set).count()
-}
-
-/// Annotations that once were fields, or act like them.
-pub(in crate::api::kinds) fn annotations(
-    annotations: Option<&BTreeMap<String, String>>,
-    path: &Path,
-    errors: &mut FieldErrors,
-) {
-    for (key, value) in annotations.into_iter().flatten() {
-        let bandwidth = matches!(
-            key.as_str(),
-            "kubernetes.io/ingress-bandwidth" | "kubernetes.io/egress-bandwidth"
-        );
-        if bandwidth {
-            refuse(&path.key(key), "the bandwidth of pods is not limited", errors);
-        }
-        let app_armor = key.starts_with("container.apparmor.security.beta.kubernetes.io/");
-        if app_armor && value != "unconfined" {
-            refuse(&path.key(key), "no AppArmor profiles are set", errors);
-        }
     }
 }

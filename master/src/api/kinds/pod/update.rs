@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration};
 use proto::k8s as k8s_openapi;
 
+use super::annotations;
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const RULE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -12,8 +13,9 @@ const RULE: &str = "pod updates may not change fields other than `spec.container
 
 /// What is wrong with a change.
 pub(super) fn validate(new: &Pod, old: &Pod) -> FieldErrors {
-    let (new, old) = (new.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
     let mut errors = FieldErrors::new();
+    annotations::validate_update(new, old, &mut errors);
+    let (new, old) = (new.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
     if new.containers.len() != old.containers.len() {
         let detail = "pod updates may not add or remove containers";
         errors.push(FieldError::forbidden("spec.containers", detail));
@@ -53,12 +55,12 @@ fn validate_deadline(new: &PodSpec, old: &PodSpec, errors: &mut FieldErrors) {
     let path = "spec.activeDeadlineSeconds";
     match (new.active_deadline_seconds, old.active_deadline_seconds) {
         (Some(new), Some(old)) if new > old => {
-            let detail = format!("must be less than or equal to previous value {old}");
+            let detail = "must be less than or equal to previous value";
             errors.push(FieldError::invalid(path, new, detail));
         }
         (None, Some(_)) => {
             let detail = "must not update from a positive integer to nil value";
-            errors.push(FieldError::forbidden(path, detail));
+            errors.push(FieldError::invalid(path, serde_json::Value::Null, detail));
         }
         _ => {}
     }

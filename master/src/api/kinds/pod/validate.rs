@@ -1,15 +1,14 @@
 //! What a pod has to keep to. The parts have files of their own; here is what is left of the spec.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{PodSpec, Toleration};
 use proto::{k8s as k8s_openapi, names};
 use serde_json::json;
 
-use super::super::metadata;
 use super::super::path::Path;
-use super::{NOT_NEGATIVE, containers, security, unsupported, volumes};
+use super::super::{ip, metadata};
+use super::{containers, security, unsupported, volumes};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
@@ -28,14 +27,9 @@ pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Fiel
     one_of(spec.restart_policy.as_deref(), RESTART_POLICIES, &path.child("restartPolicy"), errors);
     one_of(spec.dns_policy.as_deref(), DNS_POLICIES, &path.child("dnsPolicy"), errors);
     validate_dns(spec, path, errors);
-    if let Some(seconds) = spec.termination_grace_period_seconds.filter(|seconds| *seconds < 0) {
-        let path = path.child("terminationGracePeriodSeconds");
-        errors.push(FieldError::invalid(path, seconds, NOT_NEGATIVE));
-    }
     metadata::labels(spec.node_selector.as_ref(), &path.child("nodeSelector"), errors);
     for (field, value, rule) in [
         ("nodeName", &spec.node_name, names::dns_subdomain as fn(&str) -> Vec<String>),
-        ("schedulerName", &spec.scheduler_name, names::dns_subdomain),
         ("serviceAccountName", &spec.service_account_name, names::dns_subdomain),
         ("hostname", &spec.hostname, names::dns_label),
     ] {
@@ -43,15 +37,8 @@ pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Fiel
             invalid_each(&path.child(field), value, rule(value), errors);
         }
     }
-    for (index, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
-        if secret.name.is_empty() {
-            let path = path.child("imagePullSecrets").index(index).child("name");
-            errors.push(FieldError::required(path, ""));
-        }
-    }
-    for (index, toleration) in spec.tolerations.iter().flatten().enumerate() {
-        validate_toleration(toleration, &path.child("tolerations").index(index), errors);
-    }
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    validate_tolerations(tolerations, &path.child("tolerations"), errors);
     validate_host_aliases(spec, &path.child("hostAliases"), errors);
     if let Some(context) = &spec.security_context {
         security::validate_pod(context, &path.child("securityContext"), errors);
@@ -101,10 +88,15 @@ pub(super) fn climbs(path: &str) -> bool {
 }
 
 fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
-    let config = spec.dns_config.clone().unwrap_or_default();
     let path = path.child("dnsConfig");
+    let own = spec.dns_policy.as_deref() == Some("None");
+    if own && spec.dns_config.is_none() {
+        let detail = "must provide `dnsConfig` when `dnsPolicy` is None";
+        errors.push(FieldError::required(&path, detail));
+    }
+    let Some(config) = spec.dns_config.clone() else { return };
     let servers = config.nameservers.unwrap_or_default();
-    if spec.dns_policy.as_deref() == Some("None") && servers.is_empty() {
+    if own && servers.is_empty() {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         errors.push(FieldError::required(path.child("nameservers"), detail));
     }
@@ -127,11 +119,7 @@ fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         }
     }
     for (index, server) in servers.iter().enumerate() {
-        if server.parse::<IpAddr>().is_err() {
-            let path = path.child("nameservers").index(index);
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.push(FieldError::invalid(path, server.as_str(), detail));
-        }
+        ip::validate(server, &path.child("nameservers").index(index), errors);
     }
     for (index, search) in searches.iter().enumerate() {
         if search == "." {
@@ -139,7 +127,7 @@ fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         }
         let name = search.strip_suffix('.').unwrap_or(search);
         let path = path.child("searches").index(index);
-        invalid_each(&path, search, names::dns_subdomain(name), errors);
+        invalid_each(&path, name, names::dns_subdomain_with_underscore(name), errors);
     }
     for (index, option) in config.options.iter().flatten().enumerate() {
         let path = path.child("options").index(index);
@@ -147,7 +135,7 @@ fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
             text.as_ref().is_some_and(|text| text.contains(|c: char| c.is_whitespace()))
         };
         if option.name.as_deref().unwrap_or_default().is_empty() {
-            errors.push(FieldError::required(path.child("name"), ""));
+            errors.push(FieldError::required(path, "must not be empty"));
         } else if breaks(&option.name) || breaks(&option.value) {
             let value = option.name.clone();
             errors.push(FieldError::invalid(path, value, "must not contain white space"));
@@ -158,14 +146,22 @@ fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
 fn validate_host_aliases(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = path.index(index);
-        if alias.ip.parse::<IpAddr>().is_err() {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.push(FieldError::invalid(path.child("ip"), alias.ip.as_str(), detail));
-        }
+        ip::validate(&alias.ip, &path.child("ip"), errors);
         for (index, name) in alias.hostnames.iter().flatten().enumerate() {
             let path = path.child("hostnames").index(index);
             invalid_each(&path, name, names::dns_subdomain(name), errors);
         }
+    }
+}
+
+/// What is wrong with tolerations, in the spec or in an annotation.
+pub(super) fn validate_tolerations(
+    tolerations: &[Toleration],
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    for (index, toleration) in tolerations.iter().enumerate() {
+        validate_toleration(toleration, &path.index(index), errors);
     }
 }
 
@@ -182,11 +178,16 @@ fn validate_toleration(toleration: &Toleration, path: &Path, errors: &mut FieldE
     }
     match operator {
         "" | "Equal" => {
-            invalid_each(&path.child("value"), value, names::label_value(value), errors);
+            // One cause, and where Kubernetes says that it is.
+            let reasons = names::label_value(value);
+            if !reasons.is_empty() {
+                let path = path.child("operator");
+                errors.push(FieldError::invalid(path, value, reasons.join(";")));
+            }
         }
         "Exists" if !value.is_empty() => {
             let detail = "value must be empty when `operator` is 'Exists'";
-            errors.push(FieldError::invalid(path.child("value"), value, detail));
+            errors.push(FieldError::invalid(path.child("operator"), value, detail));
         }
         "Exists" => {}
         other => {

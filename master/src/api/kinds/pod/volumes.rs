@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, KeyToPath, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, PodSpec, Volume,
+};
+use proto::quantity::Quantity;
 use proto::{k8s as k8s_openapi, names};
 
 use super::super::path::Path;
@@ -45,42 +48,29 @@ pub(super) fn validate<'a>(
 }
 
 fn validate_source(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
-    let others = unsupported::volume(volume, path, errors);
-    let sources = [
-        volume.empty_dir.is_some(),
-        volume.host_path.is_some(),
-        volume.config_map.is_some(),
-        volume.secret.is_some(),
-    ];
-    if sources.iter().filter(|present| **present).count() + others > 1 {
-        errors.push(FieldError::forbidden(path, "may not specify more than 1 volume type"));
-    }
-    if let Some(empty) = &volume.empty_dir {
-        let path = path.child("emptyDir");
-        match empty.medium.as_deref().unwrap_or_default() {
-            "" | "Memory" => {}
-            other => {
-                let path = path.child("medium");
-                errors.push(FieldError::not_supported(path, other, &["", "Memory"]));
-            }
+    unsupported::volume(volume, path, errors);
+    // In Kubernetes' order the first counts, each further one is one too many.
+    let mut chosen = false;
+    let mut is_first = |field: &str, errors: &mut FieldErrors| {
+        if chosen {
+            let detail = "may not specify more than 1 volume type";
+            errors.push(FieldError::forbidden(path.child(field), detail));
         }
-        if let Some(limit) = &empty.size_limit {
-            resources::quantity(limit, &path.child("sizeLimit"), errors);
-        }
-        file_mode(empty.mode, &path.child("mode"), errors);
+        !std::mem::replace(&mut chosen, true)
+    };
+    if let Some(empty) = &volume.empty_dir
+        && is_first("emptyDir", errors)
+    {
+        validate_empty_dir(empty, &path.child("emptyDir"), errors);
     }
-    if let Some(host) = &volume.host_path {
+    if let Some(host) = &volume.host_path
+        && is_first("hostPath", errors)
+    {
         validate_host_path(host, &path.child("hostPath"), errors);
     }
-    if let Some(map) = &volume.config_map {
-        let path = path.child("configMap");
-        if map.name.is_empty() {
-            errors.push(FieldError::required(path.child("name"), ""));
-        }
-        file_mode(map.default_mode, &path.child("defaultMode"), errors);
-        validate_items(map.items.as_deref(), &path.child("items"), errors);
-    }
-    if let Some(secret) = &volume.secret {
+    if let Some(secret) = &volume.secret
+        && is_first("secret", errors)
+    {
         let path = path.child("secret");
         if secret.secret_name.as_deref().unwrap_or_default().is_empty() {
             errors.push(FieldError::required(path.child("secretName"), ""));
@@ -88,6 +78,37 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         file_mode(secret.default_mode, &path.child("defaultMode"), errors);
         validate_items(secret.items.as_deref(), &path.child("items"), errors);
     }
+    if let Some(map) = &volume.config_map
+        && is_first("configMap", errors)
+    {
+        let path = path.child("configMap");
+        if map.name.is_empty() {
+            errors.push(FieldError::required(path.child("name"), ""));
+        }
+        file_mode(map.default_mode, &path.child("defaultMode"), errors);
+        validate_items(map.items.as_deref(), &path.child("items"), errors);
+    }
+}
+
+fn validate_empty_dir(empty: &EmptyDirVolumeSource, path: &Path, errors: &mut FieldErrors) {
+    match empty.medium.as_deref().unwrap_or_default() {
+        "" | "Memory" => {}
+        other => {
+            let path = path.child("medium");
+            errors.push(FieldError::not_supported(path, other, &["", "Memory"]));
+        }
+    }
+    if let Some(limit) = &empty.size_limit {
+        let path = path.child("sizeLimit");
+        match Quantity::try_from(limit) {
+            Ok(limit) if limit.is_negative() => {
+                let detail = "SizeLimit field must be a valid resource quantity";
+                errors.push(FieldError::forbidden(path, detail));
+            }
+            _ => resources::quantity(limit, &path, errors),
+        }
+    }
+    file_mode(empty.mode, &path.child("mode"), errors);
 }
 
 fn validate_host_path(host: &HostPathVolumeSource, path: &Path, errors: &mut FieldErrors) {
@@ -113,13 +134,16 @@ fn validate_items(items: Option<&[KeyToPath]>, path: &Path, errors: &mut FieldEr
         let (text, path_to_path) = (item.path.as_str(), path.child("path"));
         if text.is_empty() {
             errors.push(FieldError::required(&path_to_path, ""));
-        } else if text.starts_with('/') {
-            errors.push(FieldError::invalid(&path_to_path, text, "must be a relative path"));
-        } else if climbs(text) {
-            errors.push(FieldError::invalid(&path_to_path, text, CLIMBS));
-        } else if text.starts_with("..") {
+        }
+        for (wrong, detail) in [
+            (text.starts_with('/'), "must be a relative path"),
+            (climbs(text), CLIMBS),
             // Names such as `..data` hold the versions of the volume.
-            errors.push(FieldError::invalid(&path_to_path, text, "must not start with '..'"));
+            (text.starts_with("..") && !text.starts_with("../"), "must not start with '..'"),
+        ] {
+            if wrong {
+                errors.push(FieldError::invalid(&path_to_path, text, detail));
+            }
         }
         file_mode(item.mode, &path.child("mode"), errors);
     }

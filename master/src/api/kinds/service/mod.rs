@@ -49,6 +49,8 @@ impl Kind for Services {
         names::dns_1035_label(name)
     }
 
+    const CREATE_ON_UPDATE: bool = true;
+
     fn default(object: &mut Service) {
         defaults::spec(object.spec.get_or_insert_default());
     }
@@ -66,8 +68,7 @@ impl Kind for Services {
     }
 
     fn prepare_status_update(new: &mut Service, old: &Service) {
-        let status = new.status.take();
-        *new = Service { status, ..old.clone() };
+        new.spec.clone_from(&old.spec);
     }
 
     fn validate(object: &Service) -> FieldErrors {

@@ -43,7 +43,7 @@ fn rules() -> Vec<(&'static str, Value, &'static str)> {
         (
             "/spec/selector/matchLabels/app",
             json!("o r"),
-            "spec.selector.matchLabels[app]: Invalid value: \"o r\"",
+            "spec.selector.matchLabels: Invalid value: \"o r\"",
         ),
         ("/spec/selector/matchExpressions", expression("In", json!(["web"])), ""),
         ("/spec/selector/matchExpressions", expression("NotIn", json!(["web"])), NO_MATCH),

@@ -76,7 +76,7 @@ async fn tells_all_field_errors_at_once() {
     let causes = answer.body["details"]["causes"].as_array().unwrap();
     let fields: Vec<&str> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
     for field in
-        ["metadata.name", "metadata.labels", "metadata.finalizers", "spec.containers[0].image"]
+        ["metadata.name", "metadata.labels", "metadata.finalizers[0]", "spec.containers[0].image"]
     {
         assert!(fields.contains(&field), "{field} in {fields:?}");
     }
@@ -287,12 +287,70 @@ async fn status_is_written_by_itself() {
         "spec": {"nodeName": "n1"}, "status": {"phase": "Failed", "reason": "Test"}});
     let patched = server.patch(&path, "merge-patch+json", both).await.ok();
     assert_eq!(patched["status"]["phase"], "Failed");
+    // Metadata goes along, as in Kubernetes.
+    assert_eq!(patched["metadata"]["labels"]["app"], "web");
+    let wrong = json!({"status": {"qosClass": "Guaranteed", "podIPs": [{"ip": "here"}]}});
+    let refused = server.patch(&path, "merge-patch+json", wrong).await;
+    let message = refused.refused(422, "Invalid");
+    for field in ["status.qosClass: ", "status.podIPs[0]: "] {
+        assert!(message.contains(field), "{message}");
+    }
     assert!(patched["spec"].get("nodeName").is_none());
     let plain = json!({"metadata": {"labels": {"x": "y"}}, "status": {"phase": "Succeeded"}});
     let patched = server.patch(&format!("{PODS}/web"), "merge-patch+json", plain).await.ok();
     assert_eq!(patched["status"]["phase"], "Failed");
     assert_eq!(patched["metadata"]["labels"]["x"], "y");
     assert_eq!(server.get(&path).await.ok(), patched);
+}
+
+#[tokio::test]
+async fn an_update_creates_where_kubernetes_does() {
+    let server = Server::start().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = |name: &str| {
+        json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": name, "resourceVersion": "7"}, "spec": {"holderIdentity": "a"},
+        })
+    };
+    let path = format!("{leases}/lock");
+    let dry = server.put(&format!("{path}?dryRun=All"), lease("lock")).await;
+    assert_eq!(dry.status, StatusCode::CREATED);
+    server.get(&path).await.refused(404, "NotFound");
+    let made = server.put(&path, lease("lock")).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+    assert_ne!(made.body["metadata"]["resourceVersion"], "7");
+    assert!(made.body["metadata"]["uid"].is_string());
+    // Then it is written over only by who has read it.
+    let mut blind = lease("lock");
+    blind["metadata"]["resourceVersion"] = json!("");
+    assert_eq!(
+        server.put(&path, blind).await.refused(422, "Invalid"),
+        "Lease.coordination.k8s.io \"lock\" is invalid: metadata.resourceVersion: Invalid value: 0: \
+         must be specified for an update"
+    );
+    server.put(&path, lease("lock")).await.refused(409, "Conflict");
+    server.put(&path, made.body.clone()).await.ok();
+    // Neither another name nor another's uid is made.
+    server.put(&format!("{leases}/other"), lease("lock")).await.refused(400, "BadRequest");
+    let mut dead = lease("other");
+    dead["metadata"]["uid"] = json!("x");
+    server.put(&format!("{leases}/other"), dead).await.refused(409, "Conflict");
+    server.put(&format!("{PODS}/none"), pod("none")).await.refused(404, "NotFound");
+    server.put(&format!("{PODS}/none/status"), pod("none")).await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn moments_that_only_the_server_knows_are_passed_over() {
+    let server = Server::start().await;
+    let made = server.post(PODS, pod("web")).await.ok();
+    let path = format!("{PODS}/web");
+    let times = json!({"metadata": {"creationTimestamp": "2001-01-01T00:00:00Z"}});
+    let patched = server.patch(&path, "merge-patch+json", times).await.ok();
+    assert_eq!(patched["metadata"], made["metadata"]);
+    let gone = json!({"metadata": {"deletionTimestamp": "2001-01-01T00:00:00Z"}});
+    let refused = server.patch(&path, "merge-patch+json", gone).await;
+    assert!(refused.refused(422, "Invalid").contains("metadata.deletionTimestamp: Invalid value"));
 }
 
 fn replication_controller() -> Value {

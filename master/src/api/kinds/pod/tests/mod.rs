@@ -1,8 +1,14 @@
 //! Pods, from what users write to what is stored and shown.
 
+mod annotations;
 mod columns;
+mod containers;
+mod env;
+mod probes;
 mod rules;
+mod status;
 mod unsupported;
+mod volumes;
 
 use serde_json::{Value, json};
 
@@ -218,7 +224,7 @@ fn status_and_spec_are_written_apart() {
     let mut new = old.clone();
     new.spec.as_mut().unwrap().containers[0].image = Some("other".to_owned());
     new.status.as_mut().unwrap().phase = Some("Running".to_owned());
-    new.status.as_mut().unwrap().qos_class = Some("Guaranteed".to_owned());
+    new.status.as_mut().unwrap().qos_class = None;
     let mut update = new.clone();
     Pods::prepare_update(&mut update, &old);
     assert_eq!(update.status, old.status);

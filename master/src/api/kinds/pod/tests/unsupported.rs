@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::super::testing::check;
+use super::super::super::testing::{check, with};
 use super::super::Pods;
 use super::full;
 
@@ -72,10 +72,13 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
         ("/spec/containers/0/securityContext", "spec.containers[0].securityContext", &of_context),
         ("/spec/containers/0/volumeMounts/0", "spec.containers[0].volumeMounts[0]", &of_mount),
     ];
+    // What would not go together with some of them.
+    let pointer = "/spec/containers/0/securityContext/allowPrivilegeEscalation";
+    let manifest = with(&full(), pointer, json!(null));
     for (pointer, path, fields) in places {
         for (field, value) in fields {
             check::<Pods>(
-                &full(),
+                &manifest,
                 vec![(
                     &format!("{pointer}/{field}"),
                     value.clone(),

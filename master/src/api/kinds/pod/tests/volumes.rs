@@ -1,0 +1,146 @@
+//! What is wrong with volumes, and with their mounts.
+
+use serde_json::json;
+
+use super::super::super::testing::check;
+use super::super::Pods;
+use super::full;
+
+#[test]
+fn volumes_and_mounts_keep_to_the_rules() {
+    let mount = |rest: &str| format!("/spec/containers/0/volumeMounts/0/{rest}");
+    check::<Pods>(
+        &full(),
+        vec![
+            ("/spec/volumes/1/name", json!(""), "spec.volumes[1].name: Required value"),
+            ("/spec/volumes/1/name", json!("A"), "spec.volumes[1].name: Invalid value"),
+            (
+                "/spec/volumes/1/name",
+                json!("logs"),
+                "spec.volumes[2].name: Duplicate value: \"logs\"",
+            ),
+            (
+                "/spec/volumes/1/hostPath",
+                json!({"path": "/a"}),
+                "spec.volumes[1].hostPath: Forbidden: may not specify more than 1 volume type",
+            ),
+            (
+                "/spec/volumes/1/emptyDir/medium",
+                json!("Tape"),
+                "spec.volumes[1].emptyDir.medium: Unsupported value: \"Tape\"",
+            ),
+            (
+                "/spec/volumes/1/emptyDir/sizeLimit",
+                json!("lots"),
+                "spec.volumes[1].emptyDir.sizeLimit: Invalid value: \"lots\": quantities must match",
+            ),
+            (
+                "/spec/volumes/1/emptyDir/sizeLimit",
+                json!("-1"),
+                "spec.volumes[1].emptyDir.sizeLimit: Forbidden: SizeLimit field must be a valid resource quantity",
+            ),
+            (
+                "/spec/volumes/1/emptyDir/medium",
+                json!(""),
+                "spec.volumes[1].emptyDir.sizeLimit: Forbidden: is not supported by this version of Kutter",
+            ),
+            (
+                "/spec/volumes/2/hostPath/path",
+                json!(""),
+                "spec.volumes[2].hostPath.path: Required value",
+            ),
+            (
+                "/spec/volumes/2/hostPath/path",
+                json!("/a/../b"),
+                "spec.volumes[2].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
+            ),
+            (
+                "/spec/volumes/2/hostPath/path",
+                json!("a"),
+                "spec.volumes[2].hostPath.path: Invalid value: \"a\": must be an absolute path",
+            ),
+            (
+                "/spec/volumes/2/hostPath/type",
+                json!("Dir"),
+                "spec.volumes[2].hostPath.type: Unsupported value: \"Dir\"",
+            ),
+            (
+                "/spec/volumes/3/configMap/name",
+                json!(""),
+                "spec.volumes[3].configMap.name: Required value",
+            ),
+            (
+                "/spec/volumes/3/configMap/items/0/key",
+                json!(""),
+                "spec.volumes[3].configMap.items[0].key: Required value",
+            ),
+            (
+                "/spec/volumes/3/configMap/items/0/path",
+                json!("/a"),
+                "spec.volumes[3].configMap.items[0].path: Invalid value: \"/a\": must be a relative path",
+            ),
+            (
+                "/spec/volumes/3/configMap/items/0/path",
+                json!("a/../../b"),
+                "spec.volumes[3].configMap.items[0].path: Invalid value: \"a/../../b\": must not contain '..'",
+            ),
+            (
+                "/spec/volumes/3/configMap/items/0/path",
+                json!("..data"),
+                "spec.volumes[3].configMap.items[0].path: Invalid value: \"..data\": must not start with '..'",
+            ),
+            (
+                "/spec/volumes/3/configMap/items/0/mode",
+                json!(512),
+                "spec.volumes[3].configMap.items[0].mode: Invalid value: 512: must be a number between 0 and 0777 (octal), both inclusive",
+            ),
+            (
+                "/spec/volumes/4/secret/secretName",
+                json!(null),
+                "spec.volumes[4].secret.secretName: Required value",
+            ),
+            (
+                "/spec/volumes/4/secret/defaultMode",
+                json!(-1),
+                "spec.volumes[4].secret.defaultMode: Invalid value",
+            ),
+            (
+                "/spec/volumes/5",
+                json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}}),
+                "spec.volumes[5].persistentVolumeClaim: Forbidden: is not supported by this version of Kutter: use emptyDir, hostPath, configMap or secret",
+            ),
+            (
+                &mount("name"),
+                json!("nothing"),
+                "spec.containers[0].volumeMounts[0].name: Not found: \"nothing\"",
+            ),
+            (&mount("name"), json!(""), "spec.containers[0].volumeMounts[0].name: Required value"),
+            (
+                &mount("mountPath"),
+                json!(""),
+                "spec.containers[0].volumeMounts[0].mountPath: Required value",
+            ),
+            (
+                &mount("mountPath"),
+                json!("/etc/web/"),
+                "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/etc/web\": must be unique",
+            ),
+            (
+                &mount("mountPath"),
+                json!("tmp"),
+                "spec.containers[0].volumeMounts[0].mountPath: Invalid value: \"tmp\": must be an absolute path",
+            ),
+            (
+                &mount("mountPath"),
+                json!("/"),
+                "spec.containers[0].volumeMounts[0].mountPath: Invalid value: \"/\": must not be the root",
+            ),
+            (
+                &mount("mountPath"),
+                json!("/a/../b"),
+                "spec.containers[0].volumeMounts[0].mountPath: Invalid value: \"/a/../b\": must not contain '..'",
+            ),
+            (&mount("mountPropagation"), json!("None"), ""),
+        ],
+    );
+}
