@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use crate::api::kinds::{
     ClusterConfig, Column, Deletion, Kind, Propagation, ResourceInfo, Scaling,
 };
 use crate::api::view::AnyView;
+use crate::cache::SelectableFields;
 
 /// An object of some kind.
 pub trait AnyObject: Any + Send + Sync {
@@ -126,6 +127,8 @@ pub trait AnyKind: Send + Sync + 'static {
     fn creates_on_update(&self) -> bool;
     /// See [`Kind::UNCONDITIONAL_UPDATE`].
     fn updates_unconditionally(&self) -> bool;
+    /// See [`Kind::ALLOCATES`].
+    fn allocates(&self) -> bool;
     /// See [`Kind::allocate`].
     fn allocate(
         &self,
@@ -151,7 +154,7 @@ pub trait AnyKind: Send + Sync + 'static {
     /// Names of the fields that selectors may name, beside `metadata.name` and `metadata.namespace`.
     fn selectable(&self) -> Vec<&'static str>;
     /// For the cache: selectable fields of a stored object.
-    fn stored_fields(&self) -> fn(&Value) -> BTreeMap<&'static str, String>;
+    fn stored_fields(&self) -> SelectableFields;
     /// See [`Kind::columns`].
     fn columns(&self) -> &'static [Column];
     /// See [`Kind::row`].
@@ -269,6 +272,10 @@ impl<K: Kind> AnyKind for Adaptor<K> {
         K::UNCONDITIONAL_UPDATE
     }
 
+    fn allocates(&self) -> bool {
+        K::ALLOCATES
+    }
+
     fn allocate(
         &self,
         object: &mut dyn AnyObject,
@@ -311,12 +318,12 @@ impl<K: Kind> AnyKind for Adaptor<K> {
         if let Some(view) = K::view() {
             return view.fields().iter().map(|(field, _)| *field).collect();
         }
-        // Every selectable field is present in the fields of any object, the empty one included.
-        fields_of::<K>(&serde_json::json!({})).into_keys().collect()
+        let names: BTreeSet<_> = K::FIELDS.iter().map(|field| field.name).collect();
+        names.into_iter().collect()
     }
 
-    fn stored_fields(&self) -> fn(&Value) -> BTreeMap<&'static str, String> {
-        fields_of::<K>
+    fn stored_fields(&self) -> SelectableFields {
+        K::FIELDS
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -325,16 +332,6 @@ impl<K: Kind> AnyKind for Adaptor<K> {
 
     fn row(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value> {
         K::row(typed::<K>(object), now)
-    }
-}
-
-fn fields_of<K: Kind>(tree: &Value) -> BTreeMap<&'static str, String> {
-    match Decoder::new().decode::<K::Object>(tree) {
-        Ok(object) => K::fields(&object).into_iter().collect(),
-        Err(error) => {
-            tracing::error!(kind = K::RESOURCE.kind, %error, "a stored object does not decode");
-            BTreeMap::new()
-        }
     }
 }
 

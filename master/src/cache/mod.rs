@@ -18,6 +18,7 @@ mod feed;
 mod keys;
 mod object;
 mod resource;
+mod sketch;
 mod subscription;
 mod window;
 
@@ -38,6 +39,7 @@ pub use keys::{KeySubscription, KeyUpdate, Keys};
 pub(crate) use object::with_resource_version;
 pub use object::{CachedObject, DecodeError, ObjectEvent};
 pub use resource::{ResourceCache, ResourceSpec};
+pub use sketch::{MAX_FIELDS, SelectableField, SelectableFields, selectable};
 pub use subscription::{Interest, Subscription, Update};
 
 /// How long changes that were committed already usually take to come through the watch, generously.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::ObjectKey;
-use serde_json::Value;
 
+use super::sketch::{SelectableFields, Sketch};
 use crate::store::Revision;
 
 /// An object as it was stored, with what is looked at often already parsed.
@@ -49,43 +49,23 @@ impl CachedObject {
         key: ObjectKey,
         revision: Revision,
         stored: &[u8],
-        fields: fn(&Value) -> BTreeMap<&'static str, String>,
+        fields: SelectableFields,
     ) -> Result<Self, DecodeError> {
-        let value: Value = serde_json::from_slice(stored)?;
-        let metadata =
-            value.get("metadata").and_then(Value::as_object).ok_or(DecodeError::NoMetadata)?;
-        let text = |name: &str| metadata.get(name).and_then(Value::as_str).map(str::to_owned);
-        let labels = metadata
-            .get("labels")
-            .and_then(Value::as_object)
-            .map(|labels| {
-                labels
-                    .iter()
-                    .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
-                    .collect()
-            })
-            .unwrap_or_default();
-        let owners = metadata.get("ownerReferences").and_then(Value::as_array);
-        let owner_uid = |owner: &Value| owner.get("uid").and_then(Value::as_str).map(str::to_owned);
-        let json = with_resource_version(stored, revision).ok_or(DecodeError::NoMetadata)?;
+        let Sketch { metadata, fields } = Sketch::read(stored, fields)?;
+        let metadata = metadata.ok_or(DecodeError::NoMetadata)?;
+        let owners = metadata.owner_references.unwrap_or_default();
+        let controller = owners.iter().find(|owner| owner.controller == Some(true));
+        let labels = metadata.labels.unwrap_or_default().into_iter();
         Ok(Self {
             key,
             revision,
-            json,
-            uid: text("uid").unwrap_or_default(),
-            labels,
-            controller_uid: owners
-                .and_then(|owners| {
-                    owners.iter().find(|owner| {
-                        owner.get("controller").and_then(Value::as_bool) == Some(true)
-                    })
-                })
-                .and_then(owner_uid),
-            owner_uids: owners
-                .map(|owners| owners.iter().filter_map(owner_uid).collect())
-                .unwrap_or_default(),
-            deleting: metadata.get("deletionTimestamp").is_some_and(|time| !time.is_null()),
-            fields: fields(&value),
+            json: with_resource_version(stored, revision).ok_or(DecodeError::NoMetadata)?,
+            uid: metadata.uid.unwrap_or_default().into_owned(),
+            labels: labels.filter_map(|(name, value)| Some((name, value?))).collect(),
+            controller_uid: controller.and_then(|owner| owner.uid.clone()),
+            owner_uids: owners.into_iter().filter_map(|owner| owner.uid).collect(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            fields,
         })
     }
 

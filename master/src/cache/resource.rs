@@ -8,12 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use proto::ObjectKey;
-use serde_json::Value;
 use tracing::error;
 
 use crate::cache::subscription::Subscriber;
 use crate::cache::window::Window;
-use crate::cache::{CachedObject, Expired, Interest, ObjectEvent, Subscription};
+use crate::cache::{CachedObject, Expired, Interest, ObjectEvent, SelectableFields, Subscription};
 use crate::store::{KeyValue, Revision};
 
 /// Selectable fields worth an index: selectors on them are frequent and pick few objects out of many.
@@ -24,8 +23,8 @@ const INDEXED_FIELDS: &[&str] = &["spec.nodeName", "involvedObject.uid"];
 pub struct ResourceSpec {
     /// Plural, as in store keys: `pods`.
     pub resource: &'static str,
-    /// The kind's selectable fields beside `metadata.*`, out of the object's JSON.
-    pub fields: fn(&Value) -> BTreeMap<&'static str, String>,
+    /// The kind's selectable fields beside `metadata.*`.
+    pub fields: SelectableFields,
 }
 
 /// The newest objects of one resource.

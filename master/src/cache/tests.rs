@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,13 +9,10 @@ use super::object::with_resource_version;
 use super::*;
 use crate::store::{EmbeddedStore, Op, Revision, Store, Txn, TxnOutcome, keys};
 
-fn fields(object: &Value) -> BTreeMap<&'static str, String> {
-    let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    BTreeMap::from([
-        ("spec.nodeName", text("/spec/nodeName").to_owned()),
-        ("status.phase", text("/status/phase").to_owned()),
-    ])
-}
+const FIELDS: SelectableFields = &[
+    selectable("spec.nodeName", &["spec", "nodeName"]),
+    selectable("status.phase", &["status", "phase"]),
+];
 
 struct Cluster {
     store: Arc<EmbeddedStore>,
@@ -31,7 +27,7 @@ impl Cluster {
 
     async fn over(store: Arc<EmbeddedStore>) -> Self {
         let shutdown = CancellationToken::new();
-        let resources = ["pods", "nodes"].map(|resource| ResourceSpec { resource, fields });
+        let resources = ["pods", "nodes"].map(|resource| ResourceSpec { resource, fields: FIELDS });
         let caches = Caches::start(store.clone(), resources.to_vec(), shutdown.clone())
             .await
             .expect("caches");
@@ -352,7 +348,7 @@ fn events_leave_the_window_when_they_are_old() {
         let key = key("a");
         let json = Bytes::from_static(br#"{"metadata":{}}"#);
         ObjectEvent::Added(Arc::new(
-            CachedObject::from_stored(key, revision, &json, fields).expect("an object"),
+            CachedObject::from_stored(key, revision, &json, FIELDS).expect("an object"),
         ))
     };
     window.push(object(5), now);
@@ -551,7 +547,8 @@ async fn after_a_gap_in_history_readers_are_told_the_difference() {
     let store = crate::store::unreliable::Unreliable::new();
     let shutdown = CancellationToken::new();
     let _running = shutdown.clone().drop_guard();
-    let resources = ["pods", "nodes"].map(|resource| ResourceSpec { resource, fields }).to_vec();
+    let resources =
+        ["pods", "nodes"].map(|resource| ResourceSpec { resource, fields: FIELDS }).to_vec();
     let caches = Caches::start(store.clone(), resources, shutdown).await.expect("caches");
     let write = async |ops| {
         let txn = Txn { compares: vec![], ops };

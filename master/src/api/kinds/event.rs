@@ -10,6 +10,7 @@ use super::columns::{NAME, UNKNOWN, column, name, since, since_timestamp, wide};
 use super::path::Path;
 use super::{Column, Kind, ResourceInfo};
 use crate::api::field_error::{FieldError, FieldErrors};
+use crate::cache::{SelectableFields, selectable};
 
 const MAX_WORD: usize = 128;
 const MAX_MESSAGE: usize = 1024;
@@ -36,6 +37,21 @@ impl Kind for Events {
 
     const CREATE_ON_UPDATE: bool = true;
 
+    const FIELDS: SelectableFields = &[
+        selectable("involvedObject.kind", &["involvedObject", "kind"]),
+        selectable("involvedObject.namespace", &["involvedObject", "namespace"]),
+        selectable("involvedObject.name", &["involvedObject", "name"]),
+        selectable("involvedObject.uid", &["involvedObject", "uid"]),
+        selectable("involvedObject.apiVersion", &["involvedObject", "apiVersion"]),
+        selectable("involvedObject.resourceVersion", &["involvedObject", "resourceVersion"]),
+        selectable("involvedObject.fieldPath", &["involvedObject", "fieldPath"]),
+        selectable("reason", &["reason"]),
+        selectable("reportingComponent", &["reportingComponent"]),
+        selectable("source", &["source", "component"]),
+        selectable("source", &["reportingComponent"]),
+        selectable("type", &["type"]),
+    ];
+
     fn default(_object: &mut Event) {}
 
     fn validate(object: &Event) -> FieldErrors {
@@ -58,25 +74,6 @@ impl Kind for Events {
             validate_modern(object, &mut errors);
         }
         errors
-    }
-
-    fn fields(object: &Event) -> Vec<(&'static str, String)> {
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let involved = &object.involved_object;
-        let source = object.source.as_ref().and_then(|source| source.component.clone());
-        vec![
-            ("involvedObject.kind", text(&involved.kind)),
-            ("involvedObject.namespace", text(&involved.namespace)),
-            ("involvedObject.name", text(&involved.name)),
-            ("involvedObject.uid", text(&involved.uid)),
-            ("involvedObject.apiVersion", text(&involved.api_version)),
-            ("involvedObject.resourceVersion", text(&involved.resource_version)),
-            ("involvedObject.fieldPath", text(&involved.field_path)),
-            ("reason", text(&object.reason)),
-            ("reportingComponent", text(&object.reporting_component)),
-            ("source", source.unwrap_or_else(|| text(&object.reporting_component))),
-            ("type", text(&object.type_)),
-        ]
     }
 
     fn columns() -> &'static [Column] {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Column, Events, Kind, ResourceInfo};
 use crate::api::field_error::{FieldError, FieldErrors};
 use crate::api::view::{AnyView, View};
+use crate::cache::SelectableFields;
 
 /// `events.events.k8s.io`
 #[derive(Debug)]
@@ -21,6 +22,8 @@ impl Kind for EventsView {
 
     const RESOURCE: ResourceInfo =
         ResourceInfo { group: "events.k8s.io", version: "v1", ..Events::RESOURCE };
+
+    const FIELDS: SelectableFields = Events::FIELDS;
 
     fn view() -> Option<&'static dyn AnyView> {
         Some(&InTheNewerForm)
@@ -72,10 +75,6 @@ impl Kind for EventsView {
             }
         }
         errors
-    }
-
-    fn fields(object: &Event) -> Vec<(&'static str, String)> {
-        Events::fields(object)
     }
 
     fn columns() -> &'static [Column] {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::field_error::FieldErrors;
 use crate::api::view::AnyView;
+use crate::cache::SelectableFields;
 
 pub mod cidr;
 mod columns;
@@ -244,6 +245,9 @@ pub trait Kind: Send + Sync + 'static {
     /// Whether a client may write over an object without saying which version of it it has read.
     const UNCONDITIONAL_UPDATE: bool = true;
 
+    /// Whether [`allocate`](Self::allocate) may choose anything and objects may hold claims.
+    const ALLOCATES: bool = false;
+
     /// Chooses addresses, ports or ranges that have to be unique in the cluster. `claimed` tells
     /// whether somebody else holds a claim. Called again when a claim was lost in a race.
     fn allocate(
@@ -286,11 +290,8 @@ pub trait Kind: Send + Sync + 'static {
     /// Sets `spec.replicas`, as a write to `/scale` asks.
     fn set_replicas(_object: &mut Self::Object, _replicas: i32) {}
 
-    /// Values of the fields that field selectors may name beside `metadata.name` and
-    /// `metadata.namespace`. Every selectable field is present, if need be as an empty string.
-    fn fields(_object: &Self::Object) -> Vec<(&'static str, String)> {
-        Vec::new()
-    }
+    /// The fields that field selectors may name beside `metadata.name` and `metadata.namespace`.
+    const FIELDS: SelectableFields = &[];
 
     /// The columns of its table, `Name` first and `Age` last among those always shown.
     fn columns() -> &'static [Column];

@@ -14,6 +14,7 @@ use super::columns::{AGE, NAME, age, column, name};
 use super::path::Path;
 use super::{Column, Deletion, Kind, ResourceInfo};
 use crate::api::field_error::{FieldError, FieldErrors};
+use crate::cache::{SelectableFields, selectable};
 
 /// Held in `spec.finalizers` until the namespace is empty.
 pub const FINALIZER: &str = "kubernetes";
@@ -42,6 +43,8 @@ impl Kind for Namespaces {
         status: true,
         scale: false,
     };
+
+    const FIELDS: SelectableFields = &[selectable("status.phase", &["status", "phase"])];
 
     fn validate_name(name: &str) -> Vec<String> {
         names::dns_label(name)
@@ -112,10 +115,6 @@ impl Kind for Namespaces {
 
     fn prepare_deletion(object: &mut Namespace) {
         object.status.get_or_insert_default().phase = Some(TERMINATING.to_owned());
-    }
-
-    fn fields(object: &Namespace) -> Vec<(&'static str, String)> {
-        vec![("status.phase", phase(object))]
     }
 
     fn columns() -> &'static [Column] {

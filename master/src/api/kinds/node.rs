@@ -14,6 +14,7 @@ use super::columns::{AGE, NAME, NONE, UNKNOWN, age, column, name, wide};
 use super::path::Path;
 use super::{ClusterConfig, Column, Kind, ResourceInfo};
 use crate::api::field_error::{FieldError, FieldErrors};
+use crate::cache::{SelectableFields, selectable};
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
@@ -38,6 +39,9 @@ impl Kind for Nodes {
         status: true,
         scale: false,
     };
+
+    const FIELDS: SelectableFields =
+        &[selectable("spec.unschedulable", &["spec", "unschedulable"]).or("false")];
 
     fn default(object: &mut Node) {
         // The older field and the first of the newer ones always say the same.
@@ -90,6 +94,8 @@ impl Kind for Nodes {
         errors
     }
 
+    const ALLOCATES: bool = true;
+
     fn allocate(
         object: &mut Node,
         _old: Option<&Node>,
@@ -125,10 +131,6 @@ impl Kind for Nodes {
     fn claims(object: &Node) -> Vec<String> {
         let ranges = object.spec.as_ref().and_then(|spec| spec.pod_cidrs.as_deref());
         ranges.into_iter().flatten().map(claim).collect()
-    }
-
-    fn fields(object: &Node) -> Vec<(&'static str, String)> {
-        vec![("spec.unschedulable", unschedulable(object).to_string())]
     }
 
     fn columns() -> &'static [Column] {

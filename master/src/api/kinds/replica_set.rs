@@ -9,6 +9,7 @@ use super::columns::{AGE, NAME, age, column, name, wide};
 use super::path::Path;
 use super::{Column, Kind, ResourceInfo, Scaling, template};
 use crate::api::field_error::{FieldError, FieldErrors};
+use crate::cache::{SelectableFields, selectable};
 
 /// `replicasets`
 #[derive(Debug)]
@@ -29,6 +30,9 @@ impl Kind for ReplicaSets {
         status: true,
         scale: true,
     };
+
+    const FIELDS: SelectableFields =
+        &[selectable("status.replicas", &["status", "replicas"]).or("0")];
 
     fn default(object: &mut ReplicaSet) {
         let spec = &mut object.spec;
@@ -92,11 +96,6 @@ impl Kind for ReplicaSets {
 
     fn set_replicas(object: &mut ReplicaSet, replicas: i32) {
         object.spec.replicas = Some(replicas);
-    }
-
-    fn fields(object: &ReplicaSet) -> Vec<(&'static str, String)> {
-        let replicas = object.status.as_ref().map_or(0, |status| status.replicas);
-        vec![("status.replicas", replicas.to_string())]
     }
 
     fn columns() -> &'static [Column] {

@@ -13,6 +13,7 @@ use super::path::Path;
 use super::pod;
 use super::{Column, Kind, Propagation, ResourceInfo, Scaling, template};
 use crate::api::field_error::{FieldError, FieldErrors};
+use crate::cache::{SelectableFields, selectable};
 
 /// `replicationcontrollers`
 #[derive(Debug)]
@@ -33,6 +34,9 @@ impl Kind for ReplicationControllers {
         status: true,
         scale: true,
     };
+
+    const FIELDS: SelectableFields =
+        &[selectable("status.replicas", &["status", "replicas"]).or("0")];
 
     // What v1 has always done; clients that mean otherwise say so, as kubectl does.
     const DEFAULT_PROPAGATION: Propagation = Propagation::Orphan;
@@ -103,11 +107,6 @@ impl Kind for ReplicationControllers {
 
     fn set_replicas(object: &mut ReplicationController, replicas: i32) {
         object.spec.get_or_insert_default().replicas = Some(replicas);
-    }
-
-    fn fields(object: &ReplicationController) -> Vec<(&'static str, String)> {
-        let replicas = object.status.as_ref().map_or(0, |status| status.replicas);
-        vec![("status.replicas", replicas.to_string())]
     }
 
     fn columns() -> &'static [Column] {

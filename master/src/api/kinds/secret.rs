@@ -11,6 +11,7 @@ use super::config_map::{IMMUTABLE, MAX_DATA, keys, size};
 use super::path::Path;
 use super::{Column, Kind, ResourceInfo};
 use crate::api::field_error::{FieldError, FieldErrors};
+use crate::cache::{SelectableFields, selectable};
 
 const OPAQUE: &str = "Opaque";
 const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
@@ -35,6 +36,8 @@ impl Kind for Secrets {
         status: false,
         scale: false,
     };
+
+    const FIELDS: SelectableFields = &[selectable("type", &["type"])];
 
     fn default(object: &mut Secret) {
         if object.type_.as_deref().unwrap_or_default().is_empty() {
@@ -72,10 +75,6 @@ impl Kind for Secrets {
             }
         }
         errors
-    }
-
-    fn fields(object: &Secret) -> Vec<(&'static str, String)> {
-        vec![("type", object.type_.clone().unwrap_or_default())]
     }
 
     fn columns() -> &'static [Column] {

@@ -1,9 +1,13 @@
 //! What the tests of the kinds share: a manifest, one change of it, and what is wrong then.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use proto::ObjectKey;
 use serde_json::{Value, json};
 
 use super::Kind;
+use crate::cache::CachedObject;
 
 /// A fixed moment to compute ages against.
 pub(super) const NOW: &str = "2026-01-01T12:00:00Z";
@@ -40,6 +44,12 @@ pub(super) fn update_errors<K: Kind>(old: &Value, new: &Value) -> Vec<String> {
     let mut errors = K::validate(&new);
     errors.extend(K::validate_update(&new, &old));
     errors.iter().map(ToString::to_string).collect()
+}
+
+/// What field selectors find of an object.
+pub(super) fn selectable_fields<K: Kind>(object: &K::Object) -> BTreeMap<&'static str, String> {
+    let (key, json) = (ObjectKey::new("default", "web"), serde_json::to_vec(object).unwrap());
+    CachedObject::from_stored(key, 1, &json, K::FIELDS).unwrap().fields
 }
 
 /// A copy with the value at `pointer` set, folders on the way made; `null` removes.

@@ -6,6 +6,9 @@
 
 mod types;
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 /// How a field merges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Field {
@@ -45,11 +48,12 @@ pub(crate) struct Strategy {
 
 /// What the table says of a field of a type.
 pub(crate) fn field(of: &str, name: &str) -> Option<Field> {
+    static TYPES: LazyLock<HashMap<&str, types::Fields>> =
+        LazyLock::new(|| types::TYPES.iter().copied().collect());
     if of.is_empty() {
         return None;
     }
-    let (_, fields) = types::TYPES.iter().find(|(type_name, _)| *type_name == of)?;
-    fields.iter().find(|(field, _)| *field == name).map(|(_, field)| *field)
+    TYPES.get(of)?.iter().find(|(field, _)| *field == name).map(|(_, field)| *field)
 }
 
 /// The value that a key of a list's items has where an item does not say.

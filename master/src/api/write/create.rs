@@ -45,16 +45,16 @@ impl Writer {
             Tracking::Applied => {}
         }
         kind.prepare_create(&mut *object);
-        let generated = metadata::wants_name(object.meta());
+        if !metadata::wants_name(object.meta()) {
+            return self.create_named(kind, object, options).await;
+        }
         for _ in 0..MAX_NAMES {
             let mut named = object.boxed_clone();
-            if generated {
-                metadata::generate_name(named.meta_mut());
-                // Some defaults go by the name.
-                kind.default(&mut *named);
-            }
+            metadata::generate_name(named.meta_mut());
+            // Some defaults go by the name.
+            kind.default(&mut *named);
             match self.create_named(kind, named, options).await {
-                Err(error) if generated && error.is_already_exists() => {}
+                Err(error) if error.is_already_exists() => {}
                 result => return result,
             }
         }
@@ -65,7 +65,7 @@ impl Writer {
     async fn create_named(
         &self,
         kind: &'static dyn AnyKind,
-        object: Box<dyn AnyObject>,
+        mut object: Box<dyn AnyObject>,
         options: CreateOptions<'_>,
     ) -> Result<Written, ApiError> {
         let resource = kind.resource();
@@ -79,14 +79,19 @@ impl Writer {
         let object_key = keys::object(resource.plural, &key);
         // Claims that were lost in a race, should the cache not know of them yet.
         let mut lost = BTreeSet::new();
-        for _ in 0..MAX_ATTEMPTS {
-            let mut object = object.boxed_clone();
+        // What to start from again, should what was chosen for it be lost.
+        let unallocated = kind.allocates().then(|| object.boxed_clone());
+        for attempt in 0..MAX_ATTEMPTS {
+            if let (Some(unallocated), 1..) = (&unallocated, attempt) {
+                object = unallocated.boxed_clone();
+            }
             let claimed =
                 |claim: &str| lost.contains(&keys::claim(claim)) || self.caches.claimed(claim);
             kind.allocate(&mut *object, None, &self.cluster, &claimed)
                 .map_err(|errors| ApiError::invalid(resource, &key.name, &errors))?;
             let claims =
                 ClaimChanges::between(resource, &*object, Vec::new(), kind.claims(&*object));
+            debug_assert!(kind.allocates() || claims.taken.is_empty(), "{}", resource.kind);
             let taken = claims.taken.clone();
             let json = encode(resource, &mut *object)?;
             let mut compares = options.fence.to_vec();

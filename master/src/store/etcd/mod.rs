@@ -4,6 +4,7 @@
 //! balancer over all members would go on sending a share of the calls to a member that is down.
 
 mod endpoints;
+mod revision;
 mod watch;
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client as etcd;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tonic::Code;
 
 use crate::store::{
@@ -19,6 +20,7 @@ use crate::store::{
     TxnOutcome, WatchStream,
 };
 use endpoints::{Endpoints, Repeat};
+use revision::NewestRevision;
 
 /// Where etcd is, and how it is trusted.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +53,7 @@ impl std::fmt::Debug for EtcdTls {
 #[derive(Debug)]
 pub struct EtcdStore {
     endpoints: Endpoints,
+    newest: NewestRevision,
     /// Counts the requests for progress; every watch follows it.
     progress: tokio::sync::watch::Sender<u64>,
 }
@@ -62,7 +65,12 @@ impl EtcdStore {
     /// When an address is malformed, or none of the servers can be reached.
     pub async fn connect(options: &EtcdOptions) -> Result<Self> {
         let endpoints = Endpoints::new(options).await.map_err(|e| failed("connect to etcd", e))?;
-        let store = Self { endpoints, progress: tokio::sync::watch::Sender::new(0) };
+        let asked = endpoints.clone();
+        let newest = NewestRevision::new(move || {
+            let endpoints = asked.clone();
+            async move { endpoints.call(Repeat::Freely, newest_revision).await }.boxed()
+        });
+        let store = Self { endpoints, newest, progress: tokio::sync::watch::Sender::new(0) };
         store.current_revision().await?;
         Ok(store)
     }
@@ -149,15 +157,7 @@ impl Store for EtcdStore {
     }
 
     async fn current_revision(&self) -> Result<Revision> {
-        let response = self
-            .endpoints
-            .call(Repeat::Freely, |client| async move {
-                let options = etcd::GetOptions::new().with_count_only();
-                client.kv_client().get("/", Some(options)).await
-            })
-            .await
-            .map_err(|e| failed("tell its revision", e))?;
-        Ok(unsigned(response.header().map_or(0, |header| header.revision())))
+        self.newest.get().await.map_err(|e| failed("tell its revision", e))
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
@@ -277,6 +277,12 @@ impl Store for EtcdStore {
             Err(error) => Err(failed("compact", error)),
         }
     }
+}
+
+async fn newest_revision(client: etcd::Client) -> Result<Revision, etcd::Error> {
+    let options = etcd::GetOptions::new().with_count_only();
+    let response = client.kv_client().get("/", Some(options)).await?;
+    Ok(unsigned(response.header().map_or(0, |header| header.revision())))
 }
 
 fn compare(compare: &Compare) -> etcd::Compare {

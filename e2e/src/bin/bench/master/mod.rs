@@ -23,6 +23,7 @@ use super::{percentile, report};
 const CLIENTS: usize = 64;
 /// How many pods are stored when lists and memory are looked at.
 const STORED: usize = 10_000;
+const GETS: usize = 10 * STORED;
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// Measures one store, and prints its lines of the report.
@@ -41,7 +42,16 @@ pub(super) async fn measure(store: StoreKind) -> Result<()> {
         Some(address) => Some(etcd_puts(address).await?),
         None => None,
     };
+    let working = master.process.processor_time()?;
     let creates = creates(&connections).await?;
+    let each = |since: Duration, count: usize| {
+        let worked = master.process.processor_time()?.saturating_sub(since);
+        anyhow::Ok(format!(
+            "{} µs of the master's processor time each",
+            worked.as_micros() / count as u128
+        ))
+    };
+    let each_create = each(working, STORED)?;
     let (figure, budget) = match puts {
         None => (format!("{creates:.0}/s"), "6 000/s".to_owned()),
         Some(puts) => {
@@ -50,8 +60,11 @@ pub(super) async fn measure(store: StoreKind) -> Result<()> {
         }
     };
     let conditions = format!("{name}, {CLIENTS} clients, {STORED} pods of 1 KB");
-    report("pods created", &figure, &budget, &conditions);
+    report("pods created", &figure, &budget, &format!("{conditions}; {each_create}"));
+    let working = master.process.processor_time()?;
     let gets = gets(&connections).await?;
+    let each_get = each(working, GETS)?;
+    let conditions = format!("{conditions}; {each_get}");
     report("pods read by name", &format!("{gets:.0}/s"), "25 000/s", &conditions);
     lists(&master, name).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -134,7 +147,7 @@ async fn creates(connections: &[Connection]) -> Result<f64> {
 }
 
 async fn gets(connections: &[Connection]) -> Result<f64> {
-    rate(connections, 10 * STORED, |mut connection, number| async move {
+    rate(connections, GETS, |mut connection, number| async move {
         let path = format!("{PODS}/pod-{}", number * 7919 % STORED);
         connection.exchange(Method::GET, &path, Bytes::new(), StatusCode::OK).await?;
         Ok(connection)

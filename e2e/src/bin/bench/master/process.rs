@@ -40,6 +40,18 @@ impl Process {
         Ok(kilobytes.trim().parse::<f64>()? / 1024.0)
     }
 
+    /// How long it has worked on processors so far, in user and kernel mode.
+    pub(super) fn processor_time(&self) -> Result<Duration> {
+        /// `USER_HZ`, which is the same on all of Linux' architectures that we run on.
+        const TICKS_PER_SECOND: u64 = 100;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
+        // The name, in parentheses, may hold anything. `utime` and `stime` are fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(") ").context(stat.clone())?;
+        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
+        let ticks = ticks.sum::<Result<u64, _>>()?;
+        Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+    }
+
     pub(super) fn resident_mb(&self) -> Result<f64> {
         self.status_mb("VmRSS")
     }

@@ -32,6 +32,7 @@ use serde_json::Value;
 use super::path::Path;
 use super::{Column, Deletion, Kind, ResourceInfo};
 use crate::api::field_error::FieldErrors;
+use crate::cache::{SelectableFields, selectable};
 
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(super) const QUANTITY_RULE: &str = proto::quantity::ParseQuantityError::RULE;
@@ -55,6 +56,18 @@ impl Kind for Pods {
         status: true,
         scale: false,
     };
+
+    const FIELDS: SelectableFields = &[
+        selectable("spec.nodeName", &["spec", "nodeName"]),
+        selectable("spec.restartPolicy", &["spec", "restartPolicy"]),
+        selectable("spec.schedulerName", &["spec", "schedulerName"]),
+        selectable("spec.serviceAccountName", &["spec", "serviceAccountName"]),
+        selectable("spec.hostNetwork", &["spec", "hostNetwork"]).or("false"),
+        selectable("status.phase", &["status", "phase"]),
+        selectable("status.podIP", &["status", "podIP"]),
+        selectable("status.podIPs", &["status", "podIPs", "ip"]),
+        selectable("status.nominatedNodeName", &["status", "nominatedNodeName"]),
+    ];
 
     fn default(object: &mut Pod) {
         defaults::pod(object.spec.get_or_insert_default());
@@ -123,23 +136,6 @@ impl Kind for Pods {
         }
         // As in Kubernetes, a negative period is the shortest.
         Deletion::Graceful { grace_period_seconds: if period < 0 { 1 } else { period } }
-    }
-
-    fn fields(object: &Pod) -> Vec<(&'static str, String)> {
-        let spec = object.spec.clone().unwrap_or_default();
-        let status = object.status.clone().unwrap_or_default();
-        let ips = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone());
-        vec![
-            ("spec.nodeName", spec.node_name.unwrap_or_default()),
-            ("spec.restartPolicy", spec.restart_policy.unwrap_or_default()),
-            ("spec.schedulerName", spec.scheduler_name.unwrap_or_default()),
-            ("spec.serviceAccountName", spec.service_account_name.unwrap_or_default()),
-            ("spec.hostNetwork", spec.host_network.unwrap_or_default().to_string()),
-            ("status.phase", status.phase.unwrap_or_default()),
-            ("status.podIP", status.pod_ip.unwrap_or_default()),
-            ("status.podIPs", ips.collect::<Vec<_>>().join(",")),
-            ("status.nominatedNodeName", status.nominated_node_name.unwrap_or_default()),
-        ]
     }
 
     fn columns() -> &'static [Column] {

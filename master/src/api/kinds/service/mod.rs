@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::{ClusterConfig, Column, Kind, ResourceInfo};
 use crate::api::field_error::FieldErrors;
+use crate::cache::{SelectableFields, selectable};
 
 const CLUSTER_IP: &str = "ClusterIP";
 const NODE_PORT: &str = "NodePort";
@@ -44,6 +45,11 @@ impl Kind for Services {
         status: true,
         scale: false,
     };
+
+    const FIELDS: SelectableFields = &[
+        selectable("spec.clusterIP", &["spec", "clusterIP"]),
+        selectable("spec.type", &["spec", "type"]),
+    ];
 
     fn validate_name(name: &str) -> Vec<String> {
         names::dns_1035_label(name)
@@ -83,6 +89,8 @@ impl Kind for Services {
         }
     }
 
+    const ALLOCATES: bool = true;
+
     fn allocate(
         object: &mut Service,
         old: Option<&Service>,
@@ -96,14 +104,6 @@ impl Kind for Services {
 
     fn claims(object: &Service) -> Vec<String> {
         object.spec.as_ref().map(allocate::claims).unwrap_or_default()
-    }
-
-    fn fields(object: &Service) -> Vec<(&'static str, String)> {
-        let spec = object.spec.clone().unwrap_or_default();
-        vec![
-            ("spec.clusterIP", spec.cluster_ip.unwrap_or_default()),
-            ("spec.type", spec.type_.unwrap_or_default()),
-        ]
     }
 
     fn columns() -> &'static [Column] {

@@ -2,7 +2,7 @@
 
 use super::{Field, Strategy, Topology};
 
-type Fields = &'static [(&'static str, Field)];
+pub(super) type Fields = &'static [(&'static str, Field)];
 
 /// A type in which nothing is remarkable.
 const PLAIN: &str = "";

@@ -12,7 +12,9 @@ mod volumes;
 
 use serde_json::{Value, json};
 
-use super::super::testing::{check_updates, created, defaulted, settles, update_errors, with};
+use super::super::testing::{
+    check_updates, created, defaulted, selectable_fields, settles, update_errors, with,
+};
 use super::super::{Deletion, Kind};
 use super::Pods;
 
@@ -253,7 +255,7 @@ fn a_pod_on_a_node_goes_gracefully() {
 #[test]
 fn field_selectors_find_pods() {
     let pod = created::<Pods>(&with(&minimal(), "/spec/nodeName", json!("n1")));
-    let fields: std::collections::BTreeMap<_, _> = Pods::fields(&pod).into_iter().collect();
+    let fields = selectable_fields::<Pods>(&pod);
     assert_eq!(fields["spec.nodeName"], "n1");
     assert_eq!(fields["status.phase"], "Pending");
     assert_eq!(fields["status.podIP"], "");
