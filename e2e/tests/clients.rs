@@ -1,6 +1,8 @@
 //! The clients that people have, unmodified, each in the version that `deploy/test` installs: every verb
 //! on every kind, and the streams. They share a lab; each has a namespace, and objects of its own.
 
+#[path = "clients/helm.rs"]
+mod helm;
 #[path = "clients/kubectl.rs"]
 mod kubectl;
 #[path = "clients/rust.rs"]
@@ -64,10 +66,11 @@ fn every_client_works_unmodified() -> Result<()> {
     if !check::is_root() {
         return Ok(());
     }
-    let missing: Vec<&str> = ["kubectl-1.37.1/kubectl", PYTHON, JAVASCRIPT, SCHEMATHESIS]
-        .into_iter()
-        .filter(|client| check::installed(client).is_err())
-        .collect();
+    let missing: Vec<&str> =
+        ["kubectl-1.37.1/kubectl", helm::PROGRAM, PYTHON, JAVASCRIPT, SCHEMATHESIS]
+            .into_iter()
+            .filter(|client| check::installed(client).is_err())
+            .collect();
     if !missing.is_empty() {
         ensure!(std::env::var_os("CI").is_none(), "not in target/: {}", missing.join(", "));
         eprintln!("left out: {} not in target/; deploy/test puts them there", missing.join(", "));
@@ -99,7 +102,7 @@ fn every_client_works_unmodified() -> Result<()> {
             // In Debian only.
             Err(error) => eprintln!("left out: {error}"),
         }
-        let suites = ["python", "javascript", "rust"].into_iter();
+        let suites = ["python", "javascript", "rust", "helm"].into_iter();
         let suites: Vec<&str> =
             suites.chain(tools.iter().map(|(namespace, _)| *namespace)).collect();
         for namespace in &suites {
@@ -121,6 +124,8 @@ fn every_client_works_unmodified() -> Result<()> {
             let began = Instant::now();
             record(namespace, began, kubectl::suite(&suite(namespace), tool));
         }
+        let began = Instant::now();
+        record("helm", began, helm::suite(&suite("helm")));
         let began = Instant::now();
         record("python", began, python(&suite("python")));
         let began = Instant::now();

@@ -63,7 +63,10 @@ async fn every_verb(
     let mut got = api.get(&name).await?;
     ensure!(got.annotations().contains_key("merge") && got.annotations().contains_key("strategic"));
     // Others may change an object meanwhile, a node's conditions for instance.
-    got.metadata.resource_version = None;
+    if resource.kind != "Lease" {
+        // Leases are what clients compete for: they want to know which version was read.
+        got.metadata.resource_version = None;
+    }
     got.labels_mut().insert("replaced".to_owned(), "yes".to_owned());
     api.replace(&name, &PostParams::default(), &got).await?;
     if capabilities.subresources.iter().any(|(sub, _)| sub.plural == "status") {
