@@ -10,7 +10,10 @@ use uuid::Uuid;
 
 use super::super::cidr::Ipv4Range;
 use super::super::path::Path;
-use super::{EXTERNAL_NAME, HEADLESS, cluster_ip, has_node_ports, protocol, type_of};
+use super::{
+    EXTERNAL_NAME, HEADLESS, addresses, cluster_ip, gets_node_ports, may_have_node_ports, protocol,
+    type_of,
+};
 use crate::api::field_error::{FieldError, FieldErrors};
 use crate::api::kinds::ClusterConfig;
 
@@ -50,10 +53,9 @@ pub(super) fn allocate(
     let mut errors = FieldErrors::new();
     if type_of(spec) != EXTERNAL_NAME {
         allocate_ip(spec, cluster, taken, &mut errors);
-        spec.ip_families.get_or_insert_with(|| vec!["IPv4".to_owned()]);
-        spec.ip_family_policy.get_or_insert_with(|| "SingleStack".to_owned());
+        addresses::default(spec);
     }
-    if has_node_ports(spec) {
+    if may_have_node_ports(spec) {
         allocate_ports(spec, cluster, taken, &mut errors);
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
@@ -146,6 +148,9 @@ fn allocate_ports(
             errors.push(FieldError::invalid(path, number, detail));
         }
         own.push((protocol.to_owned(), port.port, number));
+    }
+    if !gets_node_ports(spec) {
+        return;
     }
     for (index, port) in spec.ports.iter_mut().flatten().enumerate() {
         if port.node_port.unwrap_or(0) != 0 {

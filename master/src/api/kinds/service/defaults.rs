@@ -1,13 +1,12 @@
 //! What a Service says when its user does not.
 
-use k8s_openapi::api::core::v1::{ClientIPConfig, ServiceSpec, SessionAffinityConfig};
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::ServiceSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proto::k8s as k8s_openapi;
 
-use super::{
-    CLUSTER_IP, EXTERNAL_NAME, HEADLESS, LOAD_BALANCER, NODE_PORT, cluster_ip, has_node_ports,
-    protocol, type_of,
-};
+use super::{CLUSTER_IP, EXTERNAL_NAME, LOAD_BALANCER, NODE_PORT, may_have_node_ports, type_of};
 
 /// Three hours.
 const AFFINITY_SECONDS: i32 = 10800;
@@ -28,12 +27,7 @@ pub(super) fn spec(spec: &mut ServiceSpec) {
             client.timeout_seconds.get_or_insert(AFFINITY_SECONDS);
         }
         // A configuration without affinity means nothing; an update may leave it behind.
-        _ if spec.session_affinity_config == Some(SessionAffinityConfig::default())
-            || spec.session_affinity_config
-                == Some(SessionAffinityConfig { client_ip: Some(ClientIPConfig::default()) }) =>
-        {
-            spec.session_affinity_config = None;
-        }
+        Some("None") => spec.session_affinity_config = None,
         _ => {}
     }
     let kind = type_of(spec).to_owned();
@@ -58,11 +52,11 @@ pub(super) fn spec(spec: &mut ServiceSpec) {
             port.target_port = Some(IntOrString::Int(port.port));
         }
     }
-    // The older field and the first of the newer ones always say the same.
-    match (&spec.cluster_ip, spec.cluster_ips.as_deref().unwrap_or_default()) {
-        (Some(ip), []) if !ip.is_empty() => spec.cluster_ips = Some(vec![ip.clone()]),
-        (None, [first, ..]) => spec.cluster_ip = Some(first.clone()),
-        _ => {}
+    // A client of the older field need not know the newer one, but not the other way round.
+    if let Some(ip) = spec.cluster_ip.as_ref().filter(|ip| !ip.is_empty())
+        && spec.cluster_ips.as_ref().is_none_or(Vec::is_empty)
+    {
+        spec.cluster_ips = Some(vec![ip.clone()]);
     }
 }
 
@@ -71,8 +65,10 @@ pub(super) fn spec(spec: &mut ServiceSpec) {
 pub(super) fn carry_over(new: &mut ServiceSpec, old: &ServiceSpec) {
     let addressed = |spec: &ServiceSpec| type_of(spec) != EXTERNAL_NAME;
     if addressed(new) && addressed(old) {
-        if cluster_ip(new).is_empty() {
+        if new.cluster_ip.as_ref().is_none_or(String::is_empty) {
             new.cluster_ip.clone_from(&old.cluster_ip);
+        }
+        if new.cluster_ips.as_ref().is_none_or(Vec::is_empty) {
             new.cluster_ips.clone_from(&old.cluster_ips);
         }
         if new.ip_families.is_none() {
@@ -82,49 +78,64 @@ pub(super) fn carry_over(new: &mut ServiceSpec, old: &ServiceSpec) {
             new.ip_family_policy.clone_from(&old.ip_family_policy);
         }
     }
-    if !addressed(new) && addressed(old) && cluster_ip(new) == cluster_ip(old) {
-        new.cluster_ip = None;
-        new.cluster_ips = None;
+    if may_have_node_ports(new) && may_have_node_ports(old) {
+        carry_over_node_ports(new, old);
     }
-    if !addressed(new) && new.ip_families == old.ip_families {
-        new.ip_families = None;
+    // A client of the older field has changed it, and sent back the newer one as it was.
+    if new.cluster_ip != old.cluster_ip
+        && new.cluster_ips == old.cluster_ips
+        && let Some(ip) = new.cluster_ip.as_ref().filter(|ip| !ip.is_empty())
+    {
+        new.cluster_ips = Some(vec![ip.clone()]);
     }
-    if !addressed(new) && new.ip_family_policy == old.ip_family_policy {
-        new.ip_family_policy = None;
-    }
-    if has_node_ports(new) && has_node_ports(old) {
-        let known: Vec<_> = old.ports.clone().unwrap_or_default();
-        let requested: Vec<i32> =
-            new.ports.iter().flatten().filter_map(|port| port.node_port).collect();
-        for port in new.ports.iter_mut().flatten().filter(|p| p.node_port.unwrap_or(0) == 0) {
-            let same = known.iter().find(|old| {
-                old.port == port.port
-                    && protocol(old.protocol.as_deref()) == protocol(port.protocol.as_deref())
-                    && old.node_port.is_some_and(|number| !requested.contains(&number))
-            });
-            port.node_port = same.and_then(|old| old.node_port);
+    if !addressed(new) && addressed(old) {
+        if new.cluster_ip == old.cluster_ip && new.cluster_ips == old.cluster_ips {
+            new.cluster_ip = None;
+            new.cluster_ips = None;
+        }
+        if new.ip_families == old.ip_families {
+            new.ip_families = None;
+        }
+        if new.ip_family_policy == old.ip_family_policy {
+            new.ip_family_policy = None;
         }
     }
-    if !has_node_ports(new) && has_node_ports(old) {
-        let before: Vec<i32> = old.ports.iter().flatten().filter_map(|p| p.node_port).collect();
+    if !may_have_node_ports(new)
+        && may_have_node_ports(old)
+        && node_ports(new).is_subset(&node_ports(old))
+    {
         for port in new.ports.iter_mut().flatten() {
-            if port.node_port.is_some_and(|number| before.contains(&number)) {
-                port.node_port = None;
-            }
+            port.node_port = None;
         }
     }
-    let external = |spec: &ServiceSpec| [NODE_PORT, LOAD_BALANCER].contains(&type_of(spec));
-    if !external(new) && external(old) && new.external_traffic_policy == old.external_traffic_policy
+    if !may_have_node_ports(new)
+        && may_have_node_ports(old)
+        && new.external_traffic_policy == old.external_traffic_policy
     {
         new.external_traffic_policy = None;
     }
-    if type_of(new) != LOAD_BALANCER && type_of(old) == LOAD_BALANCER {
+    if type_of(new) != LOAD_BALANCER
+        && type_of(old) == LOAD_BALANCER
+        && new.allocate_load_balancer_node_ports == old.allocate_load_balancer_node_ports
+    {
         new.allocate_load_balancer_node_ports = None;
     }
-    if type_of(new) == EXTERNAL_NAME && new.internal_traffic_policy == old.internal_traffic_policy {
-        new.internal_traffic_policy = None;
-    }
-    if cluster_ip(new) == HEADLESS {
-        new.cluster_ips = Some(vec![HEADLESS.to_owned()]);
+}
+
+fn node_ports(spec: &ServiceSpec) -> BTreeSet<i32> {
+    let numbers = spec.ports.iter().flatten().filter_map(|port| port.node_port);
+    numbers.filter(|number| *number != 0).collect()
+}
+
+/// A port keeps its node port by its name, whatever else of it changes, unless another port asks for
+/// that number.
+fn carry_over_node_ports(new: &mut ServiceSpec, old: &ServiceSpec) {
+    let used: BTreeSet<i32> = node_ports(old).intersection(&node_ports(new)).copied().collect();
+    let named = |name: &Option<String>| name.clone().unwrap_or_default();
+    let known: BTreeMap<String, Option<i32>> =
+        old.ports.iter().flatten().map(|port| (named(&port.name), port.node_port)).collect();
+    for port in new.ports.iter_mut().flatten().filter(|port| port.node_port.unwrap_or(0) == 0) {
+        let before = known.get(&named(&port.name)).copied().flatten();
+        port.node_port = before.filter(|number| !used.contains(number));
     }
 }

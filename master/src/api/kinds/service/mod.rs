@@ -1,11 +1,14 @@
 //! `services`: an address that reaches pods.
 //!
-//! [`defaults`] fills in, [`validate`](mod@validate) checks, [`allocate`](mod@allocate) picks
-//! addresses and ports and names what is claimed, [`columns`] prints.
+//! [`defaults`] fills in, [`validate`](mod@validate) checks with the help of [`addresses`],
+//! [`allocate`](mod@allocate) picks addresses and ports and names what is claimed, [`columns`] prints.
+//! [`status`] is what a client may write that balances loads.
 
+mod addresses;
 mod allocate;
 mod columns;
 mod defaults;
+mod status;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -59,6 +62,7 @@ impl Kind for Services {
 
     fn default(object: &mut Service) {
         defaults::spec(object.spec.get_or_insert_default());
+        status::default(object);
     }
 
     fn prepare_create(object: &mut Service) {
@@ -78,15 +82,18 @@ impl Kind for Services {
     }
 
     fn validate(object: &Service) -> FieldErrors {
-        let default = ServiceSpec::default();
-        validate::spec(object.spec.as_ref().unwrap_or(&default))
+        validate::service(object)
     }
 
     fn validate_update(new: &Service, old: &Service) -> FieldErrors {
         match (&new.spec, &old.spec) {
-            (Some(new), Some(old)) => validate::update(new, old),
+            (Some(new), Some(old)) => addresses::validate_update(new, old),
             _ => FieldErrors::new(),
         }
+    }
+
+    fn validate_status_update(new: &Service, _old: &Service) -> FieldErrors {
+        status::validate(new)
     }
 
     const ALLOCATES: bool = true;
@@ -120,8 +127,13 @@ fn type_of(spec: &ServiceSpec) -> &str {
     spec.type_.as_deref().filter(|kind| !kind.is_empty()).unwrap_or(CLUSTER_IP)
 }
 
-/// Whether nodes listen for it.
-fn has_node_ports(spec: &ServiceSpec) -> bool {
+/// Whether nodes may listen for it.
+fn may_have_node_ports(spec: &ServiceSpec) -> bool {
+    [NODE_PORT, LOAD_BALANCER].contains(&type_of(spec))
+}
+
+/// Whether a port gets a node port that does not name one.
+fn gets_node_ports(spec: &ServiceSpec) -> bool {
     match type_of(spec) {
         NODE_PORT => true,
         LOAD_BALANCER => spec.allocate_load_balancer_node_ports != Some(false),

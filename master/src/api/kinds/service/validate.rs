@@ -1,18 +1,18 @@
-//! What a Service has to keep to.
+//! What a Service has to keep to, but for its addresses.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 
-use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proto::{k8s as k8s_openapi, names};
 use serde_json::json;
 
 use super::super::path::Path;
+use super::super::pod::unsupported::refuse;
 use super::super::{endpoints, metadata};
 use super::{
-    CLUSTER_IP, EXTERNAL_NAME, HEADLESS, LOAD_BALANCER, NODE_PORT, cluster_ip, has_node_ports,
-    protocol, type_of,
+    CLUSTER_IP, EXTERNAL_NAME, HEADLESS, LOAD_BALANCER, NODE_PORT, addresses, cluster_ip,
+    may_have_node_ports, protocol, type_of,
 };
 use crate::api::field_error::{FieldError, FieldErrors};
 
@@ -21,21 +21,51 @@ const AFFINITIES: &[&str] = &["ClientIP", "None"];
 /// A day.
 const MAX_AFFINITY_SECONDS: i32 = 86400;
 
-/// All that is wrong with a spec whose defaults are filled in.
-pub(super) fn spec(spec: &ServiceSpec) -> FieldErrors {
+/// Of the same meaning, the older one first.
+const TOPOLOGY: [&str; 2] =
+    ["service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode"];
+/// What `loadBalancerSourceRanges` once was.
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
+/// All that is wrong with a Service whose defaults are filled in.
+pub(super) fn service(service: &Service) -> FieldErrors {
     let mut errors = FieldErrors::new();
+    let default = ServiceSpec::default();
+    let spec = service.spec.as_ref().unwrap_or(&default);
     let path = Path::new("spec");
     let kind = type_of(spec);
+    validate_annotations(service, kind, &mut errors);
     if !TYPES.contains(&kind) {
         errors.push(FieldError::not_supported(path.child("type"), kind, TYPES));
     }
     validate_ports(spec, &path, &mut errors);
-    validate_addresses(spec, &path, &mut errors);
+    addresses::validate(spec, &path, &mut errors);
     metadata::labels(spec.selector.as_ref(), &path.child("selector"), &mut errors);
     validate_affinity(spec, &path, &mut errors);
     validate_policies(spec, &path, &mut errors);
     unsupported(spec, &path, &mut errors);
     errors
+}
+
+fn validate_annotations(service: &Service, kind: &str, errors: &mut FieldErrors) {
+    let path = Path::new("metadata.annotations");
+    let annotation = |key: &str| service.metadata.annotations.as_ref().and_then(|all| all.get(key));
+    let [hints, mode] = TOPOLOGY;
+    if let (Some(hinted), Some(moded)) = (annotation(hints), annotation(mode))
+        && hinted != moded
+    {
+        let detail = format!("must match annotations[{hints}] when both are specified");
+        errors.push(FieldError::invalid(path.key(mode), moded.as_str(), detail));
+    }
+    if let Some(ranges) = annotation(SOURCE_RANGES) {
+        let path = path.key(SOURCE_RANGES);
+        if kind != LOAD_BALANCER {
+            let detail = "may only be used when `type` is 'LoadBalancer'";
+            errors.push(FieldError::forbidden(path, detail));
+        } else if !ranges.trim().is_empty() {
+            refuse(&path, "sources are not filtered", errors);
+        }
+    }
 }
 
 fn validate_ports(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
@@ -60,7 +90,7 @@ fn validate_ports(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
         }
         let Some(node) = port.node_port.filter(|number| *number != 0) else { continue };
         let path = path.child("nodePort");
-        if !has_node_ports(spec) {
+        if !may_have_node_ports(spec) {
             let detail = format!("may not be used when `type` is '{}'", type_of(spec));
             errors.push(FieldError::forbidden(path, detail));
         } else if !seen_nodes.insert((node, protocol)) {
@@ -107,75 +137,6 @@ fn validate_port(port: &ServicePort, needs_name: bool, path: &Path, errors: &mut
     endpoints::app_protocol(port.app_protocol.as_deref(), &path.child("appProtocol"), errors);
 }
 
-fn validate_addresses(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
-    let kind = type_of(spec);
-    let path_to_ips = path.child("clusterIPs");
-    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
-    if kind == EXTERNAL_NAME {
-        for (set, field) in [
-            (!cluster_ip(spec).is_empty(), "clusterIPs"),
-            (spec.ip_families.as_ref().is_some_and(|f| !f.is_empty()), "ipFamilies"),
-            (spec.ip_family_policy.is_some(), "ipFamilyPolicy"),
-        ] {
-            if set {
-                let detail = "may not be set for ExternalName services";
-                errors.push(FieldError::forbidden(path.child(field), detail));
-            }
-        }
-        let path = path.child("externalName");
-        match spec.external_name.as_deref().unwrap_or_default() {
-            "" => errors.push(FieldError::required(path, "")),
-            name => {
-                for reason in names::dns_subdomain(name.strip_suffix('.').unwrap_or(name)) {
-                    errors.push(FieldError::invalid(&path, name, reason));
-                }
-            }
-        }
-        return;
-    }
-    if spec.cluster_ip.as_deref().unwrap_or_default() != ips.first().map_or("", String::as_str) {
-        let detail = "must be the same as `clusterIPs[0]`";
-        errors.push(FieldError::invalid(path.child("clusterIP"), spec.cluster_ip.clone(), detail));
-    }
-    if ips.len() > 1 {
-        let detail = "may only hold one address: this cluster has one address family";
-        errors.push(FieldError::invalid(&path_to_ips, json!(ips), detail));
-    }
-    for (index, ip) in ips.iter().enumerate() {
-        if ip == HEADLESS {
-            if kind != CLUSTER_IP {
-                let detail = format!("may not be set to 'None' for {kind} services");
-                errors.push(FieldError::invalid(path_to_ips.index(index), ip.as_str(), detail));
-            }
-        } else if ip.parse::<Ipv4Addr>().is_err() {
-            let detail = "must be a valid IPv4 address, (e.g. 10.9.8.7)";
-            errors.push(FieldError::invalid(path_to_ips.index(index), ip.as_str(), detail));
-        }
-    }
-    for (index, family) in spec.ip_families.iter().flatten().enumerate() {
-        let path = path.child("ipFamilies").index(index);
-        match family.as_str() {
-            "IPv4" if index == 0 => {}
-            "IPv4" | "IPv6" => {
-                let detail = "not configured on this cluster";
-                errors.push(FieldError::invalid(path, family.as_str(), detail));
-            }
-            other => errors.push(FieldError::not_supported(path, other, &["IPv4", "IPv6"])),
-        }
-    }
-    let policies = &["PreferDualStack", "RequireDualStack", "SingleStack"];
-    match spec.ip_family_policy.as_deref() {
-        None | Some("SingleStack" | "PreferDualStack") => {}
-        Some(policy @ "RequireDualStack") => {
-            let detail = "this cluster is not configured for dual-stack services";
-            errors.push(FieldError::invalid(path.child("ipFamilyPolicy"), policy, detail));
-        }
-        Some(other) => {
-            errors.push(FieldError::not_supported(path.child("ipFamilyPolicy"), other, policies));
-        }
-    }
-}
-
 fn validate_affinity(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     let config = path.child("sessionAffinityConfig");
     match spec.session_affinity.as_deref().unwrap_or("None") {
@@ -208,9 +169,9 @@ fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) 
     let external = path.child("externalTrafficPolicy");
     match spec.external_traffic_policy.as_deref() {
         None | Some("") => {}
-        Some(_) if ![NODE_PORT, LOAD_BALANCER].contains(&type_of(spec)) => {
+        Some(policy) if !may_have_node_ports(spec) => {
             let detail = "may only be set for externally-accessible services";
-            errors.push(FieldError::forbidden(external, detail));
+            errors.push(FieldError::invalid(external, policy, detail));
         }
         Some("Cluster") => {}
         Some("Local") => errors.push(FieldError::forbidden(
@@ -230,6 +191,11 @@ fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) 
         )),
         Some(other) => errors.push(FieldError::not_supported(internal, other, supported)),
     }
+    if let Some(number) = spec.health_check_node_port.filter(|number| *number != 0) {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is \
+                      'Local'";
+        errors.push(FieldError::invalid(path.child("healthCheckNodePort"), number, detail));
+    }
     if spec.allocate_load_balancer_node_ports.is_some() && type_of(spec) != LOAD_BALANCER {
         let path = path.child("allocateLoadBalancerNodePorts");
         let detail = "may only be used when `type` is 'LoadBalancer'";
@@ -239,48 +205,31 @@ fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) 
 
 /// What would change where traffic goes, and does not yet.
 fn unsupported(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
-    let mut refuse = |set: bool, field: &str, instead: &str| {
+    let mut refuse_set = |set: bool, field: &str, instead: &str| {
         if set {
-            let detail = format!("is not supported by this version of Kutter: {instead}");
-            errors.push(FieldError::forbidden(path.child(field), detail));
+            refuse(&path.child(field), instead, errors);
         }
     };
     let listed = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     let said = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let node_port = "use a NodePort service";
-    refuse(listed(&spec.external_ips), "externalIPs", node_port);
-    refuse(said(&spec.load_balancer_ip), "loadBalancerIP", node_port);
-    refuse(said(&spec.load_balancer_class), "loadBalancerClass", node_port);
-    refuse(
+    refuse_set(listed(&spec.external_ips), "externalIPs", node_port);
+    refuse_set(said(&spec.load_balancer_ip), "loadBalancerIP", node_port);
+    refuse_set(
         listed(&spec.load_balancer_source_ranges),
         "loadBalancerSourceRanges",
         "sources are not filtered",
     );
-    refuse(
-        spec.health_check_node_port.unwrap_or(0) != 0,
-        "healthCheckNodePort",
-        "it goes with externalTrafficPolicy Local",
-    );
-    refuse(
+    refuse_set(
         said(&spec.traffic_distribution),
         "trafficDistribution",
         "traffic is spread over all endpoints evenly",
     );
-}
-
-/// What an update may not change.
-pub(super) fn update(new: &ServiceSpec, old: &ServiceSpec) -> FieldErrors {
-    let mut errors = FieldErrors::new();
-    // Becoming, or having been, an ExternalName gives up the address.
-    if type_of(new) == EXTERNAL_NAME || type_of(old) == EXTERNAL_NAME {
-        return errors;
+    let class = spec.load_balancer_class.is_some();
+    if class && type_of(spec) != LOAD_BALANCER {
+        let detail = "may only be used when `type` is 'LoadBalancer'";
+        errors.push(FieldError::forbidden(path.child("loadBalancerClass"), detail));
+    } else if class {
+        refuse(&path.child("loadBalancerClass"), node_port, errors);
     }
-    if cluster_ip(old) != cluster_ip(new) && !cluster_ip(old).is_empty() {
-        errors.push(FieldError::invalid(
-            "spec.clusterIPs[0]",
-            json!(new.cluster_ips.clone().unwrap_or_default()),
-            "may not change once set",
-        ));
-    }
-    errors
 }
