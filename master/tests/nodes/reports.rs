@@ -165,10 +165,11 @@ async fn a_node_that_is_there_does_not_stay_declared_lost() {
         .await;
     node.knows("its pod and itself to be ready again", |state| {
         let ready = |conditions: Option<String>| conditions.as_deref() == Some("True");
-        let pod = state.pods[&key("p")].status.clone().unwrap().conditions.unwrap();
-        let node = state.node.clone().unwrap().status.clone().unwrap().conditions.unwrap();
-        ready(pod.into_iter().find(|c| c.type_ == "Ready").map(|c| c.status))
-            && ready(node.into_iter().find(|c| c.type_ == "Ready").map(|c| c.status))
+        // The first that it hears of them has no conditions yet.
+        let pod = state.pods.get(&key("p")).and_then(|pod| pod.status.clone()?.conditions);
+        let node = state.node.as_ref().and_then(|node| node.status.clone()?.conditions);
+        ready(pod.into_iter().flatten().find(|c| c.type_ == "Ready").map(|c| c.status))
+            && ready(node.into_iter().flatten().find(|c| c.type_ == "Ready").map(|c| c.status))
     })
     .await;
 }

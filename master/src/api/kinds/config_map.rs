@@ -56,7 +56,8 @@ impl Kind for ConfigMaps {
         let size =
             data.into_iter().flatten().map(|(_, value)| value.len()).sum::<usize>() + size(binary);
         if size > MAX_DATA {
-            errors.push(FieldError::too_long("data", MAX_DATA));
+            // Of both maps together: this is how Kubernetes writes no path.
+            errors.push(FieldError::too_long("[]", MAX_DATA));
         }
         errors
     }

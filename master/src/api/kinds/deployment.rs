@@ -82,7 +82,6 @@ impl Kind for Deployments {
     fn validate(object: &Deployment) -> FieldErrors {
         let mut errors = FieldErrors::new();
         validate_spec(&object.spec, &mut errors);
-        validate_status(&object.status.clone().unwrap_or_default(), &mut errors);
         errors
     }
 
@@ -94,6 +93,28 @@ impl Kind for Deployments {
             let detail = "field is immutable";
             errors.push(FieldError::invalid("spec.selector", json!(changed), detail));
         }
+        errors
+    }
+
+    fn validate_status_update(new: &Deployment, old: &Deployment) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let status = new.status.clone().unwrap_or_default();
+        let counts = template::Counts {
+            replicas: status.replicas.unwrap_or(0),
+            parts: [
+                ("updatedReplicas", status.updated_replicas),
+                ("readyReplicas", status.ready_replicas),
+                ("availableReplicas", status.available_replicas),
+            ],
+            observed_generation: status.observed_generation,
+        };
+        template::validate_counts(&counts, &mut errors);
+        let others = [
+            ("unavailableReplicas", status.unavailable_replicas),
+            ("terminatingReplicas", status.terminating_replicas),
+            ("collisionCount", status.collision_count),
+        ];
+        template::not_negative(&others, &Path::new("status"), &mut errors);
         let collisions = |object: &Deployment| {
             object.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0)
         };
@@ -206,9 +227,9 @@ fn validate_strategy(strategy: &DeploymentStrategy, path: &Path, errors: &mut Fi
                 errors.push(FieldError::invalid(&unavailable, text.as_str(), detail));
             }
         }
-        (other, _) => {
+        _ => {
             let supported = &[RECREATE, ROLLING_UPDATE];
-            errors.push(FieldError::not_supported(path.child("type"), other, supported));
+            errors.push(FieldError::not_supported(path, json!(strategy), supported));
         }
     }
 }
@@ -229,26 +250,5 @@ fn number_or_percent(value: Option<&IntOrString>, path: &Path, errors: &mut Fiel
             errors.push(FieldError::invalid(path, text.as_str(), PERCENT_RULE));
         }
         _ => {}
-    }
-}
-
-fn validate_status(status: &DeploymentStatus, errors: &mut FieldErrors) {
-    let path = Path::new("status");
-    let (replicas, ready) = (status.replicas.unwrap_or(0), status.ready_replicas);
-    let counts = [
-        ("updatedReplicas", status.updated_replicas),
-        ("readyReplicas", ready),
-        ("availableReplicas", status.available_replicas),
-        ("unavailableReplicas", status.unavailable_replicas),
-        ("replicas", status.replicas),
-        ("terminatingReplicas", status.terminating_replicas),
-        ("collisionCount", status.collision_count),
-    ];
-    template::not_negative(&counts, &path, errors);
-    template::not_negative(&[("observedGeneration", status.observed_generation)], &path, errors);
-    template::parts_of(("status.replicas", replicas), &counts[..3], &path, errors);
-    if status.available_replicas.unwrap_or(0) <= replicas {
-        let whole = ("readyReplicas", ready.unwrap_or(0));
-        template::parts_of(whole, &counts[2..3], &path, errors);
     }
 }

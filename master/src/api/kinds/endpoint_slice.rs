@@ -1,6 +1,6 @@
 //! `endpointslices`: where a Service's traffic goes, in pieces that stay small.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use jiff::Timestamp;
@@ -11,18 +11,14 @@ use serde_json::{Value, json};
 use super::columns::{AGE, NAME, age, column, name, shortened};
 use super::endpoints::{app_protocol, endpoint_ip, protocol};
 use super::path::Path;
-use super::{Column, Kind, ResourceInfo, metadata};
+use super::{Column, Kind, ResourceInfo};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const ADDRESS_TYPES: &[&str] = &["FQDN", "IPv4", "IPv6"];
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_PORTS: usize = 100;
 const MAX_ADDRESSES: usize = 100;
-const MAX_TOPOLOGY: usize = 16;
 const MAX_HINTS: usize = 8;
-/// Keys of the old topology that fields say now.
-const HOSTNAME: &str = "kubernetes.io/hostname";
-const ZONE: &str = "topology.kubernetes.io/zone";
 const UNSET: &str = "<unset>";
 
 /// `endpointslices`
@@ -54,10 +50,20 @@ impl Kind for EndpointSlices {
 
     fn prepare_create(object: &mut EndpointSlice) {
         object.metadata.generation = Some(1);
+        drop_topology(object);
+    }
+
+    fn prepare_update(new: &mut EndpointSlice, old: &EndpointSlice) {
+        if new.endpoints != old.endpoints {
+            drop_topology(new);
+        }
     }
 
     fn spec_changed(new: &EndpointSlice, old: &EndpointSlice) -> bool {
-        new.endpoints != old.endpoints || new.ports != old.ports
+        // Controllers of traffic select by labels.
+        new.endpoints != old.endpoints
+            || new.ports != old.ports
+            || new.metadata.labels != old.metadata.labels
     }
 
     fn validate(object: &EndpointSlice) -> FieldErrors {
@@ -114,6 +120,13 @@ impl Kind for EndpointSlices {
     }
 }
 
+/// Nothing of it can be written in this version of the group: `nodeName` and `zone` say it.
+fn drop_topology(slice: &mut EndpointSlice) {
+    for endpoint in slice.endpoints.iter_mut().flatten() {
+        endpoint.deprecated_topology = None;
+    }
+}
+
 fn validate_endpoint(
     endpoint: &Endpoint,
     address_type: &str,
@@ -146,7 +159,7 @@ fn validate_endpoint(
             _ => {}
         }
     }
-    validate_place(endpoint, path, errors);
+    validate_meaning(endpoint, path, errors);
     if let Some(node) = &endpoint.node_name {
         for reason in names::dns_subdomain(node) {
             errors.push(FieldError::invalid(path.child("nodeName"), node.as_str(), reason));
@@ -173,22 +186,8 @@ fn domain_name(name: &str, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-/// Where an endpoint is, and for whom it is meant.
-fn validate_place(endpoint: &Endpoint, path: &Path, errors: &mut FieldErrors) {
-    let topology = endpoint.deprecated_topology.as_ref();
-    let path_to_topology = path.child("deprecatedTopology");
-    let count = topology.map_or(0, BTreeMap::len);
-    if count > MAX_TOPOLOGY {
-        errors.push(FieldError::too_many(&path_to_topology, count, MAX_TOPOLOGY));
-    }
-    metadata::labels(topology, &path_to_topology, errors);
-    for (key, field) in [(HOSTNAME, "nodeName"), (ZONE, "zone")] {
-        if let Some(value) = topology.and_then(|topology| topology.get(key)) {
-            let detail = format!("reserved key: the field `{field}` says it");
-            let path = path_to_topology.key(key);
-            errors.push(FieldError::invalid(path, value.as_str(), detail));
-        }
-    }
+/// For whom an endpoint is meant.
+fn validate_meaning(endpoint: &Endpoint, path: &Path, errors: &mut FieldErrors) {
     let hints = endpoint.hints.clone().unwrap_or_default();
     let zones = hints.for_zones.unwrap_or_default().into_iter().map(|zone| zone.name).collect();
     let nodes = hints.for_nodes.unwrap_or_default().into_iter().map(|node| node.name).collect();

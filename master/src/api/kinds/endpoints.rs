@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::columns::{AGE, NAME, NONE, age, column, name, shortened};
 use super::path::Path;
-use super::{Column, Kind, ResourceInfo};
+use super::{Column, Kind, ResourceInfo, ip};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 pub(super) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
@@ -119,23 +119,28 @@ fn validate_address(address: &EndpointAddress, path: &Path, errors: &mut FieldEr
 
 /// An address that traffic may be sent to from anywhere: no loopback, no link-local.
 pub(super) fn endpoint_ip(text: &str, path: &Path, errors: &mut FieldErrors) {
-    let reason = match text.parse::<IpAddr>() {
-        Err(_) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        Ok(ip) if ip.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
-        Ok(ip) if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-        Ok(IpAddr::V4(ip)) if ip.is_link_local() => {
+    ip::validate(text, path, errors);
+    let Ok(address) = text.parse::<IpAddr>() else { return };
+    if address.is_unspecified() {
+        let detail = format!("may not be unspecified ({text})");
+        errors.push(FieldError::invalid(path, text, detail));
+        return;
+    }
+    let reason = match address {
+        ip if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        IpAddr::V4(ip) if ip.is_link_local() => {
             "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
         }
-        Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => {
             "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
         }
-        Ok(IpAddr::V4(ip)) if ip.octets()[..3] == [224, 0, 0] => {
+        IpAddr::V4(ip) if ip.octets()[..3] == [224, 0, 0] => {
             "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
         }
-        Ok(IpAddr::V6(ip)) if ip.segments()[0] == 0xff02 => {
+        IpAddr::V6(ip) if ip.segments()[0] == 0xff02 => {
             "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
         }
-        Ok(_) => return,
+        _ => return,
     };
     errors.push(FieldError::invalid(path, text, reason));
 }

@@ -58,10 +58,12 @@ impl Kind for Events {
         let mut errors = FieldErrors::new();
         let involved = object.involved_object.namespace.as_deref().unwrap_or_default();
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        let modern = object.event_time.is_some();
         // Events of objects without a namespace are kept in one of the system's.
         let fits = match involved {
-            "" => matches!(namespace, "" | "default" | "kube-system"),
-            _ => involved == namespace,
+            "" if modern => matches!(namespace, "default" | "kube-system"),
+            "" => matches!(namespace, "" | "default"),
+            _ => modern || involved == namespace,
         };
         if !fits {
             errors.push(FieldError::invalid(
@@ -70,7 +72,7 @@ impl Kind for Events {
                 "does not match event.namespace",
             ));
         }
-        if object.event_time.is_some() {
+        if modern {
             validate_modern(object, &mut errors);
         }
         errors
@@ -133,15 +135,16 @@ fn source(object: &Event) -> String {
     [component, host].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// Events that say `eventTime` are of the newer form and say who reports them.
+/// Events that say `eventTime` are of the newer form and say who reports them. In both forms these are
+/// the names that Kubernetes tells.
 fn validate_modern(object: &Event, errors: &mut FieldErrors) {
     let component = object.reporting_component.as_deref().unwrap_or_default();
+    let path = "reportingController";
     if component.is_empty() {
-        errors.push(FieldError::required("reportingComponent", ""));
-    } else {
-        for reason in names::qualified_name(component) {
-            errors.push(FieldError::invalid("reportingComponent", component, reason));
-        }
+        errors.push(FieldError::required(path, ""));
+    }
+    for reason in names::qualified_name(component) {
+        errors.push(FieldError::invalid(path, component, reason));
     }
     for (name, value) in [
         ("reportingInstance", &object.reporting_instance),

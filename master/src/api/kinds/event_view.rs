@@ -36,14 +36,12 @@ impl Kind for EventsView {
     }
 
     fn validate(object: &Event) -> FieldErrors {
+        Events::validate(object)
+    }
+
+    // An update may be of an event that was made in the older form.
+    fn validate_create(object: &Event) -> FieldErrors {
         let mut errors = FieldErrors::new();
-        for mut error in Events::validate(object) {
-            // Who reports has another name here.
-            if error.path == "reportingComponent" {
-                error.path = "reportingController".to_owned();
-            }
-            errors.push(error);
-        }
         validate_series(object.series.as_ref(), &mut errors);
         if object.event_time.is_none() {
             errors.push(FieldError::required("eventTime", ""));
@@ -68,6 +66,9 @@ impl Kind for EventsView {
 
     fn validate_update(new: &Event, old: &Event) -> FieldErrors {
         let mut errors = FieldErrors::new();
+        if new.series != old.series {
+            validate_series(new.series.as_ref(), &mut errors);
+        }
         let [new, old] = [new, old].map(fixed);
         for ((field, new), (_, old)) in new.into_iter().zip(old) {
             if new != old {
@@ -87,7 +88,7 @@ impl Kind for EventsView {
 }
 
 /// What an update may not change: everything but the series.
-fn fixed(event: &Event) -> [(&'static str, Value); 12] {
+fn fixed(event: &Event) -> [(&'static str, Value); 13] {
     [
         ("involvedObject", json!(event.involved_object)),
         ("reason", json!(event.reason)),
@@ -100,7 +101,8 @@ fn fixed(event: &Event) -> [(&'static str, Value); 12] {
         ("eventTime", json!(event.event_time)),
         ("action", json!(event.action)),
         ("related", json!(event.related)),
-        ("reportingController", json!([event.reporting_component, event.reporting_instance])),
+        ("reportingController", json!(event.reporting_component.clone().unwrap_or_default())),
+        ("reportingInstance", json!(event.reporting_instance.clone().unwrap_or_default())),
     ]
 }
 

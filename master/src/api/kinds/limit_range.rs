@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::columns::{NAME, column, name};
 use super::path::Path;
-use super::{Column, Kind, ResourceInfo, pod};
+use super::{Column, Kind, ResourceInfo, pod, resource_names};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 /// The type of limits on pods as a whole.
@@ -92,10 +92,11 @@ fn fill(amounts: &mut Amounts, from: Option<&Amounts>) {
 }
 
 fn validate_type(type_: &str, path: &Path, errors: &mut FieldErrors) {
-    for reason in names::qualified_name(type_) {
-        errors.push(FieldError::invalid(path, type_, reason));
-    }
+    let reasons = names::qualified_name(type_);
+    let qualified = reasons.is_empty();
+    errors.extend(reasons.into_iter().map(|reason| FieldError::invalid(path, type_, reason)));
     match type_ {
+        _ if !qualified => {}
         POD | CONTAINER | CLAIM => {}
         _ if type_.contains('/') => {
             let instead = "the limits of a Pod or a Container";
@@ -129,11 +130,11 @@ fn validate_item(item: &LimitRangeItem, path: &Path, errors: &mut FieldErrors) {
         for (name, amount) in list.iter().flatten() {
             let path = path.key(name);
             if type_ == CLAIM {
-                pod::resources::quantity(amount, &path, errors);
+                resource_names::validate(name, &path, errors);
             } else {
                 pod::resources::validate_name(name, &path, errors);
-                pod::resources::quantity(amount, &path, errors);
             }
+            pod::resources::quantity(amount, &path, errors);
         }
     }
     let storage = |list: &Option<Amounts>| list.as_ref().is_some_and(|l| l.contains_key("storage"));

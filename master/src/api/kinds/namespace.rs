@@ -44,13 +44,22 @@ impl Kind for Namespaces {
         scale: false,
     };
 
-    const FIELDS: SelectableFields = &[selectable("status.phase", &["status", "phase"])];
+    const FIELDS: SelectableFields = &[
+        // As old clients say `metadata.name`.
+        selectable("name", &["metadata", "name"]),
+        selectable("status.phase", &["status", "phase"]),
+    ];
 
     fn validate_name(name: &str) -> Vec<String> {
         names::dns_label(name)
     }
 
     fn default(object: &mut Namespace) {
+        if let Some(status) = object.status.as_mut()
+            && status.phase.as_deref().is_none_or(str::is_empty)
+        {
+            status.phase = Some(ACTIVE.to_owned());
+        }
         if let Some(name) = object.metadata.name.clone().filter(|name| !name.is_empty()) {
             object.metadata.labels.get_or_insert_default().insert(NAME_LABEL.to_owned(), name);
         }
@@ -82,8 +91,8 @@ impl Kind for Namespaces {
     fn validate(object: &Namespace) -> FieldErrors {
         let mut errors = FieldErrors::new();
         let finalizers = object.spec.as_ref().and_then(|spec| spec.finalizers.as_deref());
-        for (index, finalizer) in finalizers.into_iter().flatten().enumerate() {
-            let path = Path::new("spec.finalizers").index(index);
+        let path = Path::new("spec.finalizers");
+        for finalizer in finalizers.into_iter().flatten() {
             for reason in names::qualified_name(finalizer) {
                 errors.push(FieldError::invalid(&path, finalizer.as_str(), reason));
             }
@@ -93,6 +102,19 @@ impl Kind for Namespaces {
             }
         }
         errors
+    }
+
+    fn validate_status_update(new: &Namespace, _old: &Namespace) -> FieldErrors {
+        let (wanted, when) = match new.metadata.deletion_timestamp {
+            None => (ACTIVE, "`deletionTimestamp` is empty"),
+            Some(_) => (TERMINATING, "`deletionTimestamp` is not empty"),
+        };
+        let phase = phase(new);
+        if phase == wanted {
+            return FieldErrors::new();
+        }
+        let detail = format!("may only be '{wanted}' if {when}");
+        FieldError::invalid("status.Phase", phase, detail).into()
     }
 
     fn deletion(object: &Namespace, _requested: Option<i64>) -> Deletion {

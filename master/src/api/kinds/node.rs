@@ -5,18 +5,18 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeSpec, Taint};
-use proto::quantity::Quantity;
 use proto::{k8s as k8s_openapi, names};
 use serde_json::{Value, json};
 
 use super::cidr::Ipv4Range;
 use super::columns::{AGE, NAME, NONE, UNKNOWN, age, column, name, wide};
 use super::path::Path;
-use super::{ClusterConfig, Column, Kind, ResourceInfo};
+use super::{ClusterConfig, Column, Kind, ResourceInfo, ip, resource_names};
 use crate::api::field_error::{FieldError, FieldErrors};
 use crate::cache::{SelectableFields, selectable};
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
+const TAINTS: &str = "scheduler.alpha.kubernetes.io/taints";
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
 const ROLE_LABEL: &str = "kubernetes.io/role";
 
@@ -44,6 +44,9 @@ impl Kind for Nodes {
         &[selectable("spec.unschedulable", &["spec", "unschedulable"]).or("false")];
 
     fn default(object: &mut Node) {
+        if let Some(status) = object.status.as_mut().filter(|status| status.allocatable.is_none()) {
+            status.allocatable.clone_from(&status.capacity);
+        }
         // The older field and the first of the newer ones always say the same.
         let Some(spec) = object.spec.as_mut() else { return };
         match (&spec.pod_cidr, spec.pod_cidrs.as_deref().unwrap_or_default()) {
@@ -75,7 +78,15 @@ impl Kind for Nodes {
         if let Some(spec) = &object.spec {
             validate_spec(spec, &mut errors);
         }
+        validate_annotations(object, &mut errors);
         validate_status(object, &mut errors);
+        errors
+    }
+
+    fn validate_status_update(new: &Node, _old: &Node) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        validate_status(new, &mut errors);
+        validate_addresses(new, &mut errors);
         errors
     }
 
@@ -90,6 +101,9 @@ impl Kind for Nodes {
         if old.provider_id.is_some() && new.provider_id != old.provider_id {
             let detail = "node updates may not change providerID except from \"\" to valid";
             errors.push(FieldError::forbidden("spec.providerID", detail));
+        }
+        if new.external_id.unwrap_or_default() != old.external_id.unwrap_or_default() {
+            errors.push(FieldError::forbidden("spec.externalID", "may not be updated"));
         }
         errors
     }
@@ -232,25 +246,7 @@ fn check_ranges(
 
 fn validate_spec(spec: &NodeSpec, errors: &mut FieldErrors) {
     let path = Path::new("spec");
-    let ranges = spec.pod_cidrs.as_deref().unwrap_or_default();
-    for (index, range) in ranges.iter().enumerate() {
-        if range.parse::<Ipv4Range>().is_err() {
-            let path = path.child("podCIDRs").index(index);
-            let detail = "must be a valid IPv4 CIDR value, (e.g. 10.9.8.0/24)";
-            errors.push(FieldError::invalid(path, range.as_str(), detail));
-        }
-    }
-    if ranges.len() > 1 {
-        let detail =
-            "one range per node is supported by this version of Kutter: it has one address family";
-        errors.push(FieldError::forbidden(path.child("podCIDRs"), detail));
-    }
-    if let Some(cidr) = spec.pod_cidr.as_ref().filter(|cidr| !cidr.is_empty())
-        && ranges.first() != Some(cidr)
-    {
-        let detail = "must be the same as podCIDRs[0]";
-        errors.push(FieldError::invalid(path.child("podCIDR"), cidr.as_str(), detail));
-    }
+    validate_ranges(spec, &path, errors);
     if spec.config_source.is_some() {
         let detail = "configSource is no longer supported by Kubernetes, nor by Kutter";
         errors.push(FieldError::forbidden(path.child("configSource"), detail));
@@ -259,7 +255,47 @@ fn validate_spec(spec: &NodeSpec, errors: &mut FieldErrors) {
         let detail = "is not supported by this version of Kutter: nothing is preempted";
         errors.push(FieldError::forbidden(path.child("podPreemptionPolicy"), detail));
     }
-    validate_taints(spec.taints.as_deref().unwrap_or_default(), &path.child("taints"), errors);
+    // The path that Kubernetes tells.
+    let path = Path::new("metadata.taints");
+    validate_taints(spec.taints.as_deref().unwrap_or_default(), &path, errors);
+}
+
+fn validate_ranges(spec: &NodeSpec, path: &Path, errors: &mut FieldErrors) {
+    let ranges = spec.pod_cidrs.as_deref().unwrap_or_default();
+    let path_to_ranges = path.child("podCIDRs");
+    for (index, range) in ranges.iter().enumerate() {
+        let reason = match range.parse::<Ipv4Range>() {
+            Ok(_) => None,
+            Err(_) => Some(misread(range)),
+        };
+        if let Some(reason) = reason {
+            errors.push(FieldError::invalid(path_to_ranges.index(index), range.as_str(), reason));
+        }
+        if ranges[..index].contains(range) {
+            errors.push(FieldError::duplicate(path_to_ranges.index(index), range.as_str()));
+        }
+    }
+    if ranges.len() > 1 {
+        let detail = "may specify no more than one CIDR for each IP family";
+        errors.push(FieldError::invalid(path_to_ranges, json!(ranges), detail));
+    }
+    if let Some(cidr) = spec.pod_cidr.as_ref().filter(|cidr| !cidr.is_empty())
+        && ranges.first() != Some(cidr)
+    {
+        let detail = "must be the same as podCIDRs[0]";
+        errors.push(FieldError::invalid(path.child("podCIDR"), cidr.as_str(), detail));
+    }
+}
+
+/// Why a text is no range of IPv4 addresses.
+fn misread(text: &str) -> &'static str {
+    let parts = text.split_once('/');
+    let parts = parts.and_then(|(ip, bits)| Some((ip.parse().ok()?, bits.parse::<u8>().ok()?)));
+    match parts {
+        Some((IpAddr::V4(_), 0..=32)) => "must not have bits set beyond the prefix length",
+        Some((IpAddr::V6(_), 0..=128)) => "IPv6 is not configured on this cluster",
+        _ => "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+    }
 }
 
 fn validate_taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) {
@@ -270,8 +306,9 @@ fn validate_taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) {
             errors.push(FieldError::invalid(path.child("key"), taint.key.as_str(), reason));
         }
         let value = taint.value.as_deref().unwrap_or_default();
-        for reason in names::label_value(value) {
-            errors.push(FieldError::invalid(path.child("value"), value, reason));
+        let reasons = names::label_value(value);
+        if !reasons.is_empty() {
+            errors.push(FieldError::invalid(path.child("value"), value, reasons.join(";")));
         }
         match taint.effect.as_str() {
             "" => errors.push(FieldError::required(path.child("effect"), "")),
@@ -279,7 +316,7 @@ fn validate_taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) {
             other => errors.push(FieldError::not_supported(path.child("effect"), other, EFFECTS)),
         }
         if !seen.insert((&taint.key, &taint.effect)) {
-            let mut error = FieldError::duplicate(&path, format!("{}:{}", taint.key, taint.effect));
+            let mut error = FieldError::duplicate(&path, json!(taint));
             error.detail = "taints must be unique by key and effect pair".to_owned();
             errors.push(error);
         }
@@ -289,27 +326,40 @@ fn validate_taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) {
 fn validate_status(object: &Node, errors: &mut FieldErrors) {
     let Some(status) = &object.status else { return };
     let path = Path::new("status");
-    for (field, resources) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)]
-    {
-        for (name, quantity) in resources.iter().flatten() {
-            let path = path.child(field).key(name);
-            match Quantity::try_from(quantity) {
-                Err(error) => {
-                    errors.push(FieldError::invalid(path, error.text, super::pod::QUANTITY_RULE));
-                }
-                Ok(amount) if amount.is_negative() => {
-                    let detail = "must be greater than or equal to 0";
-                    errors.push(FieldError::invalid(path, quantity.0.as_str(), detail));
-                }
-                Ok(_) => {}
-            }
+    for (field, amounts) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)] {
+        for (name, amount) in amounts.iter().flatten() {
+            resource_names::validate_amount(name, amount, &path.child(field).child(name), errors);
         }
     }
     for (index, address) in status.addresses.iter().flatten().enumerate() {
-        let path = path.child("addresses").index(index).child("address");
-        if address.type_.ends_with("IP") && address.address.parse::<IpAddr>().is_err() {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.push(FieldError::invalid(path, address.address.as_str(), detail));
+        if address.type_.ends_with("IP") {
+            let path = path.child("addresses").index(index).child("address");
+            ip::validate(&address.address, &path, errors);
         }
+    }
+}
+
+/// No address is told twice.
+fn validate_addresses(object: &Node, errors: &mut FieldErrors) {
+    let status = object.status.as_ref();
+    let addresses = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses[..index].contains(address) {
+            let path = Path::new("status.addresses").index(index);
+            errors.push(FieldError::duplicate(path, json!(address)));
+        }
+    }
+}
+
+/// What once was `spec.taints`.
+fn validate_annotations(object: &Node, errors: &mut FieldErrors) {
+    let annotation = object.metadata.annotations.as_ref().and_then(|all| all.get(TAINTS));
+    let path = Path::new("metadata.annotations");
+    match annotation.map(|text| serde_json::from_str::<Vec<Taint>>(text)) {
+        Some(Ok(taints)) => validate_taints(&taints, &path.child(TAINTS), errors),
+        Some(Err(error)) if annotation.is_some_and(|text| !text.is_empty()) => {
+            errors.push(FieldError::invalid(path, TAINTS, error.to_string()));
+        }
+        _ => {}
     }
 }

@@ -71,7 +71,24 @@ impl Kind for ReplicaSets {
             &path.child("template"),
             &mut errors,
         );
-        validate_status(&object.status.clone().unwrap_or_default(), &mut errors);
+        errors
+    }
+
+    fn validate_status_update(new: &ReplicaSet, _old: &ReplicaSet) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let status = new.status.clone().unwrap_or_default();
+        let counts = template::Counts {
+            replicas: status.replicas,
+            parts: [
+                ("fullyLabeledReplicas", status.fully_labeled_replicas),
+                ("readyReplicas", status.ready_replicas),
+                ("availableReplicas", status.available_replicas),
+            ],
+            observed_generation: status.observed_generation,
+        };
+        template::validate_counts(&counts, &mut errors);
+        let others = [("terminatingReplicas", status.terminating_replicas)];
+        template::not_negative(&others, &Path::new("status"), &mut errors);
         errors
     }
 
@@ -126,25 +143,5 @@ impl Kind for ReplicaSets {
             json!(images),
             json!(template::selector_text(&spec.selector)),
         ]
-    }
-}
-
-fn validate_status(status: &ReplicaSetStatus, errors: &mut FieldErrors) {
-    let path = Path::new("status");
-    let (ready, available) = (status.ready_replicas, status.available_replicas);
-    let counts = [
-        ("replicas", Some(status.replicas)),
-        ("fullyLabeledReplicas", status.fully_labeled_replicas),
-        ("readyReplicas", ready),
-        ("availableReplicas", available),
-        ("terminatingReplicas", status.terminating_replicas),
-    ];
-    template::not_negative(&counts, &path, errors);
-    template::not_negative(&[("observedGeneration", status.observed_generation)], &path, errors);
-    let whole = ("status.replicas", status.replicas);
-    template::parts_of(whole, &counts[1..4], &path, errors);
-    let whole = ("readyReplicas", ready.unwrap_or_default());
-    if available.unwrap_or_default() <= status.replicas {
-        template::parts_of(whole, &[("availableReplicas", available)], &path, errors);
     }
 }

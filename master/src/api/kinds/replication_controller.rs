@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::columns::{AGE, NAME, age, column, labels, name, wide};
 use super::path::Path;
-use super::pod;
 use super::{Column, Kind, Propagation, ResourceInfo, Scaling, template};
 use crate::api::field_error::{FieldError, FieldErrors};
 use crate::cache::{SelectableFields, selectable};
@@ -77,22 +76,25 @@ impl Kind for ReplicationControllers {
         let mut errors = FieldErrors::new();
         let default = ReplicationControllerSpec::default();
         validate_spec(object.spec.as_ref().unwrap_or(&default), &mut errors);
-        let status = object.status.clone().unwrap_or_default();
-        for (field, value) in [
-            ("replicas", Some(status.replicas)),
-            ("fullyLabeledReplicas", status.fully_labeled_replicas),
-            ("readyReplicas", status.ready_replicas),
-            ("availableReplicas", status.available_replicas),
-        ] {
-            let path = Path::new("status").child(field);
-            let value = value.unwrap_or_default();
-            if value < 0 {
-                errors.push(FieldError::invalid(path, value, pod::NOT_NEGATIVE));
-            } else if value > status.replicas && status.replicas >= 0 {
-                let detail = "cannot be greater than status.replicas";
-                errors.push(FieldError::invalid(path, value, detail));
-            }
-        }
+        errors
+    }
+
+    fn validate_status_update(
+        new: &ReplicationController,
+        _old: &ReplicationController,
+    ) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let status = new.status.clone().unwrap_or_default();
+        let counts = template::Counts {
+            replicas: status.replicas,
+            parts: [
+                ("fullyLabeledReplicas", status.fully_labeled_replicas),
+                ("readyReplicas", status.ready_replicas),
+                ("availableReplicas", status.available_replicas),
+            ],
+            observed_generation: status.observed_generation,
+        };
+        template::validate_counts(&counts, &mut errors);
         errors
     }
 

@@ -1,8 +1,11 @@
 //! Names of resources, as pods ask for them and quotas bound them.
 
-use proto::names;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use proto::quantity::Quantity;
+use proto::{k8s as k8s_openapi, names};
 
 use super::path::Path;
+use super::pod;
 use crate::api::field_error::{FieldError, FieldErrors};
 
 /// What is counted in whole objects.
@@ -38,6 +41,29 @@ pub(super) fn is_of_quota(name: &str) -> bool {
         || MEASURED.contains(&name)
         || name.starts_with("hugepages-")
         || name.starts_with("requests.hugepages-")
+}
+
+/// All that is wrong with an amount of a resource: objects, and things with names of their own, come in
+/// whole pieces.
+pub(super) fn validate_amount(
+    name: &str,
+    amount: &WireQuantity,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    pod::resources::quantity(amount, path, errors);
+    let whole = COUNTED.contains(&name) || is_extended(name);
+    if whole && Quantity::try_from(amount).is_ok_and(|amount| !amount.is_whole()) {
+        errors.push(FieldError::invalid(path, amount.0.as_str(), "must be an integer"));
+    }
+}
+
+/// Whether it is somebody's own resource.
+fn is_extended(name: &str) -> bool {
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    !native
+        && !name.starts_with("requests.")
+        && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
 /// All that is wrong with the name of any resource.

@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::k8s as k8s_openapi;
-use proto::quantity::Quantity;
 use serde_json::{Value, json};
 
 use super::columns::{AGE, NAME, age, column, name};
@@ -82,8 +81,16 @@ impl Kind for ResourceQuotas {
             let expressions = selector.match_expressions.unwrap_or_default();
             let path = path.child("scopeSelector.matchExpressions");
             validate_selector(&expressions, &names, &path, &mut errors);
+            let chosen: Vec<String> = expressions.into_iter().map(|one| one.scope_name).collect();
+            // Kubernetes shows the other list here.
+            conflicts(&chosen, &json!(scopes), &path, &mut errors);
         }
-        let status = object.status.clone().unwrap_or_default();
+        errors
+    }
+
+    fn validate_status_update(new: &ResourceQuota, _old: &ResourceQuota) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        let status = new.status.clone().unwrap_or_default();
         let path = Path::new("status");
         validate_amounts(status.hard.as_ref(), &path.child("hard"), &mut errors);
         validate_amounts(status.used.as_ref(), &path.child("used"), &mut errors);
@@ -141,13 +148,7 @@ fn validate_amounts(
             let detail = "must be a standard resource for quota";
             errors.push(FieldError::invalid(&path, name.as_str(), detail));
         }
-        pod::resources::quantity(amount, &path, errors);
-        // Objects, and things with names of their own, come in whole pieces.
-        let whole = resource_names::COUNTED.contains(&name.as_str())
-            || name.contains('/') && !name.starts_with("requests.");
-        if whole && Quantity::try_from(amount).is_ok_and(|amount| !amount.is_whole()) {
-            errors.push(FieldError::invalid(&path, amount.0.as_str(), "must be an integer"));
-        }
+        resource_names::validate_amount(name, amount, &path, errors);
     }
 }
 
@@ -219,14 +220,15 @@ fn validate_selector(
                 for name in names.iter().filter(|name| resource_names::is_of_quota(name)) {
                     if bounds(scope, name) == Some(false) {
                         let detail = "unsupported scope applied to resource";
-                        errors.push(FieldError::invalid(path, json!(expressions), detail));
+                        let value = json!({"matchExpressions": expressions});
+                        errors.push(FieldError::invalid(path, value, detail));
                     }
                 }
             }
         }
         let values = values.clone().unwrap_or_default();
-        if scope != PRIORITY_CLASS && operator != "Exists" {
-            let detail = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, \
+        if scope != PRIORITY_CLASS && bounds(scope, "").is_some() && operator != "Exists" {
+            let detail = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, \
                           ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
                           ResourceQuotaScopeNotBestEffort or \
                           ResourceQuotaScopeCrossNamespacePodAffinity";
@@ -251,6 +253,4 @@ fn validate_selector(
             }
         }
     }
-    let scopes: Vec<String> = expressions.iter().map(|one| one.scope_name.clone()).collect();
-    conflicts(&scopes, &json!(scopes), path, errors);
 }

@@ -3,7 +3,7 @@
 //! In this version an identity is a name only: no token is issued, and none is mounted.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{ObjectReference, ServiceAccount};
 use proto::k8s as k8s_openapi;
 use serde_json::{Value, json};
 
@@ -33,6 +33,14 @@ impl Kind for ServiceAccounts {
 
     fn default(_object: &mut ServiceAccount) {}
 
+    fn prepare_create(object: &mut ServiceAccount) {
+        clean(object);
+    }
+
+    fn prepare_update(new: &mut ServiceAccount, _old: &ServiceAccount) {
+        clean(new);
+    }
+
     fn validate(_object: &ServiceAccount) -> FieldErrors {
         FieldErrors::new()
     }
@@ -52,5 +60,12 @@ impl Kind for ServiceAccounts {
             json!(object.secrets.as_ref().map_or(0, Vec::len)),
             json!(age(&object.metadata, now)),
         ]
+    }
+}
+
+/// A secret is named, and nothing else is said of it: it is one of the same namespace.
+fn clean(account: &mut ServiceAccount) {
+    for secret in account.secrets.iter_mut().flatten() {
+        *secret = ObjectReference { name: secret.name.take(), ..ObjectReference::default() };
     }
 }

@@ -155,19 +155,32 @@ pub(super) fn not_negative<N: Into<i64> + Copy>(
     }
 }
 
-/// What a status may not claim: more of a part than there is of the whole.
-pub(super) fn parts_of(
-    whole: (&str, i32),
-    parts: &[(&str, Option<i32>)],
-    path: &Path,
-    errors: &mut FieldErrors,
-) {
-    for (field, value) in parts {
+/// What a status tells of the pods that are kept running.
+pub(super) struct Counts {
+    pub(super) replicas: i32,
+    /// By what they are, those that are available last, those that are ready before them.
+    pub(super) parts: [(&'static str, Option<i32>); 3],
+    pub(super) observed_generation: Option<i64>,
+}
+
+/// What a status may not claim: less than nothing, or more of a part than there is of the whole.
+pub(super) fn validate_counts(counts: &Counts, errors: &mut FieldErrors) {
+    let path = Path::new("status");
+    not_negative(&[("replicas", Some(counts.replicas))], &path, errors);
+    not_negative(&counts.parts, &path, errors);
+    not_negative(&[("observedGeneration", counts.observed_generation)], &path, errors);
+    for (field, value) in counts.parts {
         let value = value.unwrap_or_default();
-        if whole.1 >= 0 && value > whole.1 {
-            let detail = format!("cannot be greater than {}", whole.0);
+        if value > counts.replicas {
+            let detail = "cannot be greater than status.replicas";
             errors.push(FieldError::invalid(path.child(field), value, detail));
         }
+    }
+    let [_, (_, ready), (field, available)] = counts.parts;
+    let available = available.unwrap_or_default();
+    if available > ready.unwrap_or_default() {
+        let detail = "cannot be greater than readyReplicas";
+        errors.push(FieldError::invalid(path.child(field), available, detail));
     }
 }
 

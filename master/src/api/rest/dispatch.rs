@@ -12,6 +12,8 @@ use proto::k8s as k8s_openapi;
 
 use crate::api::codec::Decoder;
 use crate::api::error::ApiError;
+use crate::api::field_error::FieldError;
+use crate::api::kinds::ResourceInfo;
 use crate::api::limits::Governor;
 use crate::api::objects::{Binding, Part};
 use crate::api::registry::AnyKind;
@@ -186,6 +188,20 @@ async fn change<'a>(
     Ok(Change { api, kind, options, headers: parts.headers, body })
 }
 
+/// The names of a Binding, for messages.
+const BINDING: ResourceInfo = ResourceInfo {
+    group: "",
+    version: "v1",
+    kind: "Binding",
+    plural: "bindings",
+    singular: "binding",
+    short_names: &[],
+    categories: &[],
+    namespaced: true,
+    status: false,
+    scale: false,
+};
+
 /// `POST` on `pods/binding`.
 async fn bind(change: &Change<'_>, key: &ObjectKey) -> Result<Response, ApiError> {
     let answer = change.answer()?;
@@ -199,12 +215,17 @@ async fn bind(change: &Change<'_>, key: &ObjectKey) -> Result<Response, ApiError
         ));
     }
     let target = binding.target;
-    if !matches!(target.kind.as_deref(), None | Some("" | "Node")) {
-        return Err(ApiError::bad_request("target.kind: Unsupported value: must be \"Node\""));
+    let mut errors = Vec::new();
+    if let Some(kind) = target.kind.as_deref().filter(|kind| !matches!(*kind, "" | "Node")) {
+        errors.push(FieldError::not_supported("target.kind", kind, &["Node", "<empty>"]));
     }
-    let Some(node) = target.name.filter(|name| !name.is_empty()) else {
-        return Err(ApiError::bad_request("target.name: Required value"));
-    };
+    let node = target.name.unwrap_or_default();
+    if node.is_empty() {
+        errors.push(FieldError::required("target.name", ""));
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(&BINDING, &key.name, &errors));
+    }
     let WriteOptions { dry_run, .. } = change.options.writing(Write::Create)?;
     let uid = binding.metadata.uid.unwrap_or_default();
     let binding = Binding { pod: key.clone(), uid, node };

@@ -120,7 +120,7 @@ fn deployments_keep_to_the_rules() {
             (
                 "/spec/strategy",
                 json!({"type": "Blue"}),
-                "spec.strategy.type: Unsupported value: \"Blue\": supported values: \"Recreate\", \"RollingUpdate\"",
+                "spec.strategy: Unsupported value: {\"type\":\"Blue\"}: supported values: \"Recreate\", \"RollingUpdate\"",
             ),
             (
                 "/spec/revisionHistoryLimit",
