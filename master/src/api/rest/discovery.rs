@@ -139,7 +139,8 @@ fn kinds_of(registry: &Registry, group: &str, version: &str) -> Vec<&'static Res
 
 /// The kinds that are registered, and those that are measured.
 fn all(registry: &Registry) -> impl Iterator<Item = &'static ResourceInfo> + '_ {
-    registry.kinds().iter().map(|kind| kind.resource()).chain(&metrics_api::RESOURCES)
+    let measured = metrics_api::MEASURED.iter().map(|measured| &measured.resource);
+    registry.kinds().iter().map(|kind| kind.resource()).chain(measured)
 }
 
 fn group(registry: &Registry, name: &str) -> Value {

@@ -73,7 +73,7 @@ pub struct Api {
 /// The REST API. Expects an [`Identity`](crate::api::authn::Identity) in the extensions of every
 /// request that came with a verified client certificate.
 pub fn router(api: Api) -> Router {
-    let documents = openapi::routes(api.objects.registry().kinds());
+    let documents = openapi::routes(api.objects.registry());
     let governor = Governor::new(api.objects.registry());
     Router::new()
         .route("/healthz", get(health::healthz))

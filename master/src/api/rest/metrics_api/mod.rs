@@ -5,6 +5,7 @@
 //! counters there ([`samples`]).
 
 mod samples;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,11 +16,14 @@ use axum::response::Response;
 use futures::StreamExt as _;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
-use proto::ObjectKey;
+use k8s_openapi::schemars::SchemaGenerator;
+use proto::{ObjectKey, k8s as k8s_openapi};
 use serde_json::{Value, json};
 
 pub(crate) use self::samples::Samples;
 use self::samples::{Rate, Reading, Sample};
+#[cfg(test)]
+pub(crate) use self::types::POD_METRICS;
 use crate::api::error::ApiError;
 use crate::api::kinds::ResourceInfo;
 use crate::api::registry::AnyKind;
@@ -35,33 +39,43 @@ const VERSION: &str = "v1beta1";
 /// What can be done with what is not stored.
 pub(crate) const VERBS: [&str; 2] = ["get", "list"];
 
-/// What discovery tells of the group.
-pub(crate) const RESOURCES: [ResourceInfo; 2] = [
-    ResourceInfo {
-        group: GROUP,
-        version: VERSION,
-        kind: "NodeMetrics",
-        plural: "nodes",
-        singular: "",
-        short_names: &[],
-        categories: &[],
-        namespaced: false,
-        status: false,
-        scale: false,
+/// A resource that is measured instead of stored.
+pub(crate) struct Measured {
+    pub(crate) resource: ResourceInfo,
+    /// Its type's name in documents.
+    pub(crate) type_name: &'static str,
+    /// Adds the type to a generator's.
+    pub(crate) describe: fn(&mut SchemaGenerator),
+}
+
+/// What discovery and OpenAPI tell of the group.
+pub(crate) static MEASURED: [Measured; 2] = [
+    Measured {
+        resource: resource("NodeMetrics", "nodes", false),
+        type_name: types::NODE_METRICS,
+        describe: |generator| drop(generator.subschema_for::<types::NodeMetrics>()),
     },
-    ResourceInfo {
-        group: GROUP,
-        version: VERSION,
-        kind: "PodMetrics",
-        plural: "pods",
-        singular: "",
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        status: false,
-        scale: false,
+    Measured {
+        resource: resource("PodMetrics", "pods", true),
+        type_name: types::POD_METRICS,
+        describe: |generator| drop(generator.subschema_for::<types::PodMetrics>()),
     },
 ];
+
+const fn resource(kind: &'static str, plural: &'static str, namespaced: bool) -> ResourceInfo {
+    ResourceInfo {
+        group: GROUP,
+        version: VERSION,
+        kind,
+        plural,
+        singular: "",
+        short_names: &[],
+        categories: &[],
+        namespaced,
+        status: false,
+        scale: false,
+    }
+}
 
 /// Kubelets that are asked at the same time.
 const AT_ONCE: usize = 32;
@@ -77,7 +91,8 @@ pub(crate) async fn serve(
     let known = |resource: &&ResourceInfo| {
         resource.plural == target.plural && resource.version == target.version
     };
-    let resource = RESOURCES.iter().find(known).ok_or_else(ApiError::no_such_path)?;
+    let mut resources = MEASURED.iter().map(|measured| &measured.resource);
+    let resource = resources.find(known).ok_or_else(ApiError::no_such_path)?;
     let nameless = target.name.is_some() && target.namespace.is_none() && resource.namespaced;
     let astray = target.namespace.is_some() && !resource.namespaced;
     if nameless || astray || target.subresource.is_some() {

@@ -10,6 +10,8 @@
 //! megabytes, and many clients never ask: they are made when somebody does, piece by piece, and only
 //! their compressed form is kept, which is what clients ask for.
 
+mod described;
+mod enums;
 mod operations;
 mod parameters;
 mod protobuf;
@@ -37,8 +39,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
 use crate::api::error::ApiError;
-use crate::api::registry::AnyKind;
+use crate::api::registry::Registry;
 use crate::api::rest::compress::takes_gzip;
+use crate::api::rest::openapi::described::Described;
 use crate::api::rest::openapi::protobuf::Message;
 use crate::api::rest::openapi::types::{Types, types};
 use crate::api::rest::{accept, conditional, discovery};
@@ -50,7 +53,7 @@ const JSON: &str = "application/json";
 
 /// The documents, made when they are asked for.
 struct Documents {
-    kinds: Vec<&'static dyn AnyKind>,
+    kinds: Vec<Described>,
     /// By group and version: `api/v1`, `apis/apps/v1`.
     v3: OnceCell<Vec<(String, Document)>>,
     v2: OnceCell<Document>,
@@ -64,10 +67,10 @@ struct Document {
     hash: String,
 }
 
-/// What serves the documents of these kinds.
-pub(crate) fn routes(kinds: &[&'static dyn AnyKind]) -> Router {
+/// What serves the documents of all that is served.
+pub(crate) fn routes(registry: &Registry) -> Router {
     let documents = Documents {
-        kinds: kinds.to_vec(),
+        kinds: described::all(registry),
         v3: OnceCell::new(),
         v2: OnceCell::new(),
         v2_protobuf: OnceCell::new(),
@@ -241,8 +244,8 @@ impl Write for Writer {
 }
 
 /// The kinds of each group and version, by the path of their document.
-fn by_version(kinds: &[&'static dyn AnyKind]) -> Vec<(String, Vec<&'static dyn AnyKind>)> {
-    let mut versions: Vec<(String, Vec<&'static dyn AnyKind>)> = Vec::new();
+fn by_version(kinds: &[Described]) -> Vec<(String, Vec<Described>)> {
+    let mut versions: Vec<(String, Vec<Described>)> = Vec::new();
     for kind in kinds {
         let root = operations::root_of(kind.resource());
         match versions.iter_mut().find(|(known, _)| *known == root) {
@@ -258,15 +261,11 @@ fn info() -> Value {
 }
 
 /// The paths of kinds, one after the other: together they are large.
-fn paths(kinds: &[&'static dyn AnyKind]) -> impl Iterator<Item = (String, Value)> {
+fn paths(kinds: &[Described]) -> impl Iterator<Item = (String, Value)> {
     kinds.iter().flat_map(|kind| operations::paths(*kind))
 }
 
-fn write_v3(
-    out: &mut Writer,
-    own: &[&'static dyn AnyKind],
-    all: &[&'static dyn AnyKind],
-) -> io::Result<()> {
+fn write_v3(out: &mut Writer, own: &[Described], all: &[Described]) -> io::Result<()> {
     write!(out, "{{\"openapi\":\"3.0.0\",\"info\":{},\"paths\":", info())?;
     write_object(out, paths(own))?;
     out.write_all(b",\"components\":{\"schemas\":")?;
@@ -275,7 +274,7 @@ fn write_v3(
     out.write_all(b"}}")
 }
 
-fn write_v2(out: &mut Writer, kinds: &[&'static dyn AnyKind]) -> io::Result<()> {
+fn write_v2(out: &mut Writer, kinds: &[Described]) -> io::Result<()> {
     write!(out, "{{\"swagger\":\"2.0\",\"info\":{},\"paths\":", info())?;
     write_object(out, paths(kinds).map(|(path, item)| (path, swagger::path_item(&item))))?;
     out.write_all(b",\"definitions\":")?;
@@ -285,7 +284,7 @@ fn write_v2(out: &mut Writer, kinds: &[&'static dyn AnyKind]) -> io::Result<()> 
 }
 
 /// `Document`
-fn v2_message(kinds: &[&'static dyn AnyKind]) -> Message {
+fn v2_message(kinds: &[Described]) -> Message {
     let mut document = Message::default();
     document.text(1, &json!("2.0"));
     document.message(2, protobuf::info(&info()));

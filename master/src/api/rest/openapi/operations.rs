@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::api::kinds::ResourceInfo;
 use crate::api::patch;
-use crate::api::registry::AnyKind;
 use crate::api::rest::change::RETURN_DELETED;
+use crate::api::rest::openapi::described::Described;
 use crate::api::rest::openapi::parameters::{self, DELETE, GET, LIST, SELECT, WRITE};
 use crate::api::rest::openapi::types::{gvk, meta_reference, other, reference};
 use crate::api::rest::subresources::{Subresource, subresources, verbs};
@@ -13,6 +13,11 @@ use crate::api::rest::subresources::{Subresource, subresources, verbs};
 /// The media types of objects, both ways.
 const OBJECTS: &[&str] = &["application/json", "application/yaml"];
 const LISTS: &[&str] = &["application/json", "application/json;stream=watch", "application/yaml"];
+
+/// Which verb a method stands for.
+type Methods = &'static [(&'static str, &'static str)];
+const COLLECTION: Methods = &[("post", "create"), ("delete", "deletecollection")];
+const OBJECT: Methods = &[("put", "update"), ("patch", "patch"), ("delete", "delete")];
 
 /// `api/v1`, `apis/discovery.k8s.io/v1`: names a document and begins its paths.
 pub(crate) fn root_of(resource: &ResourceInfo) -> String {
@@ -23,14 +28,17 @@ pub(crate) fn root_of(resource: &ResourceInfo) -> String {
 }
 
 /// The paths of a kind with what may be done there, in order.
-pub(crate) fn paths(kind: &'static dyn AnyKind) -> Vec<(String, Value)> {
+pub(crate) fn paths(kind: Described) -> Vec<(String, Value)> {
     let resource = kind.resource();
     let of = Of { resource, type_name: kind.type_name().into_owned() };
     let root = root_of(resource);
     let scope = if resource.namespaced { "namespaces/{namespace}/" } else { "" };
     let collection = format!("/{root}/{scope}{}", resource.plural);
     let object = format!("{collection}/{{name}}");
-    let mut paths = vec![(collection, of.collection()), (object.clone(), of.object())];
+    let mut paths = vec![
+        (collection, of.served(of.collection(), COLLECTION)),
+        (object.clone(), of.served(of.object(), OBJECT)),
+    ];
     if resource.namespaced {
         let mut everywhere = json!({"get": of.list("ForAllNamespaces")});
         everywhere["parameters"] = json!([parameters::in_query("pretty")]);
@@ -86,19 +94,29 @@ impl Of {
             ),
             "parameters": self.path_parameters(false),
         });
-        if verbs(self.resource).contains(&"deletecollection") {
-            let all: Vec<&str> = DELETE.iter().chain(SELECT).copied().collect();
-            let scope = if namespaced { "Namespaced" } else { "" };
-            let (group, kind) = (self.group(), self.resource.kind);
-            item["delete"] = self.operation(
-                "deletecollection",
-                format!("delete collection of {kind}"),
-                format!("delete{group}Collection{scope}{kind}"),
-                &all,
-                Some(delete_options()),
-                &[200],
-                &Content { media_types: OBJECTS, schema: self.list_type() },
-            );
+        let all: Vec<&str> = DELETE.iter().chain(SELECT).copied().collect();
+        let scope = if namespaced { "Namespaced" } else { "" };
+        let (group, kind) = (self.group(), self.resource.kind);
+        item["delete"] = self.operation(
+            "deletecollection",
+            format!("delete collection of {kind}"),
+            format!("delete{group}Collection{scope}{kind}"),
+            &all,
+            Some(delete_options()),
+            &[200],
+            &Content { media_types: OBJECTS, schema: self.list_type() },
+        );
+        item
+    }
+
+    /// Without the methods that the resource does not have.
+    fn served(&self, mut item: Value, methods: Methods) -> Value {
+        let verbs = verbs(self.resource);
+        if let Some(item) = item.as_object_mut() {
+            let missing = methods.iter().filter(|(_, verb)| !verbs.contains(verb));
+            for (method, _) in missing {
+                item.shift_remove(*method);
+            }
         }
         item
     }

@@ -86,6 +86,8 @@ pub(crate) fn schema(schema: &Value) -> Value {
                     "$ref" => drop(converted.insert("$ref".to_owned(), moved(value))),
                     // A reference may have a description beside it here.
                     "allOf" => drop(converted.insert("$ref".to_owned(), moved(&value[0]["$ref"]))),
+                    // As in Kubernetes, whose older clients hold manifests to what stands here.
+                    "enum" => {}
                     // Text or number: there is no way to say so.
                     "oneOf" => drop(converted.insert("type".to_owned(), json!("string"))),
                     _ => drop(converted.insert(key.clone(), self::schema(value))),

@@ -19,7 +19,8 @@ use serde_json::{Map, Value, json};
 
 use crate::api::kinds::ResourceInfo;
 use crate::api::patch::schema::{self as merging, Topology};
-use crate::api::registry::AnyKind;
+use crate::api::rest::openapi::described::Described;
+use crate::api::rest::openapi::enums::list_values;
 use crate::api::rest::subresources::subresources;
 
 /// Where a document keeps its schemas; references begin with it.
@@ -42,7 +43,7 @@ pub(crate) struct Types {
 
 /// The types that these kinds and what goes with them are made of. `all` are the kinds of all
 /// documents: some types are the same for all of them.
-pub(crate) fn types(kinds: &[&'static dyn AnyKind], all: &[&'static dyn AnyKind]) -> Types {
+pub(crate) fn types(kinds: &[Described], all: &[Described]) -> Types {
     let settings = SchemaSettings::draft07().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.transforms.clear();
@@ -119,7 +120,7 @@ pub(crate) fn gvk(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "kind": kind, "version": version})
 }
 
-fn everywhere(kind: &str, all: &[&'static dyn AnyKind]) -> Vec<Value> {
+fn everywhere(kind: &str, all: &[Described]) -> Vec<Value> {
     let mut versions: Vec<(&str, &str)> =
         all.iter().map(|kind| (kind.resource().group, kind.resource().version)).collect();
     versions.sort_unstable();
@@ -182,6 +183,7 @@ fn finish(name: &str, schema: &mut Value) {
     for (_, field, value) in DEFAULTS.iter().filter(|(of, _, _)| *of == name) {
         object["properties"][*field]["default"] = json!(value);
     }
+    list_values(name, schema);
     wrap_references(schema);
 }
 
