@@ -46,6 +46,11 @@ impl Kubectl<'_> {
         for words in ["A single application container", "terminationMessagePolicy"] {
             ensure!(text.contains(words), "{words} is not explained in {text}");
         }
+        if self.tool != Tool::OldKubectl {
+            // It reads the document that tells the values.
+            let text = self.run(&["explain", "pod.spec.restartPolicy"])?;
+            ensure!(text.contains("ENUM:") && text.contains("OnFailure"), "{text}");
+        }
         ensure!(self.run(&["version"])?.contains("kutter"), "it does not say who serves");
         Ok(())
     }
