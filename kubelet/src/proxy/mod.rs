@@ -8,6 +8,7 @@
 //! * [`conntrack`] ends flows that the kernel would go on sending where they should not go.
 //!
 //! * [`takeover`] reads back what an earlier kubelet left.
+//! * [`guard`] notices when somebody else changes the table: then it is made anew.
 //!
 //! Memory is the truth: the kernel is told what changes, and asked once, when the kubelet starts.
 //! Until a master is heard, what the kernel does for Services is newer than what is on disk, and stays.
@@ -17,6 +18,7 @@ mod diff;
 mod elements;
 mod endpoints;
 mod expr;
+mod guard;
 mod message;
 mod nft;
 mod program;
@@ -36,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::diff::{Command, difference, replacement};
+use self::guard::Guard;
 use self::nft::Nft;
 pub use self::nft::NftError as ProxyError;
 use self::ruleset::{Ranges, Ruleset, View};
@@ -55,6 +58,9 @@ pub struct ProxyConfig {
 const RETRY: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(30);
 
+/// Between two repairs of what somebody else changes: two who cannot agree do not fill the processors.
+const BETWEEN_REPAIRS: Duration = Duration::from_millis(200);
+
 /// Keeps the kernel's rules as the state says, until shutdown. The rules stay.
 pub async fn run(
     state: StateHandle,
@@ -64,13 +70,26 @@ pub async fn run(
 ) {
     let mut changes = state.changes();
     let mut host_ports = host_ports.subscribe();
+    let mut retry = *RETRY.start();
+    let (nft, mut guard) = loop {
+        match connect(&config) {
+            Ok(connected) => break connected,
+            Err(error) => warn!(error = chain(&error), ?retry, "failed to reach the rules"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(retry) => retry = (retry * 2).min(*RETRY.end()),
+        }
+    };
     let mut proxy = Proxy {
         config,
+        nft: Arc::new(nft),
         installed: Installed::Unknown,
         carries_on: false,
         conflicts: BTreeSet::new(),
     };
-    let mut retry = *RETRY.start();
+    let mut repaired: Option<Instant> = None;
+    retry = *RETRY.start();
     loop {
         // Whatever changed until here is covered by this pass: changes that come in bursts are
         // made together, as fast as the kernel takes them.
@@ -98,7 +117,41 @@ pub async fn run(
             // The sender may be gone when no pod can be attached any more.
             Ok(()) = host_ports.changed() => {}
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            touched = touched(&mut guard) => match touched {
+                // Before the first pass whatever is there is looked at anyway.
+                Ok(()) if matches!(proxy.installed, Installed::Known(_)) => {
+                    warn!("somebody else changed the rules: making them anew");
+                    proxy.installed = Installed::Foreign;
+                    let since = repaired.map_or(BETWEEN_REPAIRS, |repaired| repaired.elapsed());
+                    tokio::time::sleep(BETWEEN_REPAIRS.saturating_sub(since)).await;
+                    repaired = Some(Instant::now());
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    warn!(%error, "changes of the rules by others are not noticed any more");
+                    guard = None;
+                }
+            },
         }
+    }
+}
+
+/// A connection to change the table with, and news of changes that others make.
+fn connect(config: &ProxyConfig) -> Result<(Nft, Option<Guard>), ProxyError> {
+    let nft = Nft::open(&config.table)?;
+    let listening = nft.address().and_then(|own| Guard::listen(&config.table, own));
+    let guard = listening.map_err(|source| ProxyError::Socket {
+        operation: "listen for changes of the rules".into(),
+        source,
+    })?;
+    Ok((nft, Some(guard)))
+}
+
+/// Waits until the table was changed by somebody else.
+async fn touched(guard: &mut Option<Guard>) -> std::io::Result<()> {
+    match guard {
+        Some(guard) => guard.touched().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -124,6 +177,7 @@ fn concerns(change: &Change) -> bool {
 
 struct Proxy {
     config: ProxyConfig,
+    nft: Arc<Nft>,
     installed: Installed,
     /// Whether the Services' rules are those of an earlier kubelet, not yet compared with what a
     /// master says.
@@ -157,9 +211,11 @@ impl Proxy {
         ports: BTreeMap<String, PodHostPorts>,
     ) -> Result<(), ProxyError> {
         let before = std::mem::replace(&mut self.installed, Installed::Foreign);
-        let (config, carries_on) = (self.config.clone(), self.carries_on);
-        let pass =
-            tokio::task::spawn_blocking(move || pass(&config, before, carries_on, &view, &ports));
+        let (nft, node) = (Arc::clone(&self.nft), self.config.node_name.clone());
+        let carries_on = self.carries_on;
+        let pass = tokio::task::spawn_blocking(move || {
+            pass(&nft, &node, before, carries_on, &view, &ports)
+        });
         let outcome = pass.await.unwrap_or_else(|error| {
             Err(ProxyError::Socket {
                 operation: "compute the rules".into(),
@@ -177,7 +233,8 @@ impl Proxy {
 }
 
 fn pass(
-    config: &ProxyConfig,
+    nft: &Nft,
+    node_name: &str,
     before: Installed,
     carries_on: bool,
     view: &View,
@@ -188,7 +245,7 @@ fn pass(
         Installed::Known(ruleset) => (Some(ruleset), carries_on),
         Installed::Foreign => (None, false),
         Installed::Unknown => {
-            let found = take_over(config, &view.ranges).map(Arc::new);
+            let found = take_over(nft, &view.ranges).map(Arc::new);
             let carries_on = found.is_some();
             (found, carries_on)
         }
@@ -199,7 +256,7 @@ fn pass(
     let (ruleset, conflicts) = if carries_on {
         (ruleset::with_same_services(&view.ranges, ports, known), BTreeSet::new())
     } else {
-        ruleset::ruleset(view, &config.node_name, ports, known)
+        ruleset::ruleset(view, node_name, ports, known)
     };
     let commands = match &before {
         Some(before) => difference(before, &ruleset),
@@ -211,9 +268,9 @@ fn pass(
             None => (Vec::new(), commands),
         };
         if !ahead.is_empty() {
-            install(config, &ahead)?;
+            install(nft, &ahead)?;
         }
-        install(config, &commands)?;
+        install(nft, &commands)?;
         let changed = conntrack::changed(known, &ruleset);
         match conntrack::forget(&changed) {
             Ok(0) => {}
@@ -234,9 +291,9 @@ fn pass(
 }
 
 /// What an earlier kubelet left in the kernel, if it can be carried on with.
-fn take_over(config: &ProxyConfig, ranges: &Ranges) -> Option<Ruleset> {
+fn take_over(nft: &Nft, ranges: &Ranges) -> Option<Ruleset> {
     let started = Instant::now();
-    let found = match Nft::open(&config.table).and_then(|nft| nft.dump()) {
+    let found = match nft.dump() {
         Ok(found) => found?,
         Err(error) => {
             warn!(error = chain(&error), "cannot read the rules that are there: replacing them");
@@ -256,8 +313,8 @@ fn take_over(config: &ProxyConfig, ranges: &Ranges) -> Option<Ruleset> {
     }
 }
 
-fn install(config: &ProxyConfig, commands: &[Command]) -> Result<(), ProxyError> {
-    Nft::open(&config.table)?.apply(commands)?;
+fn install(nft: &Nft, commands: &[Command]) -> Result<(), ProxyError> {
+    nft.apply(commands)?;
     set_route_localnet("1")
 }
 

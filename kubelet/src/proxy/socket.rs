@@ -34,6 +34,13 @@ impl NetfilterSocket {
         Ok(Self { socket })
     }
 
+    /// By which the kernel knows it.
+    pub(crate) fn address(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
+    }
+
     /// Sends messages as one datagram, however long: the kernel takes a transaction as a whole.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         setsockopt(&self.socket.as_fd(), sockopt::SndBufForce, &(bytes.len() + 4096))?;

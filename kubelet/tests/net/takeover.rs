@@ -22,6 +22,11 @@ fn rules(node: &TestNode) -> String {
     node.namespace.command("nft -a -t list table ip kutter")
 }
 
+fn without_handles(rules: &str) -> Vec<String> {
+    let lines = rules.lines().map(|line| line.split(" # handle").next().unwrap_or_default());
+    lines.map(str::to_owned).collect()
+}
+
 fn clients_remembered(node: &TestNode) -> usize {
     node.namespace.command("nft list map ip kutter affinity").matches("expires").count()
 }
@@ -101,13 +106,40 @@ fn a_table_that_was_tampered_with_is_made_anew() {
         state.endpoint_slices = slices;
     });
     wait_for_a_pass(&web, 9001);
-    let without_numbers = |rules: &str| -> Vec<String> {
-        let lines = rules.lines().map(|line| line.split(" # handle").next().unwrap_or_default());
-        lines.map(str::to_owned).collect()
-    };
     let rules = rules(&web.cluster.nodes[0]);
     assert_ne!(rules, rules_before);
-    assert_eq!(without_numbers(&rules), without_numbers(&rules_before));
+    assert_eq!(without_handles(&rules), without_handles(&rules_before));
     let both = || tally_tcp(&web.client.namespace, "10.96.0.10:80", 16);
     assert_eq!(both().len(), 2);
+}
+
+#[test]
+fn rules_that_somebody_else_deletes_or_changes_come_back() {
+    if !is_root("rules_that_somebody_else_deletes_or_changes_come_back") {
+        return;
+    }
+    let web = Web::new(&web_service());
+    let node = &web.cluster.nodes[0];
+    let both = || tally_tcp(&web.client.namespace, "10.96.0.10:80", 16);
+    // Unlike a list of the table, this succeeds without one.
+    let all = || node.namespace.command("nft -a -t list ruleset");
+    let made = without_handles(&all());
+    for harm in [
+        "nft delete table ip kutter",
+        "nft flush ruleset",
+        "nft flush chain ip kutter refuse",
+        "nft flush map ip kutter services",
+        "nft add rule ip kutter dispatch drop",
+        "nft add chain ip kutter stray",
+    ] {
+        node.namespace.command(harm);
+        eventually(harm, || without_handles(&all()), |rules| *rules == made);
+        eventually(harm, both, |answers| answers.len() == 2);
+    }
+    // Other tables are others' affair.
+    let before = rules(node);
+    node.namespace.command("nft add table ip other");
+    node.namespace.command("nft delete table ip other");
+    wait_for_a_pass(&web, 9001);
+    assert_eq!(rules(node), before, "a table of somebody else's made ours anew");
 }

@@ -6,6 +6,7 @@ mod expressions;
 
 use std::io;
 
+pub(crate) use self::encode::NFNL_SUBSYS_NFTABLES;
 use self::encode::Transaction;
 use super::diff::Command;
 use super::message::{Attributes, array, split};
@@ -52,6 +53,11 @@ impl Nft {
         let failed =
             |source| NftError::Socket { operation: "open a netlink socket".into(), source };
         Ok(Self { socket: NetfilterSocket::open().map_err(failed)?, table: table.to_owned() })
+    }
+
+    /// The address of its socket, by which news tell who made a change.
+    pub(crate) fn address(&self) -> io::Result<u32> {
+        self.socket.address()
     }
 
     /// Carries out all commands at once, or none.
