@@ -23,7 +23,7 @@ use crate::api::rest::render::{self, ListMeta};
 use crate::api::rest::selection::Selection;
 use crate::api::rest::{Api, accept, node_leases};
 use crate::cache::{CachedObject, Caches, Interest, ResourceCache};
-use crate::store::{self, RangeOptions, Revision, keys};
+use crate::store::{self, RangeOptions, Revision, Store, keys};
 
 /// How long a request waits for a revision that this master has not seen yet.
 const MAX_WAIT: Duration = Duration::from_secs(3);
@@ -38,6 +38,9 @@ struct Continue {
     revision: Option<Revision>,
     /// The last key told.
     after: String,
+    /// How many follow, if that is known: of a snapshot it stays true.
+    #[serde(default)]
+    remaining: Option<usize>,
 }
 
 impl Continue {
@@ -160,7 +163,7 @@ pub(crate) async fn select(
     let caches = api.objects.caches();
     catch_up(caches, options.version).await?;
     if let Version::Exactly(revision) = options.version {
-        let start = Continue { revision: Some(revision), after: String::new() };
+        let start = Continue { revision: Some(revision), after: String::new(), remaining: None };
         return further_page(api, kind, &selection, start, options.limit).await;
     }
     let cache = cache_of(caches, kind)?;
@@ -192,8 +195,10 @@ pub(crate) async fn select(
         objects.truncate(options.limit);
         let after = objects.last().map(|last| keys::object(kind.resource().plural, &last.key));
         let after = after.unwrap_or_default();
-        meta.continue_token = Some(Continue { revision: Some(revision), after }.encode()?);
-        meta.remaining_item_count = selection.is_everything().then_some(remaining);
+        let remaining = selection.is_everything().then_some(remaining);
+        let token = Continue { revision: Some(revision), after, remaining };
+        meta.continue_token = Some(token.encode()?);
+        meta.remaining_item_count = remaining;
     }
     Ok((meta, objects))
 }
@@ -253,6 +258,12 @@ async fn further_page(
             objects.push(node_leases::as_told(api.objects.caches(), kind, Arc::new(object)));
             if limit > 0 && objects.len() == limit {
                 if items.peek().is_some() || range.more {
+                    from.remaining = match from.remaining {
+                        _ if !selection.is_everything() => None,
+                        Some(remaining) => Some(remaining.saturating_sub(objects.len())),
+                        None => Some(count(&**store, &prefix, &from).await?),
+                    };
+                    meta.remaining_item_count = from.remaining;
                     meta.continue_token = Some(from.encode()?);
                 }
                 return Ok((meta, objects));
@@ -260,6 +271,23 @@ async fn further_page(
         }
         if !range.more {
             return Ok((meta, objects));
+        }
+    }
+}
+
+/// How many objects of a snapshot follow. It is asked once in a list, and only in one that did not
+/// begin in the cache.
+async fn count(store: &dyn Store, prefix: &str, from: &Continue) -> Result<usize, ApiError> {
+    let (mut count, mut after) = (0, from.after.clone());
+    loop {
+        let after_key = Some(after.clone());
+        let options = RangeOptions { limit: PAGE, after: after_key, revision: from.revision };
+        let range = store.range(prefix, options).await.map_err(|error| expired(error, from))?;
+        let keys = range.items.iter().map(|stored| &stored.key);
+        count += keys.filter(|key| keys::parse_object(key).is_some()).count();
+        match range.items.into_iter().next_back() {
+            Some(last) if range.more => after = last.key,
+            _ => return Ok(count),
         }
     }
 }
@@ -272,7 +300,7 @@ fn expired(error: store::Error, from: &Continue) -> ApiError {
     if from.after.is_empty() {
         return ApiError::expired(VERSION_EXPIRED);
     }
-    match (Continue { revision: None, ..from.clone() }).encode() {
+    match (Continue { revision: None, remaining: None, ..from.clone() }).encode() {
         Ok(token) => ApiError::expired(TOKEN_EXPIRED).with_continue(token),
         Err(error) => error,
     }

@@ -73,16 +73,32 @@ async fn pages_are_one_consistent_snapshot() {
     let token = first["metadata"]["continue"].as_str().unwrap();
     let second = server.get(&format!("{path}&continue={token}")).await.ok();
     assert_eq!(names(&second), ["b", "c"]);
+    assert_eq!(second["metadata"]["remainingItemCount"], 1);
     assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     let token = second["metadata"]["continue"].as_str().unwrap();
     let third = server.get(&format!("{path}&continue={token}")).await.ok();
     assert_eq!(names(&third), ["d"]);
     assert!(third["metadata"].get("continue").is_none());
+    assert!(third["metadata"].get("remainingItemCount").is_none());
+    // With a selector nobody has counted.
+    let selected = server.get(&format!("{path}&fieldSelector=metadata.name!%3Dx")).await.ok();
+    assert!(selected["metadata"]["continue"].is_string());
+    assert!(selected["metadata"].get("remainingItemCount").is_none());
+    let more = selected["metadata"]["continue"].as_str().unwrap();
+    let more = format!("{path}&fieldSelector=metadata.name!%3Dx&continue={more}");
+    let more = server.get(&more).await.ok();
+    assert!(more["metadata"]["continue"].is_string());
+    assert!(more["metadata"].get("remainingItemCount").is_none());
     server.get(&format!("{path}&continue=bogus")).await.refused(400, "BadRequest");
 
     let version = first["metadata"]["resourceVersion"].as_str().unwrap();
     let exact = format!("{CONFIG_MAPS}?resourceVersion={version}&resourceVersionMatch=Exact");
     assert_eq!(names(&server.get(&exact).await.ok()), ["a", "b", "c", "d"]);
+    let page = server.get(&format!("{exact}&limit=1")).await.ok();
+    assert_eq!(page["metadata"]["remainingItemCount"], 3);
+    let next = page["metadata"]["continue"].as_str().unwrap();
+    let page = server.get(&format!("{CONFIG_MAPS}?limit=1&continue={next}")).await.ok();
+    assert_eq!((names(&page), &page["metadata"]["remainingItemCount"]), (vec!["b"], &json!(2)));
     server.store.compact(server.store.current_revision().await.unwrap()).await.unwrap();
     server.get(&exact).await.refused(410, "Expired");
 
@@ -94,6 +110,7 @@ async fn pages_are_one_consistent_snapshot() {
     server.post(CONFIG_MAPS, config_map("cc", json!({}), json!({}))).await.ok();
     let now = server.get(&format!("/api/v1/configmaps?limit=1&continue={fresh}")).await.ok();
     assert_eq!(names(&now), ["cc"]);
+    assert_eq!(now["metadata"]["remainingItemCount"], 1);
     let later: u64 = now["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
     assert!(later > version.parse().unwrap());
     // From there on it is one snapshot again.
