@@ -15,7 +15,7 @@ use crate::api::objects::Part;
 use crate::api::patch::Patch;
 use crate::api::registry::{AnyKind, AnyObject};
 use crate::api::rest::accept::{self, Answer};
-use crate::api::rest::delete_options::delete_options;
+use crate::api::rest::delete_options::{delete_options, of_query};
 use crate::api::rest::list_options::ListOptions;
 use crate::api::rest::query::{Options, Write, WriteOptions};
 use crate::api::rest::render;
@@ -165,7 +165,7 @@ impl Change<'_> {
     pub(crate) async fn delete(&self, key: &ObjectKey) -> Result<Response, ApiError> {
         let answer = self.answer()?;
         let body = self.delete_body()?;
-        let options = delete_options(&body, &self.options)?;
+        let options = delete_options(&body)?;
         let deleted = self.api.objects.writer().delete(self.kind, key, options).await?;
         let resource = self.kind.resource();
         match deleted {
@@ -193,7 +193,7 @@ impl Change<'_> {
         let body = self.delete_body()?;
         let list_options = ListOptions::parse(&self.options, self.kind)?;
         let (meta, objects) = list::select(self.api, self.kind, namespace, &list_options).await?;
-        let options = delete_options(&body, &self.options)?;
+        let options = delete_options(&body)?;
         let deletions = objects.clone().into_iter().map(|object| {
             let mut options = options.clone();
             // The one that was selected, not one that took its name since.
@@ -237,10 +237,10 @@ impl Change<'_> {
         Ok(response)
     }
 
-    /// The body of a deletion; there may be none.
+    /// The body of a deletion; there may be none, then the query says it.
     fn delete_body(&self) -> Result<DeleteBody, ApiError> {
         if self.body.is_empty() {
-            return Ok(DeleteBody::default());
+            return of_query(&self.options);
         }
         let tree = body::parse(&self.headers, &self.body)?;
         match tree.value.get("kind").and_then(serde_json::Value::as_str) {

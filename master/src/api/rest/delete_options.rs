@@ -1,4 +1,4 @@
-//! How to delete, out of a body and a query.
+//! How to delete, out of a body or a query.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as DeleteBody;
 use proto::k8s as k8s_openapi;
@@ -9,23 +9,27 @@ use crate::api::kinds::Propagation;
 use crate::api::rest::query::{Options, dry_run, invalid_options};
 use crate::api::write::{DeleteOptions, Preconditions};
 
-/// The options, each from the body if it is there. All that is wrong is told at once.
-pub(crate) fn delete_options<'a>(
-    body: &DeleteBody,
-    options: &Options,
-) -> Result<DeleteOptions<'a>, ApiError> {
+/// What a query says, for a request without a body. A query beside a body means nothing, as in
+/// Kubernetes: the body is all that counts.
+pub(crate) fn of_query(options: &Options) -> Result<DeleteBody, ApiError> {
+    let dry_run: Vec<String> =
+        options.all("dryRun").filter(|value| !value.is_empty()).map(str::to_owned).collect();
+    Ok(DeleteBody {
+        dry_run: Some(dry_run),
+        grace_period_seconds: options.integer("gracePeriodSeconds")?,
+        orphan_dependents: options.optional_flag("orphanDependents"),
+        propagation_policy: options.get("propagationPolicy").map(str::to_owned),
+        ..DeleteBody::default()
+    })
+}
+
+/// The options of a body. All that is wrong is told at once.
+pub(crate) fn delete_options<'a>(body: &DeleteBody) -> Result<DeleteOptions<'a>, ApiError> {
     let mut errors = Vec::new();
-    let grace_period_seconds = match body.grace_period_seconds {
-        Some(seconds) => Some(seconds),
-        None => options.integer("gracePeriodSeconds")?,
-    };
     let policy = body.propagation_policy.as_deref().filter(|policy| !policy.is_empty());
-    let policy = policy.or(options.get("propagationPolicy"));
-    let orphan = body.orphan_dependents.or(options.optional_flag("orphanDependents"));
-    let propagation = propagation(policy, orphan, &mut errors);
-    let in_query = options.dry_run(&mut errors);
+    let propagation = propagation(policy, body.orphan_dependents, &mut errors);
     let stated = body.dry_run.iter().flatten().map(String::as_str);
-    let dry_run = dry_run(stated, &mut errors) || in_query;
+    let dry_run = dry_run(stated, &mut errors);
     if !errors.is_empty() {
         return Err(invalid_options("DeleteOptions", &errors));
     }
@@ -36,7 +40,8 @@ pub(crate) fn delete_options<'a>(
             resource_version: preconditions.resource_version,
         },
         // Nobody can mean less than none; Kubernetes takes it for the shortest that is one.
-        grace_period_seconds: grace_period_seconds
+        grace_period_seconds: body
+            .grace_period_seconds
             .map(|seconds| if seconds < 0 { 1 } else { seconds }),
         propagation,
         dry_run,
@@ -75,48 +80,52 @@ mod tests {
 
     use super::*;
 
-    fn options(body: Value, query: &str) -> Result<DeleteOptions<'static>, ApiError> {
+    fn body(body: Value) -> Result<DeleteOptions<'static>, ApiError> {
+        delete_options(&serde_json::from_value(body).unwrap())
+    }
+
+    fn query(query: &str) -> Result<DeleteOptions<'static>, ApiError> {
         let query = Options::parse(&format!("/?{query}").parse().unwrap()).unwrap();
-        delete_options(&serde_json::from_value(body).unwrap(), &query)
+        delete_options(&of_query(&query)?)
     }
 
     #[test]
-    fn the_body_wins_over_the_query() {
-        let both = options(
-            json!({"gracePeriodSeconds": 5, "propagationPolicy": "Orphan", "preconditions": {"uid": "u"}}),
-            "gracePeriodSeconds=7&propagationPolicy=Foreground",
-        );
-        let both = both.unwrap();
-        assert_eq!(both.grace_period_seconds, Some(5));
-        assert_eq!(both.propagation, Some(Propagation::Orphan));
-        assert_eq!(both.preconditions.uid.as_deref(), Some("u"));
-        let query = options(json!({}), "gracePeriodSeconds=0&orphanDependents=false").unwrap();
-        assert_eq!(query.grace_period_seconds, Some(0));
-        assert_eq!(query.propagation, Some(Propagation::Background));
-        assert!(!query.dry_run);
-        assert_eq!(
-            options(json!({"gracePeriodSeconds": -3}), "").unwrap().grace_period_seconds,
-            Some(1)
-        );
-        for (body, query) in
-            [(json!({"dryRun": ["All"]}), ""), (json!({}), "dryRun=All&dryRun=All")]
-        {
-            assert!(options(body, query).unwrap().dry_run, "{query}");
-        }
+    fn options_are_read_out_of_a_body_or_a_query() {
+        let stated = body(json!({
+            "gracePeriodSeconds": 5, "propagationPolicy": "Orphan", "preconditions": {"uid": "u"},
+        }));
+        let stated = stated.unwrap();
+        assert_eq!(stated.grace_period_seconds, Some(5));
+        assert_eq!(stated.propagation, Some(Propagation::Orphan));
+        assert_eq!(stated.preconditions.uid.as_deref(), Some("u"));
+        assert!(!stated.dry_run);
+        let stated = query("gracePeriodSeconds=0&orphanDependents=false").unwrap();
+        assert_eq!(stated.grace_period_seconds, Some(0));
+        assert_eq!(stated.propagation, Some(Propagation::Background));
+        assert!(!stated.dry_run);
+        assert_eq!(body(json!({"gracePeriodSeconds": -3})).unwrap().grace_period_seconds, Some(1));
+        assert!(body(json!({"dryRun": ["All"]})).unwrap().dry_run);
+        assert!(query("dryRun=All&dryRun=All").unwrap().dry_run);
+        assert_eq!(query("").unwrap().grace_period_seconds, None);
     }
 
     #[test]
     fn all_that_is_wrong_is_told_at_once() {
-        let body = json!({"dryRun": ["None"], "orphanDependents": true});
-        let error = options(body, "propagationPolicy=Sideways").unwrap_err().to_string();
-        for part in [
-            "DeleteOptions.meta.k8s.io \"\" is invalid: [",
-            "propagationPolicy: Invalid value: \"Sideways\": orphanDependents and deletionPropagation cannot be both set",
-            "propagationPolicy: Unsupported value: \"Sideways\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"",
-            "dryRun: Unsupported value: [\"None\"]: supported values: \"All\"",
-        ] {
-            assert!(error.contains(part), "{error} lacks {part}");
+        let in_body = json!({
+            "dryRun": ["None"], "orphanDependents": true, "propagationPolicy": "Sideways",
+        });
+        let in_query = "dryRun=None&orphanDependents=true&propagationPolicy=Sideways";
+        for error in [body(in_body).unwrap_err(), query(in_query).unwrap_err()] {
+            let error = error.to_string();
+            for part in [
+                "DeleteOptions.meta.k8s.io \"\" is invalid: [",
+                "propagationPolicy: Invalid value: \"Sideways\": orphanDependents and deletionPropagation cannot be both set",
+                "propagationPolicy: Unsupported value: \"Sideways\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"",
+                "dryRun: Unsupported value: [\"None\"]: supported values: \"All\"",
+            ] {
+                assert!(error.contains(part), "{error} lacks {part}");
+            }
         }
-        assert!(options(json!({}), "gracePeriodSeconds=soon").is_err());
+        assert!(query("gracePeriodSeconds=soon").is_err());
     }
 }

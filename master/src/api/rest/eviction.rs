@@ -12,6 +12,7 @@ use crate::api::codec::Decoder;
 use crate::api::error::ApiError;
 use crate::api::rest::change::Change;
 use crate::api::rest::delete_options::delete_options;
+use crate::api::rest::query::{Write, WriteOptions};
 use crate::api::rest::{body, render};
 
 /// Answers the request.
@@ -36,7 +37,11 @@ pub(crate) async fn evict(change: &Change<'_>, key: &ObjectKey) -> Result<Respon
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    let options = delete_options(&eviction.delete_options.unwrap_or_default(), &change.options)?;
+    // The request creates an eviction, and its query says how to create.
+    let WriteOptions { dry_run, .. } = change.options.writing(Write::Create)?;
+    let stated = eviction.delete_options.unwrap_or_default();
+    let mut options = delete_options(&stated)?;
+    options.dry_run |= dry_run;
     change.api.objects.writer().delete(change.kind, key, options).await?;
     let status = Status { status: Some("Success".to_owned()), ..Status::default() };
     render::value(StatusCode::CREATED, &status, answer)
