@@ -74,6 +74,16 @@ impl FieldSet {
         }
     }
 
+    /// The same, where fields of the object itself have another name.
+    pub(crate) fn renamed(&self, other_name: impl Fn(&str) -> Option<&'static str>) -> Self {
+        let rename = |step: &String| match step.strip_prefix("f:").and_then(&other_name) {
+            Some(name) => format!("f:{name}"),
+            None => step.clone(),
+        };
+        let children = self.children.iter().map(|(step, node)| (rename(step), node.clone()));
+        Self { children: children.collect() }
+    }
+
     /// What is in either.
     pub(crate) fn union(mut self, other: &Self) -> Self {
         self.add(other);

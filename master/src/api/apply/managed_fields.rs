@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::field_set::{FieldSet, ParseError};
 use super::merge::{self, MergeError};
+use super::versions::translated;
 use crate::api::kinds::ResourceInfo;
 
 /// Kubernetes' bound on managers that update; the oldest are put together beyond it.
@@ -93,9 +94,13 @@ pub(crate) struct Configuration<'a> {
 }
 
 impl Managers {
-    /// Reads a record.
-    pub(crate) fn decode(entries: &[ManagedFieldsEntry]) -> Result<Self, ParseError> {
+    /// Reads a record, in the words of this version of the object.
+    pub(crate) fn decode(
+        resource: &ResourceInfo,
+        entries: &[ManagedFieldsEntry],
+    ) -> Result<Self, ParseError> {
         let mut managers = Self::default();
+        let present = api_version(resource);
         for entry in entries {
             let operation = match entry.operation.as_deref() {
                 Some("Apply") => Operation::Apply,
@@ -108,6 +113,7 @@ impl Managers {
             let manager =
                 Manager { name: entry.manager.clone().unwrap_or_default(), subresource: "" };
             let api_version = entry.api_version.clone().unwrap_or_default();
+            let set = translated(&set, resource, &api_version, &present);
             let mut identity = Identity::new(operation, &manager, &api_version);
             identity.subresource = entry.subresource.clone().unwrap_or_default();
             managers.0.insert(identity, Managed { set, api_version, time: entry.time.clone() });
@@ -115,21 +121,25 @@ impl Managers {
         Ok(managers)
     }
 
-    /// Writes a record: appliers first, each group by age.
-    pub(crate) fn encode(&self) -> Option<Vec<ManagedFieldsEntry>> {
+    /// Writes a record: appliers first, each group by age, and each in the words that it has spoken.
+    pub(crate) fn encode(&self, resource: &ResourceInfo) -> Option<Vec<ManagedFieldsEntry>> {
+        let present = api_version(resource);
         let mut entries: Vec<(&Identity, &Managed)> = self.0.iter().collect();
         entries.sort_by_key(|(identity, managed)| {
             (identity.operation, managed.time.as_ref().map(|time| time.0))
         });
         let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        let entry = |(identity, managed): (&Identity, &Managed)| ManagedFieldsEntry {
-            api_version: text(&managed.api_version),
-            fields_type: Some("FieldsV1".to_owned()),
-            fields_v1: Some(FieldsV1(managed.set.to_value())),
-            manager: text(&identity.manager),
-            operation: Some(format!("{:?}", identity.operation)),
-            subresource: text(&identity.subresource),
-            time: managed.time.clone(),
+        let entry = |(identity, managed): (&Identity, &Managed)| {
+            let set = translated(&managed.set, resource, &present, &managed.api_version);
+            ManagedFieldsEntry {
+                api_version: text(&managed.api_version),
+                fields_type: Some("FieldsV1".to_owned()),
+                fields_v1: Some(FieldsV1(set.to_value())),
+                manager: text(&identity.manager),
+                operation: Some(format!("{:?}", identity.operation)),
+                subresource: text(&identity.subresource),
+                time: managed.time.clone(),
+            }
         };
         (!entries.is_empty()).then(|| entries.into_iter().map(entry).collect())
     }
@@ -237,7 +247,7 @@ impl Managers {
             }
             result => result,
         }
-        .map_err(|conflicts| conflicts.told())?;
+        .map_err(|conflicts| conflicts.told(resource))?;
         if config.manager.name == KUBECTL && last_applied(live).is_some() {
             // Client-side apply may come back and has to know what was wanted last.
             object["metadata"]["annotations"][LAST_APPLIED] = json!(config.tree.to_string());
@@ -266,12 +276,12 @@ impl Managers {
         }
         let changes = merge::compare(kind, live, &object);
         let wanted = changes.added.union(&changes.modified);
-        let conflicts: Vec<(Identity, FieldSet)> = others
-            .0
-            .iter()
-            .map(|(other, managed)| (other.clone(), managed.set.intersection(&wanted)))
-            .filter(|(_, fields)| !fields.is_empty())
-            .collect();
+        let conflict = |(other, managed): (&Identity, &Managed)| {
+            let fields = managed.set.intersection(&wanted);
+            let api_version = managed.api_version.clone();
+            (!fields.is_empty()).then(|| Conflict { with: other.clone(), api_version, fields })
+        };
+        let conflicts: Vec<Conflict> = others.0.iter().filter_map(conflict).collect();
         if !conflicts.is_empty() && !config.force {
             return Err(Conflicts(conflicts));
         }
@@ -292,11 +302,22 @@ impl Managers {
 }
 
 /// Who stands in the way, with which fields.
-struct Conflicts(Vec<(Identity, FieldSet)>);
+struct Conflict {
+    with: Identity,
+    /// The version that the other has spoken.
+    api_version: String,
+    fields: FieldSet,
+}
+
+struct Conflicts(Vec<Conflict>);
 
 impl Conflicts {
-    fn told(self) -> ApplyError {
-        let told = self.0.into_iter().map(|(identity, fields)| (identity.told(), fields.paths()));
+    /// Each in the other's words.
+    fn told(self, resource: &ResourceInfo) -> ApplyError {
+        let present = api_version(resource);
+        let told = self.0.into_iter().map(|Conflict { with, api_version, fields }| {
+            (with.told(), translated(&fields, resource, &present, &api_version).paths())
+        });
         ApplyError::Conflicts(told.collect())
     }
 }
@@ -333,7 +354,7 @@ fn may_upgrade(
     resource: &ResourceInfo,
     live: &Value,
     config: &Configuration<'_>,
-    conflicts: &[(Identity, FieldSet)],
+    conflicts: &[Conflict],
 ) -> bool {
     if config.manager.name != KUBECTL {
         return false;
@@ -343,7 +364,7 @@ fn may_upgrade(
     let as_applied = merge::fields_of(resource.kind, &last)
         .difference(&changes.added)
         .difference(&changes.modified);
-    conflicts.iter().all(|(_, fields)| fields.difference(&as_applied).is_empty())
+    conflicts.iter().all(|conflict| conflict.fields.difference(&as_applied).is_empty())
 }
 
 /// What client-side apply wanted last.

@@ -65,7 +65,7 @@ impl Live {
 
     /// `Apply a`: the managers, with what they own.
     fn owners(&self) -> Vec<(String, Value)> {
-        let entries = self.managers.encode().unwrap_or_default();
+        let entries = self.managers.encode(POD).unwrap_or_default();
         let owner = |entry: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry| {
             let operation = entry.operation.clone().unwrap_or_default();
             let name = format!("{operation} {}", entry.manager.clone().unwrap_or_default());
@@ -143,9 +143,9 @@ fn an_applied_field_belongs_to_its_manager() {
     let owned = json!({"f:metadata": {"f:labels": {"f:x": {}}}});
     assert_eq!(live.owners(), [("Apply a".to_owned(), owned)]);
     // Again: nothing changes, not even the time.
-    let before = live.managers.encode();
+    let before = live.managers.encode(POD);
     live.apply("a", &labels(json!({"x": "1"})));
-    assert_eq!(live.managers.encode(), before);
+    assert_eq!(live.managers.encode(POD), before);
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn apply_keeps_its_laws() {
         let mut twice = once.clone();
         twice.try_apply("a", &config, false).unwrap();
         assert_eq!(twice.object, once.object, "{round}");
-        assert_eq!(twice.managers.encode(), once.managers.encode(), "{round}");
+        assert_eq!(twice.managers.encode(POD), once.managers.encode(POD), "{round}");
         // A stranger who applies fields of its own and then nothing leaves no trace.
         let mut visited = once.clone();
         let mine = json!({"metadata": {"name": "a", "labels": {"visitor": "1"}}});

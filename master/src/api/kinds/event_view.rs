@@ -13,6 +13,17 @@ use crate::api::field_error::{FieldError, FieldErrors};
 use crate::api::view::{AnyView, View};
 use crate::cache::SelectableFields;
 
+/// What of an event is called otherwise: how it is stored, and how it is told.
+pub(crate) const RENAMED: [(&str, &str); 7] = [
+    ("count", "deprecatedCount"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("involvedObject", "regarding"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("message", "note"),
+    ("reportingComponent", "reportingController"),
+    ("source", "deprecatedSource"),
+];
+
 /// `events.events.k8s.io`
 #[derive(Debug)]
 pub enum EventsView {}
@@ -217,5 +228,31 @@ impl View for InTheNewerForm {
             series,
             type_,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_other_name_is_known() {
+        let stored = json!({
+            "action": "a", "count": 2, "eventTime": "2026-01-01T11:00:00.000000Z",
+            "firstTimestamp": "2026-01-01T11:00:00Z", "involvedObject": {"name": "o"},
+            "lastTimestamp": "2026-01-01T11:00:01Z", "message": "m", "metadata": {"name": "e"},
+            "reason": "r", "related": {"name": "p"}, "reportingComponent": "c",
+            "reportingInstance": "i", "source": {"host": "h"}, "type": "Normal",
+            "series": {"count": 2, "lastObservedTime": "2026-01-01T11:00:00.000000Z"},
+        });
+        let event: Event = serde_json::from_value(stored.clone()).unwrap();
+        let mut told = serde_json::to_value(<InTheNewerForm as View>::told(event)).unwrap();
+        let told = told.as_object_mut().unwrap();
+        for (name, value) in stored.as_object().unwrap() {
+            let other = RENAMED.iter().find(|(stored, _)| stored == name).map(|(_, told)| *told);
+            assert_eq!(told.remove(other.unwrap_or(name)).as_ref(), Some(value), "{name}");
+        }
+        told.retain(|name, _| name != "apiVersion" && name != "kind");
+        assert!(told.is_empty(), "{told:?}");
     }
 }

@@ -49,6 +49,7 @@ pub use endpoint_slice::EndpointSlices;
 pub use endpoints::EndpointsKind;
 pub use event::Events;
 pub use event_view::EventsView;
+pub(crate) use event_view::RENAMED;
 pub use lease::Leases;
 pub use limit_range::LimitRanges;
 pub use namespace::Namespaces;

@@ -48,7 +48,7 @@ pub(crate) async fn apply(
         let merged =
             Tree { value: object, duplicates: tree.duplicates.clone(), unknown: Vec::new() };
         let mut object = body::decode(kind, &merged, validation, &mut warnings)?;
-        object.meta_mut().managed_fields = managers.encode();
+        object.meta_mut().managed_fields = managers.encode(resource);
         Ok(object)
     };
     for _ in 0..MAX_ATTEMPTS {
@@ -87,7 +87,8 @@ pub(crate) fn merged(
     config: &Configuration<'_>,
 ) -> Result<(Value, Managers), ApiError> {
     let entries = live.and_then(|live| live.meta().managed_fields.as_deref());
-    let managers = Managers::decode(entries.unwrap_or_default()).unwrap_or_default();
+    let managers =
+        Managers::decode(kind.resource(), entries.unwrap_or_default()).unwrap_or_default();
     let live = live.map(|live| kind.tree(live)).transpose().map_err(ApiError::internal)?;
     let now = Time(write::now());
     managers.applied(kind.resource(), live.as_ref(), config, &now).map_err(refusal)

@@ -109,7 +109,7 @@ async fn apply(change: &Change<'_>, key: &ObjectKey) -> Result<Response, ApiErro
         let replicas = i32::try_from(replicas).map_err(ApiError::internal)?;
         let spec = Some(ScaleSpec { replicas: Some(replicas) });
         let mut new = scaled(change.kind, key, current, Scale { spec, ..stated.clone() })?;
-        new.meta_mut().managed_fields = managers.encode();
+        new.meta_mut().managed_fields = managers.encode(change.kind.resource());
         Ok(new)
     };
     let written = commit(change, key, dry_run, Tracking::Applied, applied).await?;

@@ -15,23 +15,23 @@ pub(super) fn record(
     new: &mut dyn AnyObject,
     manager: &Manager,
 ) -> Result<(), ApiError> {
+    let resource = kind.resource();
     let live = || {
         let entries = old.and_then(|old| old.meta().managed_fields.as_deref());
-        Managers::decode(entries.unwrap_or_default()).unwrap_or_default()
+        Managers::decode(resource, entries.unwrap_or_default()).unwrap_or_default()
     };
     let before = match new.meta_mut().managed_fields.take() {
         // An empty list is how a client drops the record.
         Some(entries) if is_reset(&entries) => return Ok(()),
         // A record that a client broke is not taken over.
-        Some(entries) => Managers::decode(&entries).unwrap_or_else(|_| live()),
+        Some(entries) => Managers::decode(resource, &entries).unwrap_or_else(|_| live()),
         None => live(),
     };
     let old_tree = old.map(|old| kind.tree(old)).transpose().map_err(ApiError::internal)?;
     let new_tree = kind.tree(new).map_err(ApiError::internal)?;
-    let resource = kind.resource();
     let now = Time(metadata::now());
     let after = before.updated(resource, old_tree.as_ref(), &new_tree, manager, now);
-    new.meta_mut().managed_fields = after.encode();
+    new.meta_mut().managed_fields = after.encode(resource);
     Ok(())
 }
 

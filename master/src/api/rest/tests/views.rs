@@ -75,3 +75,52 @@ async fn an_event_is_changed_in_the_form_in_which_it_is_seen() {
     server.delete(&path, None).await.ok();
     server.get(&format!("{EVENTS}/a")).await.refused(404, "NotFound");
 }
+
+/// Who owns which of an event's fields, by manager.
+fn owned(event: &Value) -> Vec<(String, String, Vec<String>)> {
+    let entries = event["metadata"]["managedFields"].as_array().unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let fields = |entry: &Value| entry["fieldsV1"].as_object().unwrap().keys().cloned().collect();
+    let owner =
+        |entry: &Value| (text(&entry["manager"]), text(&entry["apiVersion"]), fields(entry));
+    entries.iter().map(owner).collect()
+}
+
+#[tokio::test]
+async fn who_owns_a_field_of_an_event_is_known_in_both_forms() {
+    let server = Server::start().await;
+    server.post(&format!("{NEWER}?fieldManager=newer"), newer("a")).await.ok();
+    let path = format!("{EVENTS}/a");
+    let fields = |names: &[&str]| names.iter().map(|name| format!("f:{name}")).collect::<Vec<_>>();
+    let mut mine = fields(&[
+        "action",
+        "eventTime",
+        "note",
+        "reason",
+        "regarding",
+        "reportingController",
+        "reportingInstance",
+        "type",
+    ]);
+    let of_newer =
+        |fields: &[String]| ("newer".to_owned(), "events.k8s.io/v1".to_owned(), fields.to_vec());
+    assert_eq!(owned(&server.get(&path).await.ok()), [of_newer(&mine)]);
+    // What is said of it in the other form is the owner's all the same.
+    let wanted = json!({"apiVersion": "v1", "kind": "Event", "message": "no"});
+    let apply = format!("{path}?fieldManager=older");
+    let refused = server.patch(&apply, "apply-patch+yaml", wanted.clone()).await;
+    let message = refused.refused(409, "Conflict");
+    assert!(message.contains("\"newer\" using events.k8s.io/v1: .note"), "{message}");
+    let forced =
+        server.patch(&format!("{apply}&force=true"), "apply-patch+yaml", wanted).await.ok();
+    mine.retain(|field| field != "f:note");
+    let of_older = ("older".to_owned(), "v1".to_owned(), fields(&["message"]));
+    assert_eq!(owned(&forced), [of_older.clone(), of_newer(&mine)]);
+    // And a write in this form leaves what was said in the other one to whom it belongs.
+    let labels = json!({"metadata": {"labels": {"x": "y"}}});
+    let newer = format!("{NEWER}/a?fieldManager=newer");
+    let labelled = server.patch(&newer, "merge-patch+json", labels).await.ok();
+    mine.push("f:metadata".to_owned());
+    mine.sort();
+    assert_eq!(owned(&labelled), [of_older, of_newer(&mine)]);
+}
