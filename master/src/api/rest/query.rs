@@ -161,15 +161,29 @@ pub(crate) enum FieldValidation {
 /// Kubernetes' bound on the name of a field manager.
 const MAX_MANAGER: usize = 128;
 
-fn check_manager(name: &str) -> Option<FieldError> {
-    let detail = if name.len() > MAX_MANAGER {
-        format!("may not be more than {MAX_MANAGER} bytes")
-    } else if name.chars().any(char::is_control) {
-        "should only contain printable characters".to_owned()
-    } else {
-        return None;
-    };
-    Some(FieldError::invalid("fieldManager", name, detail))
+fn check_manager(name: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if name.len() > MAX_MANAGER {
+        errors.push(FieldError::too_long("fieldManager", MAX_MANAGER));
+    }
+    for (position, character) in name.char_indices().filter(|(_, char)| !is_printable(*char)) {
+        let code = u32::from(character);
+        let detail = format!("invalid character U+{code:04X} (at position {position})");
+        errors.push(FieldError::invalid("fieldManager", name, detail));
+    }
+    errors
+}
+
+/// Nearly as Go has it: to Go, code points that are not assigned do not print either.
+fn is_printable(character: char) -> bool {
+    let formats = matches!(
+        character,
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}' | '\u{f0000}'..
+    );
+    character == ' ' || !(character.is_control() || character.is_whitespace() || formats)
 }
 
 /// Whether one of the values is `All`; there are no others.

@@ -142,6 +142,32 @@ async fn the_options_of_a_write_are_checked_together() {
 }
 
 #[tokio::test]
+async fn a_field_manager_is_told_everything_that_is_wrong_with_its_name() {
+    let server = Server::start().await;
+    let long = format!("{}%0A%20%C2%A0b%E2%80%8B", "a".repeat(124));
+    let path = format!("{CONFIG_MAPS}?fieldManager={long}");
+    let answer = server.post(&path, config_map("a", json!({}), json!({}))).await;
+    answer.refused(422, "Invalid");
+    let causes = answer.body["details"]["causes"].as_array().unwrap();
+    let told = |cause: &Value| {
+        let message = cause["message"].as_str().unwrap();
+        let end = message.rsplit(": ").next().unwrap().to_owned();
+        (cause["reason"].as_str().unwrap().to_owned(), cause["field"] == "fieldManager", end)
+    };
+    let told: Vec<_> = causes.iter().map(told).collect();
+    let cause = |reason: &str, end: &str| (reason.to_owned(), true, end.to_owned());
+    assert_eq!(
+        told,
+        [
+            cause("FieldValueTooLong", "may not be more than 128 bytes"),
+            cause("FieldValueInvalid", "invalid character U+000A (at position 124)"),
+            cause("FieldValueInvalid", "invalid character U+00A0 (at position 126)"),
+            cause("FieldValueInvalid", "invalid character U+200B (at position 129)"),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn fields_are_validated_in_every_way_of_writing() {
     let server = Server::start().await;
     server.post(PODS, pod("a")).await.ok();
