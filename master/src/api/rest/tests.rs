@@ -3,10 +3,12 @@
 mod admission;
 mod applying;
 mod bad_input;
+mod deleting;
 mod governing;
 mod options;
 mod reading;
 mod streaming;
+mod subresources;
 mod views;
 mod watching;
 mod writing;
@@ -223,6 +225,16 @@ fn pod(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"containers": [{"name": "main", "image": "demo:1"}]},
+    })
+}
+
+fn replication_controller() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "web"},
+        "spec": {"replicas": 2, "selector": {"app": "web"}, "template": {
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "main", "image": "demo:1"}]},
+        }},
     })
 }
 

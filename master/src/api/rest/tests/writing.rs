@@ -1,10 +1,11 @@
+//! Creates, updates and patches of whole objects.
+
 use super::*;
 
 use proto::ObjectKey;
 
 use crate::api::kinds::{Pods, ReplicationControllers};
-use crate::api::objects::{Binding, DeleteOptions, Part};
-use crate::store::Compare;
+use crate::api::objects::Part;
 
 #[tokio::test]
 async fn creates_gets_updates_and_deletes() {
@@ -197,55 +198,6 @@ async fn namespaces_have_to_be_there_and_alive() {
 }
 
 #[tokio::test]
-async fn finalizers_hold_an_object_until_they_are_taken_off() {
-    let server = Server::start().await;
-    let mut object = config_map("a", json!({}), json!({}));
-    object["metadata"]["finalizers"] = json!(["example.com/wait"]);
-    server.post(CONFIG_MAPS, object).await.ok();
-    let path = format!("{CONFIG_MAPS}/a");
-    let pending = server.delete(&path, None).await.ok();
-    assert_eq!(pending["kind"], "ConfigMap");
-    assert!(pending["metadata"]["deletionTimestamp"].is_string());
-    assert_eq!(pending["metadata"]["deletionGracePeriodSeconds"], 0);
-    // Deleting again changes nothing.
-    let again = server.delete(&path, None).await.ok();
-    assert_eq!(again["metadata"]["resourceVersion"], pending["metadata"]["resourceVersion"]);
-    let more = json!({"metadata": {"finalizers": ["example.com/wait", "example.com/more"]}});
-    let answer = server.patch(&path, "merge-patch+json", more).await;
-    assert!(answer.refused(422, "Invalid").contains("no new finalizers can be added"));
-    let none = json!({"metadata": {"finalizers": null}});
-    server.patch(&path, "merge-patch+json", none).await.ok();
-    server.get(&path).await.refused(404, "NotFound");
-}
-
-#[tokio::test]
-async fn propagation_becomes_finalizers_and_preconditions_are_kept() {
-    let server = Server::start().await;
-    for name in ["orphan", "foreground"] {
-        server.post(CONFIG_MAPS, config_map(name, json!({}), json!({}))).await.ok();
-    }
-    let orphan =
-        json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"});
-    let pending = server.delete(&format!("{CONFIG_MAPS}/orphan"), Some(orphan)).await.ok();
-    assert_eq!(pending["metadata"]["finalizers"], json!(["orphan"]));
-    let path = format!("{CONFIG_MAPS}/foreground?propagationPolicy=Foreground");
-    let pending = server.delete(&path, None).await.ok();
-    assert_eq!(pending["metadata"]["finalizers"], json!(["foregroundDeletion"]));
-
-    server.post(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await.ok();
-    let path = format!("{CONFIG_MAPS}/a");
-    let other = json!({"preconditions": {"uid": "something-else"}});
-    assert!(
-        server.delete(&path, Some(other)).await.refused(409, "Conflict").contains("Precondition")
-    );
-    let bad = json!({"propagationPolicy": "Sideways"});
-    server.delete(&path, Some(bad)).await.refused(422, "Invalid");
-    let dry = json!({"dryRun": ["All"]});
-    server.delete(&path, Some(dry)).await.ok();
-    server.get(&path).await.ok();
-}
-
-#[tokio::test]
 async fn patches_in_all_three_forms_and_refuses_others() {
     let server = Server::start().await;
     server.post(PODS, pod("web")).await.ok();
@@ -273,34 +225,6 @@ async fn patches_in_all_three_forms_and_refuses_others() {
         .patch(&format!("{path}?fieldValidation=Strict"), "merge-patch+json", unknown)
         .await
         .refused(400, "BadRequest");
-}
-
-#[tokio::test]
-async fn status_is_written_by_itself() {
-    let server = Server::start().await;
-    let mut object = pod("web");
-    object["status"] = json!({"phase": "Running"});
-    let created = server.post(PODS, object).await.ok();
-    assert_eq!(created["status"]["phase"], "Pending");
-    let path = format!("{PODS}/web/status");
-    let both = json!({"metadata": {"labels": {"app": "web"}},
-        "spec": {"nodeName": "n1"}, "status": {"phase": "Failed", "reason": "Test"}});
-    let patched = server.patch(&path, "merge-patch+json", both).await.ok();
-    assert_eq!(patched["status"]["phase"], "Failed");
-    // Metadata goes along, as in Kubernetes.
-    assert_eq!(patched["metadata"]["labels"]["app"], "web");
-    let wrong = json!({"status": {"qosClass": "Guaranteed", "podIPs": [{"ip": "here"}]}});
-    let refused = server.patch(&path, "merge-patch+json", wrong).await;
-    let message = refused.refused(422, "Invalid");
-    for field in ["status.qosClass: ", "status.podIPs[0]: "] {
-        assert!(message.contains(field), "{message}");
-    }
-    assert!(patched["spec"].get("nodeName").is_none());
-    let plain = json!({"metadata": {"labels": {"x": "y"}}, "status": {"phase": "Succeeded"}});
-    let patched = server.patch(&format!("{PODS}/web"), "merge-patch+json", plain).await.ok();
-    assert_eq!(patched["status"]["phase"], "Failed");
-    assert_eq!(patched["metadata"]["labels"]["x"], "y");
-    assert_eq!(server.get(&path).await.ok(), patched);
 }
 
 #[tokio::test]
@@ -353,48 +277,6 @@ async fn moments_that_only_the_server_knows_are_passed_over() {
     assert!(refused.refused(422, "Invalid").contains("metadata.deletionTimestamp: Invalid value"));
 }
 
-fn replication_controller() -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "web"},
-        "spec": {"replicas": 2, "selector": {"app": "web"}, "template": {
-            "metadata": {"labels": {"app": "web"}},
-            "spec": {"containers": [{"name": "main", "image": "demo:1"}]},
-        }},
-    })
-}
-
-#[tokio::test]
-async fn scales_through_the_subresource_and_counts_generations() {
-    let server = Server::start().await;
-    let controllers = "/api/v1/namespaces/default/replicationcontrollers";
-    let created = server.post(controllers, replication_controller()).await.ok();
-    assert_eq!(created["metadata"]["generation"], 1);
-    let path = format!("{controllers}/web/scale");
-    let scale = server.get(&path).await.ok();
-    assert_eq!(scale["kind"], "Scale");
-    assert_eq!(scale["apiVersion"], "autoscaling/v1");
-    assert_eq!(scale["spec"]["replicas"], 2);
-    assert_eq!(scale["status"]["selector"], "app=web");
-    let patch = json!({"spec": {"replicas": 5}});
-    let scaled = server.patch(&path, "merge-patch+json", patch).await.ok();
-    assert_eq!(scaled["spec"]["replicas"], 5);
-    let controller = server.get(&format!("{controllers}/web")).await.ok();
-    assert_eq!(controller["spec"]["replicas"], 5);
-    assert_eq!(controller["metadata"]["generation"], 2);
-    server.put(&path, scale).await.refused(409, "Conflict");
-    let negative = json!({"spec": {"replicas": -1}});
-    let answer = server.patch(&path, "merge-patch+json", negative).await;
-    assert_eq!(
-        answer.refused(422, "Invalid").split(':').next(),
-        Some("Scale.autoscaling \"web\" is invalid")
-    );
-    // Labels are no part of the spec.
-    let labels = json!({"metadata": {"labels": {"a": "b"}}});
-    let path = format!("{controllers}/web");
-    let labelled = server.patch(&path, "merge-patch+json", labels).await.ok();
-    assert_eq!(labelled["metadata"]["generation"], 2);
-}
-
 #[tokio::test]
 async fn addresses_are_claimed_once_and_given_back() {
     let server = Server::start().await;
@@ -428,86 +310,6 @@ async fn addresses_are_claimed_once_and_given_back() {
     addresses.sort();
     addresses.dedup();
     assert_eq!(addresses.len(), 20);
-}
-
-#[tokio::test]
-async fn pods_are_bound_once_and_only_by_who_may() {
-    let server = Server::start().await;
-    let mut bindings = Vec::new();
-    for n in 0..150 {
-        let name = format!("p{n}");
-        let created = server.post(PODS, pod(&name)).await.ok();
-        let uid = created["metadata"]["uid"].as_str().unwrap().to_owned();
-        bindings.push(Binding { pod: ObjectKey::new("default", name), uid, node: "n1".to_owned() });
-    }
-    bindings[7].uid = "another".to_owned();
-    bindings[9].pod.name = "missing".to_owned();
-    let fence = [Compare::Present("/registry/kutter.leader/leader".to_owned())];
-    let results = server.objects.bind(bindings.clone(), &fence).await;
-    assert!(results.iter().enumerate().all(|(n, result)| {
-        let error = result.as_ref().unwrap_err();
-        // Who is not there is told so before the fence is looked at.
-        error.is_fenced_off() || (n == 7 && error.is_conflict()) || (n == 9 && error.is_not_found())
-    }));
-    let results = server.objects.bind(bindings.clone(), &[]).await;
-    for (n, result) in results.iter().enumerate() {
-        match n {
-            7 => assert!(result.as_ref().unwrap_err().is_conflict()),
-            9 => assert!(result.as_ref().unwrap_err().is_not_found()),
-            _ => assert_eq!(*result, Ok(()), "{n}"),
-        }
-    }
-    let bound = server.get(&format!("{PODS}/p0")).await.ok();
-    assert_eq!(bound["spec"]["nodeName"], "n1");
-    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
-    let binding = json!({"target": {"kind": "Node", "name": "n2"}});
-    let answer = server.post(&format!("{PODS}/p0/binding"), binding.clone()).await;
-    assert!(answer.refused(409, "Conflict").contains("already assigned to node"));
-    let answer = server.post(&format!("{PODS}/p7/binding"), binding).await;
-    assert_eq!(answer.status, StatusCode::CREATED);
-    assert_eq!(answer.ok()["status"], "Success");
-}
-
-#[tokio::test]
-async fn a_bound_pod_is_deleted_gracefully_and_an_unbound_one_at_once() {
-    let server = Server::start().await;
-    for name in ["bound", "unbound"] {
-        server.post(PODS, pod(name)).await.ok();
-    }
-    let binding = json!({"target": {"kind": "Node", "name": "n1"}});
-    server.post(&format!("{PODS}/bound/binding"), binding).await.ok();
-    server.delete(&format!("{PODS}/unbound"), None).await.ok();
-    server.get(&format!("{PODS}/unbound")).await.refused(404, "NotFound");
-
-    let path = format!("{PODS}/bound");
-    let pending = server.delete(&path, None).await.ok();
-    assert_eq!(pending["metadata"]["deletionGracePeriodSeconds"], 30);
-    let shorter = server.delete(&path, Some(json!({"gracePeriodSeconds": 5}))).await.ok();
-    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
-    let time = |object: &Value| {
-        let text = object["metadata"]["deletionTimestamp"].as_str().unwrap();
-        text.parse::<jiff::Timestamp>().unwrap()
-    };
-    assert_eq!(time(&pending).duration_since(time(&shorter)).as_secs(), 25);
-    let longer = server.delete(&path, Some(json!({"gracePeriodSeconds": 60}))).await.ok();
-    assert_eq!(longer["metadata"]["deletionGracePeriodSeconds"], 5);
-    let key = ObjectKey::new("default", "bound");
-    let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
-    server.objects.delete::<Pods>(&key, now, &[]).await.unwrap();
-    server.get(&path).await.refused(404, "NotFound");
-}
-
-#[tokio::test]
-async fn deletes_a_selected_collection() {
-    let server = Server::start().await;
-    for (name, tier) in [("a", "front"), ("b", "front"), ("c", "back")] {
-        server.post(CONFIG_MAPS, config_map(name, json!({"tier": tier}), json!({}))).await.ok();
-    }
-    let deleted = server.delete(&format!("{CONFIG_MAPS}?labelSelector=tier%3Dfront"), None).await;
-    assert_eq!(deleted.ok()["items"].as_array().unwrap().len(), 2);
-    let left = server.get(CONFIG_MAPS).await.ok();
-    assert_eq!(left["items"].as_array().unwrap().len(), 1);
-    server.delete("/api/v1/namespaces", None).await.refused(405, "MethodNotAllowed");
 }
 
 #[tokio::test]
