@@ -165,7 +165,6 @@ pub(super) fn container(container: &Container, path: &Path, errors: &mut FieldEr
         security_context: _,
         startup_probe: _,
         stdin: _,
-        // What the end of the first attach would do; there is none.
         stdin_once: _,
         termination_message_path: _,
         termination_message_policy: _,
