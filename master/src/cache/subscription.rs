@@ -14,6 +14,10 @@ use crate::store::Revision;
 /// At a thousand changes per second these are some seconds.
 const MAX_QUEUE: usize = 4096;
 
+/// The same in bytes of JSON. The queue keeps objects that were superseded long ago; without this
+/// bound a reader that stalls could hold gigabytes of large ones.
+const MAX_QUEUED_BYTES: usize = 32 << 20;
+
 /// How often an idle subscription tells how far it has come: as often as Kubernetes sends bookmarks.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -46,6 +50,7 @@ pub(crate) struct Subscriber {
     /// Events up to here were known to the subscriber when it came.
     after: Revision,
     bound: usize,
+    bound_bytes: usize,
     queue: Mutex<Queue>,
     wake: Notify,
 }
@@ -53,16 +58,30 @@ pub(crate) struct Subscriber {
 #[derive(Debug, Default)]
 struct Queue {
     events: VecDeque<ObjectEvent>,
+    bytes: usize,
     lagged: bool,
+}
+
+impl Queue {
+    fn lagged() -> Self {
+        Self { lagged: true, ..Self::default() }
+    }
+}
+
+fn bytes(event: &ObjectEvent) -> usize {
+    event.object().json.len()
 }
 
 impl Subscriber {
     pub(crate) fn new(interest: Interest, after: Revision, missed: Vec<ObjectEvent>) -> Self {
+        let missed_bytes = missed.iter().map(bytes).sum();
+        let queue = Queue { events: missed.into(), bytes: missed_bytes, lagged: false };
         Self {
             interest,
             after,
-            bound: missed.len() + MAX_QUEUE,
-            queue: Mutex::new(Queue { events: missed.into(), lagged: false }),
+            bound: queue.events.len() + MAX_QUEUE,
+            bound_bytes: missed_bytes + MAX_QUEUED_BYTES,
+            queue: Mutex::new(queue),
             wake: Notify::new(),
         }
     }
@@ -74,9 +93,14 @@ impl Subscriber {
             return;
         }
         let news = events.iter().filter(|event| event.revision() > self.after);
-        queue.events.extend(news.map(|event| (*event).clone()));
-        if queue.events.len() > self.bound {
-            *queue = Queue { events: VecDeque::new(), lagged: true };
+        for event in news {
+            queue.bytes += bytes(event);
+            queue.events.push_back((*event).clone());
+        }
+        // One event is no lag, however large.
+        let too_large = queue.bytes > self.bound_bytes && queue.events.len() > 1;
+        if queue.events.len() > self.bound || too_large {
+            *queue = Queue::lagged();
         }
         drop(queue);
         self.wake.notify_one();
@@ -85,7 +109,7 @@ impl Subscriber {
     /// Cuts the subscriber off: it cannot be told what happened.
     pub(crate) fn cut_off(&self) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        *queue = Queue { events: VecDeque::new(), lagged: true };
+        *queue = Queue::lagged();
         drop(queue);
         self.wake.notify_one();
     }
@@ -96,6 +120,7 @@ impl Subscriber {
             return Err(Lagged);
         }
         let event = queue.events.pop_front();
+        queue.bytes -= event.as_ref().map_or(0, bytes);
         if queue.events.is_empty() && queue.events.capacity() > 64 {
             queue.events.shrink_to(16);
         }

@@ -298,6 +298,23 @@ async fn a_slow_subscriber_is_cut_off_and_the_others_are_not() {
     assert_eq!(drain(&mut quick).len(), 1);
 }
 
+/// Versions that nobody else keeps any more: it is their size that counts, not how many they are.
+#[tokio::test]
+async fn a_subscriber_that_keeps_too_much_of_the_past_is_cut_off() {
+    let cluster = Cluster::start().await;
+    let (_, _, mut slow) = cluster.pods().list_and_subscribe();
+    let (_, _, mut quick) = cluster.pods().list_and_subscribe();
+    let large = |n: usize| {
+        let filling = format!("{n}{}", "x".repeat(1 << 20));
+        put_json("pods", &key("a"), &json!({"metadata": {"name": "a"}, "filling": filling}))
+    };
+    for n in 0..40 {
+        cluster.commit(vec![large(n)]).await;
+        assert!(matches!(quick.next().await, Ok(Update::Event(_))), "who reads is not cut off");
+    }
+    assert_eq!(slow.next().await.err(), Some(Lagged));
+}
+
 #[tokio::test]
 async fn the_window_is_bounded_and_says_what_it_has_forgotten() {
     let cluster = Cluster::start().await;
