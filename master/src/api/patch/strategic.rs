@@ -1,10 +1,13 @@
 //! Strategic merge patch: a merge patch that knows how the lists of Kubernetes' types merge.
 //!
 //! Directives within a patch:
-//! * `$patch: delete|replace|merge` in an object or an item of a list;
+//! * `$patch: delete|replace` in an object or an item of a list;
 //! * `$retainKeys: [a, b]`: everything else in the object goes;
 //! * `$deleteFromPrimitiveList/<field>: [a, b]`: values that go from a list of plain values;
 //! * `$setElementOrder/<field>: [...]`: the order of the merged list.
+//!
+//! Without that last one a merged list is in the order of the patch: what the patch adds comes before
+//! what it does not name.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,7 +23,7 @@ const SET_ORDER: &str = "$setElementOrder/";
 /// A patch that makes no sense.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum PatchError {
-    #[error("unknown patch type {0:?} found: expected \"delete\", \"replace\" or \"merge\"")]
+    #[error("unknown patch type {0:?} found: expected \"delete\" or \"replace\"")]
     UnknownDirective(String),
     #[error("the patch does not contain the merge key {key:?} in an item of {field}")]
     NoMergeKey { field: String, key: &'static str },
@@ -32,6 +35,8 @@ pub(super) enum PatchError {
     NotPlain(String),
     #[error("$retainKeys does not list {0}, which the patch sets")]
     NotRetained(String),
+    #[error("the order of the items of {0} in the patch is not that of its $setElementOrder")]
+    OtherOrder(String),
 }
 
 /// Applies a patch to an object of a type.
@@ -81,7 +86,7 @@ fn merge_objects(
         {
             let key = schema::field(of, field).and_then(|field| field.strategy.key);
             let before = items.clone();
-            sort(items, &before, order, field, key)?;
+            sort(items, &before, list(order, field)?, key);
         }
     }
     Ok(())
@@ -107,16 +112,14 @@ fn merge_field(
         (Some(Value::Array(present)), Value::Array(patch), Some(Some(key))) => {
             let before = present.clone();
             merge_items(of, key, name, present, patch)?;
-            if let Some(order) = order {
-                sort(present, &before, order, name, Some(key))?;
-            }
+            let order = order_of(name, patch, order, Some(key))?;
+            sort(present, &before, order, Some(key));
         }
         (Some(Value::Array(present)), Value::Array(patch), Some(None)) => {
             let before = present.clone();
             merge_set(name, present, patch)?;
-            if let Some(order) = order {
-                sort(present, &before, order, name, None)?;
-            }
+            let order = order_of(name, patch, order, None)?;
+            sort(present, &before, order, None);
         }
         (None, Value::Object(patch), _) if directive(patch)? == Some(Directive::Delete) => {}
         (_, value, _) => {
@@ -141,9 +144,7 @@ fn merge_items(
         let directive = directive(item)?;
         if directive == Some(Directive::Replace) {
             replace = true;
-            if item.len() == 1 {
-                continue;
-            }
+            continue;
         }
         changes.push((directive, item));
     }
@@ -233,20 +234,44 @@ fn retain_keys(
     Ok(())
 }
 
-/// Brings a merged list into the order that the patch wants. Items that the patch does not name
-/// stay where they are relative to the others, as far as both orders allow.
-fn sort(
-    merged: &mut Vec<Value>,
-    before: &[Value],
-    order: &Value,
+/// The order that a patch wants of a list: what it says, or that of the items that it gives, which
+/// may not contradict it.
+fn order_of<'a>(
     field: &str,
+    patch: &'a [Value],
+    order: Option<&'a Value>,
     key: Option<&str>,
-) -> Result<(), PatchError> {
-    let order = order.as_array().ok_or_else(|| PatchError::NotAList(field.to_owned()))?;
-    let name = |item: &Value| match key {
+) -> Result<&'a [Value], PatchError> {
+    let order = match order {
+        Some(order) => list(order, field)?,
+        None => return Ok(patch),
+    };
+    let mut places = order.iter().map(|item| name(item, key));
+    let mut given = patch.iter().filter(|item| item.get(PATCH).is_none());
+    // An empty order says nothing.
+    if !order.is_empty() && !given.all(|item| places.any(|place| place == name(item, key))) {
+        return Err(PatchError::OtherOrder(field.to_owned()));
+    }
+    Ok(order)
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> Result<&'a [Value], PatchError> {
+    let items = value.as_array().ok_or_else(|| PatchError::NotAList(field.to_owned()))?;
+    Ok(items)
+}
+
+/// What an item is known by.
+fn name(item: &Value, key: Option<&str>) -> String {
+    match key {
         Some(key) => item.get(key).unwrap_or(&Value::Null).to_string(),
         None => item.to_string(),
-    };
+    }
+}
+
+/// Brings a merged list into an order. Items that the order does not name stay where they are
+/// relative to the others, as far as both orders allow.
+fn sort(merged: &mut Vec<Value>, before: &[Value], order: &[Value], key: Option<&str>) {
+    let name = |item: &Value| name(item, key);
     let places = |items: &[Value]| -> HashMap<String, usize> {
         items.iter().enumerate().rev().map(|(place, item)| (name(item), place)).collect()
     };
@@ -272,7 +297,6 @@ fn sort(
         merged.push(other);
     }
     merged.extend(named);
-    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,7 +311,6 @@ fn directive(patch: &Map<String, Value>) -> Result<Option<Directive>, PatchError
         Some(Value::String(text)) => match text.as_str() {
             "delete" => Ok(Some(Directive::Delete)),
             "replace" => Ok(Some(Directive::Replace)),
-            "merge" => Ok(None),
             other => Err(PatchError::UnknownDirective(other.to_owned())),
         },
         Some(other) => Err(PatchError::UnknownDirective(other.to_string())),
@@ -299,10 +322,8 @@ fn cleaned(value: &Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(without_directives(map)),
         Value::Array(items) => {
-            let is_delete = |item: &&Value| {
-                item.get(PATCH).and_then(Value::as_str).is_none_or(|patch| patch == "merge")
-            };
-            Value::Array(items.iter().filter(is_delete).map(cleaned).collect())
+            let plain = items.iter().filter(|item| item.get(PATCH).is_none());
+            Value::Array(plain.map(cleaned).collect())
         }
         plain => plain.clone(),
     }
