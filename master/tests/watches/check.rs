@@ -100,6 +100,11 @@ impl Due<'_> {
                 event.apply(&mut state);
                 sum += state.get(&event.key).copied().unwrap_or_default();
             }
+            // Whoever leaves early has been told a part of it.
+            let there = |told: &Told| state.get(&told.key) == Some(&told.revision);
+            if leading == told.len() && told.iter().all(there) {
+                return Ok(());
+            }
             let count = state.len();
             if sums.get(count) != Some(&sum) {
                 continue;
