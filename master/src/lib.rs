@@ -8,7 +8,8 @@
 //! * [`nodes`]: the session streams of the kubelets; [`pki`]: certificates and join tokens;
 //! * [`bootstrap`]: what every cluster has from the start;
 //! * [`config`], [`serve`], [`run`](run()): one process out of it all; [`client`], [`token_api`]:
-//!   join tokens out of a running one.
+//!   join tokens out of a running one;
+//! * `fuzzing` (a feature): what the fuzzer runs.
 
 pub mod api;
 pub mod bootstrap;
@@ -19,6 +20,8 @@ pub mod controllers;
 #[cfg(test)]
 mod dice;
 pub mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod leader;
 pub mod masters;
 mod metrics;

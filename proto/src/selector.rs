@@ -425,7 +425,7 @@ impl FieldSelector {
                 None => (left, false, right.strip_prefix('=').unwrap_or(right)),
             };
             let value = unescape(value).ok_or_else(|| error(term))?;
-            requirements.push(FieldRequirement { field: field.trim().to_owned(), negated, value });
+            requirements.push(FieldRequirement { field: field.to_owned(), negated, value });
         }
         Ok(Self { requirements })
     }

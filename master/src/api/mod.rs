@@ -9,7 +9,7 @@ pub mod field_error;
 pub mod kinds;
 pub(crate) mod limits;
 pub mod objects;
-mod patch;
+pub(crate) mod patch;
 pub mod registry;
 pub mod rest;
 mod spdy;

@@ -27,7 +27,7 @@ impl ProxyPath {
     pub(crate) fn parse(uri: &Uri) -> Option<Self> {
         let path = uri.path().strip_prefix("/api/v1/")?;
         let (namespace, path) = match path.strip_prefix("namespaces/") {
-            Some(path) => path.split_once('/')?,
+            Some(path) => path.split_once('/').filter(|(namespace, _)| !namespace.is_empty())?,
             None => ("", path),
         };
         let (plural, path) = path.split_once('/')?;
@@ -63,7 +63,7 @@ impl ProxyPath {
     }
 
     /// What comes before the rest.
-    pub(super) fn prefix(&self) -> String {
+    pub(crate) fn prefix(&self) -> String {
         let Self { namespace, plural, written_name, .. } = self;
         if namespace.is_empty() {
             format!("/api/v1/{plural}/{written_name}/proxy")
@@ -209,6 +209,7 @@ mod tests {
             ("/api/v1/namespaces/a/secrets/web/proxy/", None),
             ("/api/v1/namespaces/a/nodes/n1/proxy/", None),
             ("/api/v1/pods/web/proxy/", None),
+            ("/api/v1/namespaces//nodes/n1/proxy/", None),
             ("/apis/apps/v1/namespaces/a/pods/web/proxy/", None),
         ] {
             assert_eq!(parsed(path), expected, "{path}");
