@@ -2,8 +2,10 @@
 //!
 //! * [`node`]: the protocol between kubelets and masters, generated from `proto/node.proto`;
 //! * [`k8s`]: the Kubernetes object types, re-exported from `k8s-openapi`;
-//! * [`ObjectKey`], [`selector`], [`quantity`], [`names`]: the few helpers every side needs.
+//! * [`ObjectKey`], [`selector`], [`quantity`], [`names`], [`ephemeral`]: the few helpers every side
+//!   needs.
 
+pub mod ephemeral;
 pub mod key;
 pub mod names;
 pub mod peer;

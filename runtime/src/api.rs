@@ -106,6 +106,10 @@ pub struct ContainerConfig {
     pub no_new_privileges: bool,
     /// Whether the root file system refuses writes.
     pub read_only_root: bool,
+    /// The running container of the sandbox whose processes it sees and signals as its own; it ends
+    /// with that. Nothing: it has a process namespace for itself.
+    #[serde(default)]
+    pub joins_processes_of: Option<ContainerId>,
     /// Whether the program gets a pseudo-terminal.
     pub tty: bool,
     /// Whether standard input is kept open, for an attach.

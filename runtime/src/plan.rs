@@ -21,6 +21,9 @@ pub(crate) struct LaunchPlan {
     pub(crate) tty: bool,
     pub(crate) stdin: bool,
     pub(crate) log: Option<LogPlan>,
+    /// Whose process namespace it joins, by its id.
+    #[serde(default)]
+    pub(crate) joins_processes_of: Option<String>,
 }
 
 /// A process and its confinement, beyond what its namespaces are.

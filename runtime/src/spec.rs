@@ -24,6 +24,8 @@ pub(crate) struct Surroundings {
     pub(crate) shared_memory: PathBuf,
     /// The container's control group.
     pub(crate) cgroup: String,
+    /// Where its creator will have mounted the process namespace that it joins.
+    pub(crate) process_namespace: PathBuf,
     /// Whether control groups are of version 2 alone.
     pub(crate) unified_cgroups: bool,
     /// Whether the kernel accounts swap to control groups.
@@ -69,13 +71,17 @@ pub(crate) fn oci_spec(config: &ContainerConfig, around: &Surroundings) -> Value
     if config.no_new_privileges {
         process["noNewPrivileges"] = json!(true);
     }
+    let mut processes = json!({ "type": "pid" });
+    if config.joins_processes_of.is_some() {
+        processes["path"] = json!(around.process_namespace);
+    }
     json!({
         "ociVersion": "1.0.2",
         "process": process,
         "root": { "path": "rootfs", "readonly": config.read_only_root },
         "mounts": mounts(config, around),
         "linux": {
-            "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "cgroup" }],
+            "namespaces": [processes, { "type": "mount" }, { "type": "cgroup" }],
             "cgroupsPath": around.cgroup,
             "resources": resources(&config.resources, around),
             "maskedPaths": MASKED_PATHS,
@@ -114,7 +120,15 @@ pub(crate) fn launch_plan(
         oom_score_adj: config.resources.oom_score_adj.unwrap_or(0),
     };
     let cgroup = around.cgroup.clone();
-    Ok(LaunchPlan { process, root, cgroup, tty: config.tty, stdin: config.stdin, log })
+    Ok(LaunchPlan {
+        process,
+        root,
+        cgroup,
+        tty: config.tty,
+        stdin: config.stdin,
+        log,
+        joins_processes_of: config.joins_processes_of.as_ref().map(|id| id.0.clone()),
+    })
 }
 
 /// The variables every container has, before its own.

@@ -1,12 +1,15 @@
 //! kubectl: what people type, over all kinds at once where kubectl can do that.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use e2e::check::{Tool, get};
 use e2e::image::TEST_IMAGE;
 use kube::ResourceExt;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::{POD, Suite};
@@ -263,7 +266,63 @@ impl Kubectl<'_> {
             let error = self.run(&["exec", POD, "--", "/testserver", "exit", "3"]).unwrap_err();
             ensure!(error.to_string().contains("exit status: 3"), "{error:#}");
         }
+        if self.tool == Tool::Kubectl {
+            self.debug()?;
+        }
         if spdy { self.port_forward() } else { Ok(()) }
+    }
+
+    /// Looks into a pod that runs, by containers that are added to it.
+    fn debug(&self) -> Result<()> {
+        let image = format!("--image={TEST_IMAGE}");
+        let debug = |name: &str, flag: &str, program: &[&str], input: &str| {
+            let name = format!("--container={name}");
+            let words = ["debug", POD, &image, &name, "--target=main", flag, "--", "/testserver"];
+            self.run_with(&[&words, program].concat(), input)
+        };
+        // Its own first process is not the first among those that it sees.
+        debug("once", "--quiet", &["cat", "/proc/1/cmdline"], "")?;
+        let state = "jsonpath={.status.ephemeralContainerStatuses[0].state.terminated.exitCode}";
+        let condition = format!("--for={state}=0");
+        self.run(&["wait", "pod", POD, &condition, "--timeout=60s"])?;
+        let seen = self.run(&["logs", POD, "--container=once"])?;
+        ensure!(seen.starts_with("/testserver\0") && !seen.contains("cat"), "{seen:?}");
+
+        self.debug_interactively(&image)?;
+
+        debug("staying", "--quiet", &["sleep"], "")?;
+        let running = "jsonpath={.status.ephemeralContainerStatuses[2].state.running.startedAt}";
+        self.run(&["wait", "pod", POD, &format!("--for={running}"), "--timeout=60s"])?;
+        let pid = ["exec", POD, "-c", "staying", "--", "/testserver", "cat", "/proc/1/cmdline"];
+        ensure!(self.run(&pid)? == "/testserver\0", "an exec sees other processes");
+        let described = self.run(&["describe", "pod", POD])?;
+        for words in ["Ephemeral Containers:", "  staying:", "Started container staying"] {
+            ensure!(described.contains(words), "{words} is not in {described}");
+        }
+        let pods = self.run(&["get", "pod", POD, "--no-headers"])?;
+        ensure!(pods.contains("1/1"), "the pod is not what it was: {pods}");
+        Ok(())
+    }
+
+    /// Says something to a container that was added, and hears it.
+    fn debug_interactively(&self, image: &str) -> Result<()> {
+        let mut command = self.tool.command(&self.suite.lab)?;
+        command.args(["--namespace", &self.suite.namespace, "debug", POD, image, "-i"]);
+        command.args(["--container=parrot", "--target=main", "--", "/testserver", "parrot"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.process_group(0).spawn()?;
+        let heard = (|| {
+            let mut input = child.stdin.take().context("no input")?;
+            input.write_all(b"looked into\n")?;
+            let output = BufReader::new(child.stdout.take().context("no output")?);
+            // Its input stays open, as Kubernetes has it: neither side ends by itself.
+            let mut lines = output.lines().take_while(Result::is_ok).flatten();
+            ensure!(lines.any(|line| line.contains("heard looked into")), "it was not attached to");
+            Ok(())
+        })();
+        killpg(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGKILL)?;
+        child.wait()?;
+        heard
     }
 
     fn port_forward(&self) -> Result<()> {

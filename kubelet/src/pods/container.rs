@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::k8s::api::core::v1::{Container, Pod};
 use runtime::image::Image;
-use runtime::{ContainerConfig, Mount, MountSource, SandboxConfig, User};
+use runtime::{ContainerConfig, ContainerId, Mount, MountSource, SandboxConfig, User};
 
 use super::PodsConfig;
 use super::env::{self, ConfigError, Sources};
@@ -27,6 +27,8 @@ pub(crate) struct ContainerInput<'a> {
     pub(crate) image: &'a Image,
     pub(crate) volumes: &'a Volumes,
     pub(crate) pod_ips: &'a [IpAddr],
+    /// The container whose processes it sees, as an ephemeral one does that names a target.
+    pub(crate) target: Option<&'a ContainerId>,
     pub(crate) number: u32,
     pub(crate) restart_delay: Duration,
 }
@@ -121,6 +123,7 @@ pub(crate) fn prepare(
         seccomp: confinement.seccomp,
         no_new_privileges: confinement.no_new_privileges,
         read_only_root: confinement.read_only_root,
+        joins_processes_of: input.target.cloned(),
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
         log_path: Some(log_path(&log_dir, &container.name, input.number)),

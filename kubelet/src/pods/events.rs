@@ -1,5 +1,8 @@
 //! Events about a pod, in Kubernetes' words.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use proto::k8s::api::core::v1::{Event, EventSource, ObjectReference};
 use proto::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,6 +19,8 @@ pub(crate) struct Teller {
     clock: Clock,
     node: String,
     pod: PodIdentity,
+    /// Names of ephemeral containers: theirs is another field of the specification.
+    ephemeral: Arc<BTreeSet<String>>,
 }
 
 /// Kubernetes bounds an event's message to 1024 bytes.
@@ -23,7 +28,18 @@ const MAX_MESSAGE: usize = 1024;
 
 impl Teller {
     pub(crate) fn new(reporter: Reporter, clock: Clock, node: String, pod: PodIdentity) -> Self {
-        Self { reporter, clock, node, pod }
+        Self { reporter, clock, node, pod, ephemeral: Arc::default() }
+    }
+
+    /// The same for a pod that has these ephemeral containers.
+    pub(crate) fn knowing<'a>(&self, ephemeral: impl Iterator<Item = &'a str>) -> Self {
+        Self { ephemeral: Arc::new(ephemeral.map(str::to_owned).collect()), ..self.clone() }
+    }
+
+    fn field(&self, container: &str) -> String {
+        let list =
+            if self.ephemeral.contains(container) { "ephemeralContainers" } else { "containers" };
+        format!("spec.{list}{{{container}}}")
     }
 
     /// All is well.
@@ -60,7 +76,7 @@ impl Teller {
             last_timestamp: Some(seconds(now)),
             involved_object: ObjectReference {
                 api_version: Some("v1".to_owned()),
-                field_path: container.map(|name| format!("spec.containers{{{name}}}")),
+                field_path: container.map(|name| self.field(name)),
                 kind: Some("Pod".to_owned()),
                 name: Some(key.name.clone()),
                 namespace: Some(key.namespace.clone()),

@@ -27,6 +27,7 @@ mod references;
 mod remains;
 mod resources;
 mod security;
+mod spec;
 mod status;
 mod streams;
 mod termination;

@@ -23,7 +23,7 @@ pub(crate) struct Observed {
     pub(crate) volumes: Progress<Volumes>,
     /// A ConfigMap or Secret that a volume shows has changed.
     pub(crate) volumes_stale: bool,
-    /// In the order of the specification.
+    /// In the order of the specification, ephemeral ones last.
     pub(crate) containers: Vec<ContainerRecord>,
     /// Ended containers that a later attempt took the place of.
     pub(crate) superseded: Vec<ContainerId>,
@@ -35,6 +35,18 @@ pub(crate) struct Observed {
     pub(crate) removal_reported: bool,
     /// What is being done.
     pub(crate) busy: BTreeSet<Job>,
+}
+
+impl Observed {
+    /// Whether a container that was added to look into the pod runs.
+    pub(crate) fn is_looked_into(&self) -> bool {
+        self.containers.iter().any(|record| record.ephemeral && record.running().is_some())
+    }
+
+    /// The attempt of a container that runs, by the container's name.
+    pub(crate) fn running(&self, name: &str) -> Option<&Attempt> {
+        self.containers.iter().find(|record| record.name == name)?.running()
+    }
 }
 
 /// The sandbox of a pod.
@@ -121,6 +133,8 @@ pub(crate) const BACKOFF_RESET: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(crate) struct ContainerRecord {
     pub(crate) name: String,
+    /// It was added to look into the pod: it starts once, and the pod's fate does not hang on it.
+    pub(crate) ephemeral: bool,
     /// The newest attempt.
     pub(crate) current: Option<Attempt>,
     /// How the attempt before it ended.
@@ -141,6 +155,7 @@ impl ContainerRecord {
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            ephemeral: false,
             current: None,
             last: None,
             next_number: 0,
@@ -149,6 +164,11 @@ impl ContainerRecord {
             stopping: None,
             verdicts: Verdicts::default(),
         }
+    }
+
+    /// The same for an ephemeral container.
+    pub(crate) fn new_ephemeral(name: &str) -> Self {
+        Self { ephemeral: true, ..Self::new(name) }
     }
 
     /// The attempt that runs.

@@ -16,13 +16,14 @@ mod tests;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::k8s::api::core::v1::{Container, Pod};
+use proto::k8s::api::core::v1::Pod;
 use runtime::ContainerId;
 
 use super::clock::after;
 use super::observed::{
     Attempt, ContainerRecord, FIRST_BACKOFF, Failure, Job, Observed, Progress, Sandbox, StopReason,
 };
+use super::spec;
 
 /// What the pod is meant to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +165,9 @@ pub(crate) fn fate(pod: &Pod, record: &ContainerRecord, now: Timestamp) -> Fate 
         };
     };
     let Some(exit) = &attempt.exit else { return fate_of_running(pod, record, attempt) };
+    if record.ephemeral {
+        return Fate::Over;
+    }
     let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
     let reason = record.stopping.as_ref().map(|stopping| stopping.reason);
     let again = match (reason, policy) {
@@ -189,7 +193,8 @@ pub(crate) fn fate(pod: &Pod, record: &ContainerRecord, now: Timestamp) -> Fate 
 }
 
 fn fate_of_running(pod: &Pod, record: &ContainerRecord, attempt: &Attempt) -> Fate {
-    let spec = container_spec(pod, &record.name);
+    let spec = spec::container(pod, &record.name);
+    let spec = spec.as_deref();
     let probe_grace = |probe: Option<&proto::k8s::api::core::v1::Probe>| {
         probe
             .and_then(|probe| probe.termination_grace_period_seconds)
@@ -219,15 +224,20 @@ fn fate_of_running(pod: &Pod, record: &ContainerRecord, attempt: &Attempt) -> Fa
     Fate::Keep
 }
 
-/// The specification of a container by its name.
-pub(crate) fn container_spec<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    pod.spec.as_ref()?.containers.iter().find(|container| container.name == name)
+fn image_changed(pod: &Pod, record: &ContainerRecord, attempt: &Attempt) -> bool {
+    spec::container(pod, &record.name)
+        .and_then(|container| container.image.clone())
+        .is_some_and(|image| image != attempt.labels.image)
 }
 
-fn image_changed(pod: &Pod, record: &ContainerRecord, attempt: &Attempt) -> bool {
-    container_spec(pod, &record.name)
-        .and_then(|container| container.image.as_deref())
-        .is_some_and(|image| image != attempt.labels.image)
+/// The container that an ephemeral one waits for: it sees that one's processes.
+pub(crate) fn awaited<'a>(
+    pod: &'a Pod,
+    record: &ContainerRecord,
+    observed: &Observed,
+) -> Option<&'a str> {
+    let target = spec::target(pod, &record.name).filter(|_| record.ephemeral)?;
+    observed.running(target).is_none().then_some(target)
 }
 
 struct Planner<'a> {
@@ -255,8 +265,9 @@ impl Planner<'_> {
             .iter()
             .map(|record| fate(self.pod, record, self.now))
             .collect();
-        if fates.iter().all(|fate| *fate == Fate::Over) {
-            self.push(PodAction::Finish);
+        let regular = self.observed.containers.iter().zip(&fates).filter(|(r, _)| !r.ephemeral);
+        if regular.into_iter().all(|(_, fate)| *fate == Fate::Over) {
+            self.finish();
             return;
         }
         let ready = self.surroundings();
@@ -268,6 +279,9 @@ impl Planner<'_> {
                 Fate::Keep | Fate::Over => {}
                 Fate::Stop(reason, grace) => self.stop(record, reason, grace),
                 Fate::Start { not_before, .. } if not_before > self.now => self.wake(not_before),
+                Fate::Start { number, restart_delay, .. } if record.ephemeral => {
+                    turn &= self.look_into(record, number, restart_delay, turn);
+                }
                 Fate::Start { number, restart_delay, .. } => {
                     turn &= self.start(record, number, restart_delay, turn);
                 }
@@ -327,6 +341,35 @@ impl Planner<'_> {
             self.push(PodAction::StartContainer { container, number, restart_delay });
         }
         false
+    }
+
+    /// Works towards the start of an ephemeral container; whether another may start as well. Nobody
+    /// waits for it but while it is being started.
+    fn look_into(
+        &mut self,
+        record: &ContainerRecord,
+        number: u32,
+        restart_delay: Duration,
+        turn: bool,
+    ) -> bool {
+        if awaited(self.pod, record, self.observed).is_some() {
+            return true;
+        }
+        let fetched = record.image.done().is_some();
+        self.start(record, number, restart_delay, turn) || !fetched
+    }
+
+    /// All that the pod is made of has ended: whoever looks into it goes first.
+    fn finish(&mut self) {
+        let grace = grace(self.pod);
+        let mut looked_into = self.observed.busy.contains(&Job::Start);
+        for record in self.observed.containers.iter().filter(|r| r.running().is_some()) {
+            looked_into = true;
+            self.stop(record, StopReason::PodTerminates, grace);
+        }
+        if !looked_into {
+            self.push(PodAction::Finish);
+        }
     }
 
     fn terminate(&mut self, grace: Duration, report: bool) {

@@ -17,6 +17,7 @@ use super::observed::{
     Attempt, ContainerRecord, Exit, FIRST_BACKOFF, Observed, Progress, STATUS_UNKNOWN, Sandbox,
     Verdicts,
 };
+use super::spec;
 use super::status::{is_final, terminated};
 
 /// What is known of a pod. `known` is the newer of the record on disk and the object's status.
@@ -27,13 +28,17 @@ pub(crate) fn recover(
     now: Timestamp,
 ) -> Observed {
     let mut superseded = Vec::new();
-    let names = pod.spec.iter().flat_map(|spec| &spec.containers).map(|c| c.name.as_str());
-    let containers = names
-        .map(|name| {
-            let status = known
-                .iter()
-                .flat_map(|known| known.container_statuses.iter().flatten())
-                .find(|status| status.name == name);
+    let regular = spec::regular(pod).map(|c| ContainerRecord::new(&c.name));
+    let ephemeral = spec::ephemeral_names(pod).map(ContainerRecord::new_ephemeral);
+    let containers = regular
+        .chain(ephemeral)
+        .map(|record| {
+            let name = record.name.clone();
+            let statuses = known.iter().flat_map(|known| match record.ephemeral {
+                false => known.container_statuses.iter().flatten(),
+                true => known.ephemeral_container_statuses.iter().flatten(),
+            });
+            let status = statuses.into_iter().find(|status| status.name == name);
             let mut attempts: Vec<Attempt> = found
                 .iter()
                 .flat_map(|sandbox| &sandbox.containers)
@@ -43,7 +48,7 @@ pub(crate) fn recover(
             attempts.sort_by_key(|attempt| attempt.labels.number);
             let current = attempts.pop();
             superseded.extend(attempts.iter().map(Attempt::id));
-            container(pod, name, current, attempts.pop(), status, now)
+            container(pod, record, current, attempts.pop(), status, now)
         })
         .collect();
     Observed {
@@ -68,14 +73,13 @@ pub(crate) fn recover(
 
 fn container(
     pod: &Pod,
-    name: &str,
+    mut record: ContainerRecord,
     current: Option<Attempt>,
     before: Option<Attempt>,
     status: Option<&ContainerStatus>,
     now: Timestamp,
 ) -> ContainerRecord {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let mut record = ContainerRecord::new(name);
     let last = status.and_then(|status| status.last_state.as_ref()?.terminated.clone());
     record.next_number =
         status.and_then(|status| u32::try_from(status.restart_count).ok()).unwrap_or(0);
@@ -98,7 +102,7 @@ fn container(
             record.current = Some(attempt);
         }
         None => {
-            record.current = status.and_then(|status| lost_attempt(name, status, now));
+            record.current = status.and_then(|status| lost_attempt(&record.name, status, now));
             record.last = last;
         }
     }

@@ -16,8 +16,9 @@ use proto::k8s::apimachinery::pkg::apis::meta::v1::Time;
 use super::clock::after;
 use super::names::status_container_id;
 use super::observed::{Attempt, ContainerRecord, Exit, Failure, Observed, START_ERROR, Sandbox};
-use super::plan::{Fate, Intent, container_spec, fate};
+use super::plan::{Fate, Intent, awaited, fate};
 use super::resources::QosClass;
+use super::spec;
 
 /// What the status is computed from.
 pub(crate) struct StatusInput<'a> {
@@ -43,8 +44,11 @@ pub(crate) fn status(input: &StatusInput<'_>) -> PodStatus {
     {
         return PodStatus { observed_generation: generation(input.pod), ..previous.clone() };
     }
+    let (ephemeral, regular): (Vec<_>, Vec<_>) =
+        observed.containers.iter().partition(|record| record.ephemeral);
     let containers: Vec<ContainerStatus> =
-        observed.containers.iter().map(|record| container_status(input, record)).collect();
+        regular.into_iter().map(|record| container_status(input, record)).collect();
+    let ephemeral = ephemeral.into_iter().map(|record| ephemeral_status(input, record)).collect();
     let phase = phase(input, &containers);
     let network = observed.network.done().map(Vec::as_slice).unwrap_or_default();
     let sandboxed = matches!(observed.sandbox, Sandbox::Ready { .. });
@@ -55,6 +59,7 @@ pub(crate) fn status(input: &StatusInput<'_>) -> PodStatus {
     let mut status = PodStatus {
         conditions: Some(conditions(input, phase, &containers)),
         container_statuses: Some(containers),
+        ephemeral_container_statuses: non_empty(ephemeral),
         host_ip: input.host_ips.first().map(IpAddr::to_string),
         host_ips: non_empty(
             input.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect(),
@@ -85,8 +90,8 @@ pub(crate) fn is_final(status: Option<&PodStatus>) -> bool {
 
 fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> ContainerStatus {
     let uid = input.pod.metadata.uid.as_deref().unwrap_or_default();
-    let spec = container_spec(input.pod, &record.name);
-    let image = spec.and_then(|spec| spec.image.clone()).unwrap_or_default();
+    let image = spec::container(input.pod, &record.name);
+    let image = image.and_then(|spec| spec.image.clone()).unwrap_or_default();
     let Some(attempt) = &record.current else {
         return ContainerStatus {
             image,
@@ -126,16 +131,20 @@ fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> Contai
     }
 }
 
+/// Nobody sends it requests, and it is started once: whether it is ready is not said.
+fn ephemeral_status(input: &StatusInput<'_>, record: &ContainerRecord) -> ContainerStatus {
+    ContainerStatus { ready: false, started: None, ..container_status(input, record) }
+}
+
 /// Whether the container runs and its startup probe, if it has one, has succeeded.
 pub(crate) fn is_started(pod: &Pod, record: &ContainerRecord) -> bool {
-    let probed = container_spec(pod, &record.name).is_some_and(|spec| spec.startup_probe.is_some());
+    let probed = spec::container(pod, &record.name).is_some_and(|s| s.startup_probe.is_some());
     record.running().is_some() && (!probed || record.verdicts.startup == Some(true))
 }
 
 /// Whether the container may be sent requests.
 pub(crate) fn is_ready(pod: &Pod, record: &ContainerRecord) -> bool {
-    let probed =
-        container_spec(pod, &record.name).is_some_and(|spec| spec.readiness_probe.is_some());
+    let probed = spec::container(pod, &record.name).is_some_and(|s| s.readiness_probe.is_some());
     is_started(pod, record) && (!probed || record.verdicts.readiness == Some(true))
 }
 
@@ -152,6 +161,10 @@ fn hindrance(
     if let Some(failure) = record.image.failure() {
         return Some(image_failure(input, record, failure));
     }
+    if let Some(target) = awaited(input.pod, record, input.observed) {
+        let message = format!("unable to find target container \"{target}\"");
+        return Some(("CreateContainerConfigError".to_owned(), Some(message)));
+    }
     record
         .blocked
         .as_ref()
@@ -167,9 +180,8 @@ fn image_failure(
     if failure.reason != "ErrImagePull" || fresh {
         return (failure.reason.to_owned(), Some(failure.message.clone()));
     }
-    let image = container_spec(input.pod, &record.name)
-        .and_then(|spec| spec.image.as_deref())
-        .unwrap_or_default();
+    let image = spec::container(input.pod, &record.name);
+    let image = image.and_then(|spec| spec.image.clone()).unwrap_or_default();
     let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", failure.message);
     ("ImagePullBackOff".to_owned(), Some(message))
 }
@@ -253,13 +265,15 @@ fn phase(input: &StatusInput<'_>, containers: &[ContainerStatus]) -> &'static st
             waiting += 1;
         }
     }
+    let looked_into = input.observed.is_looked_into();
     let over = input.observed.finished
-        || (input.intent != Intent::Run && waiting + running == 0 && stopped > 0);
+        || (input.intent != Intent::Run && waiting + running == 0 && stopped > 0 && !looked_into);
     match () {
         () if over && stopped == succeeded => "Succeeded",
         () if over => "Failed",
         () if waiting > 0 => "Pending",
-        () if running > 0 => "Running",
+        // Nothing is over while somebody looks into what has ended.
+        () if running > 0 || looked_into => "Running",
         () if stopped > 0
             && stopped == succeeded
             && policy != Some("Always")

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::PodManager;
 use super::names::log_path;
 use super::worker::PodView;
-use super::{connect, logs, pages};
+use super::{connect, logs, pages, spec};
 use crate::streams::{
     AttachOptions, Connection, ContainerTarget, LogOptions, LogStream, Place, PodStreams,
     PodTarget, StreamFailure,
@@ -38,8 +38,7 @@ impl PodManager {
     fn has_input_once(&self, target: &ContainerTarget) -> bool {
         self.state().read(|state| {
             let pod = state.pods.get(&target.pod)?;
-            let mut containers = pod.spec.as_ref()?.containers.iter();
-            containers.find(|container| container.name == target.container)?.stdin_once
+            spec::container(pod, &target.container)?.stdin_once
         }) == Some(true)
     }
 

@@ -25,6 +25,8 @@ pub enum Part {
     Spec,
     /// The status only.
     Status,
+    /// The ephemeral containers of a pod only.
+    EphemeralContainers,
 }
 
 impl Part {
@@ -33,6 +35,7 @@ impl Part {
         match self {
             Self::Spec => "",
             Self::Status => "status",
+            Self::EphemeralContainers => "ephemeralcontainers",
         }
     }
 }

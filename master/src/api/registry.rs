@@ -22,6 +22,7 @@ use crate::api::field_error::FieldErrors;
 use crate::api::kinds::{
     ClusterConfig, Column, Deletion, Kind, Propagation, ResourceInfo, Scaling,
 };
+use crate::api::objects::Part;
 use crate::api::view::AnyView;
 use crate::cache::SelectableFields;
 
@@ -111,6 +112,8 @@ pub trait AnyKind: Send + Sync + 'static {
     fn prepare_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
     /// See [`Kind::prepare_status_update`].
     fn prepare_status_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
+    /// See [`Kind::prepare_part_update`].
+    fn prepare_part_update(&self, part: Part, new: &mut dyn AnyObject, old: &dyn AnyObject);
     /// See [`Kind::spec_changed`].
     fn spec_changed(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> bool;
     /// See [`Kind::validate_name`].
@@ -119,6 +122,13 @@ pub trait AnyKind: Send + Sync + 'static {
     fn validate(&self, object: &dyn AnyObject) -> FieldErrors;
     /// See [`Kind::validate_create`].
     fn validate_create(&self, object: &dyn AnyObject) -> FieldErrors;
+    /// See [`Kind::validate_part_update`].
+    fn validate_part_update(
+        &self,
+        part: Part,
+        new: &dyn AnyObject,
+        old: &dyn AnyObject,
+    ) -> FieldErrors;
     /// See [`Kind::validate_update`].
     fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> FieldErrors;
     /// See [`Kind::validate_status_update`].
@@ -240,6 +250,10 @@ impl<K: Kind> AnyKind for Adaptor<K> {
         K::prepare_status_update(typed_mut::<K>(new), typed::<K>(old));
     }
 
+    fn prepare_part_update(&self, part: Part, new: &mut dyn AnyObject, old: &dyn AnyObject) {
+        K::prepare_part_update(part, typed_mut::<K>(new), typed::<K>(old));
+    }
+
     fn spec_changed(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> bool {
         K::spec_changed(typed::<K>(new), typed::<K>(old))
     }
@@ -254,6 +268,15 @@ impl<K: Kind> AnyKind for Adaptor<K> {
 
     fn validate_create(&self, object: &dyn AnyObject) -> FieldErrors {
         K::validate_create(typed::<K>(object))
+    }
+
+    fn validate_part_update(
+        &self,
+        part: Part,
+        new: &dyn AnyObject,
+        old: &dyn AnyObject,
+    ) -> FieldErrors {
+        K::validate_part_update(part, typed::<K>(new), typed::<K>(old))
     }
 
     fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> FieldErrors {

@@ -140,6 +140,7 @@ impl Inner {
             hostname: record.config.hostname.clone(),
             shared_memory: sandbox.folder.shared_memory(),
             cgroup: container_cgroup(&record.config, &config.id),
+            process_namespace: folder.process_namespace(),
             unified_cgroups: self.hierarchies.is_unified(),
             swap_accounting: self.swap_accounting,
         };

@@ -4,7 +4,7 @@
 //! is gone with the container's last process, however that ends.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use super::complaints;
 use super::failure::{Doing, Failure};
 use super::protocol;
-use super::records::ContainerFolder;
+use super::records::{ContainerFolder, ProcessIdentity};
 use super::report::{self, Report};
 use super::root;
 use crate::isolation::confine;
@@ -71,6 +71,7 @@ fn stand_alone() -> Result<(), Failure> {
 pub(super) fn create(
     folder: &ContainerFolder,
     plan: LaunchPlan,
+    joined: Option<ProcessIdentity>,
     stdio: Option<Stdio>,
     report: &Arc<OwnedFd>,
 ) -> Result<(), Failure> {
@@ -82,6 +83,9 @@ pub(super) fn create(
     nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
         .doing("detach the mount namespace")?;
     root::prepare(&plan.root, &folder.root())?;
+    if let Some(target) = joined {
+        mount_process_namespace(target, &folder.process_namespace())?;
+    }
 
     // What libcontainer forks from here inherits both.
     confine::set_oom_score(plan.process.oom_score_adj).doing("set the OOM score")?;
@@ -120,6 +124,21 @@ pub(super) fn create(
     let terminal = console.map(receive_terminal).transpose()?;
     let terminal = terminal.as_ref().map(AsFd::as_fd);
     report::send(report, &Report::Born { pid: pid.as_raw() }, terminal)
+}
+
+/// Puts the process namespace of a container at a path for libcontainer, which enters by path alone.
+/// By its number a process could have become another by then.
+fn mount_process_namespace(target: ProcessIdentity, path: &Path) -> Result<(), Failure> {
+    let namespace = fs::File::open(format!("/proc/{}/ns/pid", target.pid))
+        .doing("look at the process namespace to join")?;
+    // Looked at afterwards: what was opened is the target's if that lives still.
+    if !target.is_alive() {
+        return Err(Failure("the container to join has ended".to_owned()));
+    }
+    fs::File::create(path).doing("make a place for the process namespace")?;
+    let source = format!("/proc/self/fd/{}", namespace.as_fd().as_raw_fd());
+    nix::mount::mount(Some(&*source), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .doing("mount the process namespace to join")
 }
 
 /// The compiled system-call filter of a process, if it has one.

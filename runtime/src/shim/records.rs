@@ -11,6 +11,7 @@
 //!     launch.json          what is to be done about it      (written by the caller)
 //!     bundle/config.json   the OCI specification            (written by the caller)
 //!     state.json           pid, start, and in the end exit  (written by the shim)
+//!     processes            the process namespace that it joins, if it joins one
 //!     oci/                 libcontainer's own
 //! ```
 //!
@@ -130,6 +131,11 @@ impl ContainerFolder {
 
     pub(crate) fn root(&self) -> PathBuf {
         self.bundle().join("rootfs")
+    }
+
+    /// Where the process namespace is mounted that it joins, for its creator alone to see.
+    pub(crate) fn process_namespace(&self) -> PathBuf {
+        self.0.join("processes")
     }
 
     pub(crate) fn oci(&self) -> PathBuf {

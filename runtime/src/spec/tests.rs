@@ -6,6 +6,7 @@ fn around() -> Surroundings {
         hostname: "web-0".to_owned(),
         shared_memory: PathBuf::from("/run/kutter/sandboxes/a/shm"),
         cgroup: "/kutter/pod1/web".to_owned(),
+        process_namespace: PathBuf::from("/run/kutter/sandboxes/a/containers/web/processes"),
         unified_cgroups: false,
         swap_accounting: true,
     }
@@ -140,4 +141,17 @@ fn the_plan_carries_user_and_capabilities() {
     let wrong = CapabilityChanges { add: vec!["FLY".to_owned()], drop: vec![] };
     let config = ContainerConfig { capabilities: wrong, ..config };
     assert!(launch_plan(&config, &around(), root(), None).is_err());
+}
+
+#[test]
+fn a_container_may_see_the_processes_of_another() {
+    let target = ContainerId("main-0".to_owned());
+    let config = ContainerConfig { joins_processes_of: Some(target), ..config() };
+    let spec = oci_spec(&config, &around());
+    assert_eq!(
+        spec["linux"]["namespaces"][0],
+        json!({ "type": "pid", "path": "/run/kutter/sandboxes/a/containers/web/processes" })
+    );
+    serde_json::from_value::<oci_spec::runtime::Spec>(spec).unwrap();
+    assert_eq!(plan(&config).joins_processes_of.as_deref(), Some("main-0"));
 }

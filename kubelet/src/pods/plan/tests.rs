@@ -1,5 +1,7 @@
 //! Each case says what there is and expects what is to be done.
 
+mod ephemeral;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 

@@ -264,3 +264,41 @@ fn a_deleted_pod_ends_with_its_containers() {
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     assert!(container(&status, "a").state.as_ref().unwrap().terminated.is_some());
 }
+
+#[test]
+fn an_ephemeral_container_has_a_status_of_its_own_and_does_not_count() {
+    let mut pod = pod("Never", &["main"]);
+    pod.spec.as_mut().unwrap().ephemeral_containers = serde_json::from_value(json!([{
+        "name": "debugger", "image": "app:1", "targetContainerName": "main",
+    }]))
+    .unwrap();
+    let mut observed = connected(&pod);
+    observed.containers[0].current = Some(attempt("main", 0, 0));
+    observed.containers.push(ContainerRecord::new_ephemeral("debugger"));
+    let of = |status: &PodStatus| status.ephemeral_container_statuses.clone().unwrap().remove(0);
+    let waits = compute(&pod, &observed, 1);
+    assert_eq!((waits.phase.as_deref(), condition_of(&waits, "Ready")), (Some("Running"), true));
+    let reason = |status: &PodStatus| of(status).state.unwrap().waiting.unwrap().reason;
+    assert_eq!(reason(&waits).as_deref(), Some("ContainerCreating"));
+
+    observed.containers[1].current = Some(attempt("debugger", 0, 0));
+    let runs = compute(&pod, &observed, 1);
+    let debugger = of(&runs);
+    assert_eq!((debugger.ready, debugger.started, debugger.restart_count), (false, None, 0));
+    assert!(debugger.state.unwrap().running.is_some());
+    assert_eq!(runs.container_statuses.as_ref().unwrap().len(), 1);
+    // Not over as long as somebody looks into it.
+    observed.containers[0].current = Some(exited(attempt("main", 0, 0), 0, "Completed"));
+    assert_eq!(compute(&pod, &observed, 6).phase.as_deref(), Some("Running"));
+    observed.containers[1].current = Some(exited(attempt("debugger", 0, 0), 137, "Error"));
+    assert_eq!(compute(&pod, &observed, 6).phase.as_deref(), Some("Succeeded"));
+
+    observed.containers[1].current = None;
+    let waits = compute(&pod, &observed, 6);
+    assert_eq!(reason(&waits).as_deref(), Some("CreateContainerConfigError"));
+}
+
+fn condition_of(status: &PodStatus, kind: &str) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|condition| condition.type_ == kind && condition.status == "True")
+}

@@ -16,9 +16,9 @@ use crate::pods::container::{self, ContainerInput, Prepared};
 use crate::pods::events::Teller;
 use crate::pods::images::{PullPolicy, credentials};
 use crate::pods::names::{PodIdentity, log_path};
-use crate::pods::observed::{Job, Sandbox, StopReason, Stopping};
-use crate::pods::plan::{Intent, PodAction, container_spec};
-use crate::pods::{logs, security, termination};
+use crate::pods::observed::{Attempt, Job, Sandbox, StopReason, Stopping};
+use crate::pods::plan::{Intent, PodAction};
+use crate::pods::{logs, security, spec, termination};
 use crate::volumes::{self, Objects, PodDir, VolumeError, Volumes};
 
 /// What became of a job.
@@ -211,6 +211,9 @@ impl Worker {
             image,
             volumes,
             pod_ips,
+            target: spec::target(&self.pod, &container)
+                .and_then(|target| self.observed.running(target))
+                .map(Attempt::id),
             number,
             restart_delay,
         };
@@ -314,6 +317,7 @@ struct Start {
     image: Image,
     volumes: Volumes,
     pod_ips: Vec<IpAddr>,
+    target: Option<ContainerId>,
     number: u32,
     restart_delay: Duration,
 }
@@ -339,9 +343,9 @@ impl Start {
     /// Blocks: the image's users and the file for the last words are on disk.
     fn prepare(&self, container: &str) -> Result<Prepared, StartProblem> {
         let config = &self.context.config;
-        let container = container_spec(&self.pod, container)
+        let container = spec::container(&self.pod, container)
             .ok_or_else(|| StartProblem::Node(format!("there is no container {container}")))?;
-        let user = security::user_name(&self.pod, container, &self.image.config.user)
+        let user = security::user_name(&self.pod, &container, &self.image.config.user)
             .map_err(|error| StartProblem::Config(error.to_string()))?;
         let user = runtime::image::resolve_user(&self.image.layers, &user)
             .map_err(|error| error.to_string());
@@ -351,11 +355,12 @@ impl Start {
                     config,
                     identity: &self.identity,
                     pod: &self.pod,
-                    container,
+                    container: &container,
                     cluster,
                     image: &self.image,
                     volumes: &self.volumes,
                     pod_ips: &self.pod_ips,
+                    target: self.target.as_ref(),
                     number: self.number,
                     restart_delay: self.restart_delay,
                 },
@@ -393,12 +398,12 @@ async fn fetch(
     container: &str,
     teller: &Teller,
 ) -> Result<Image, ImageProblem> {
-    let Some(spec) = container_spec(pod, container) else {
+    let Some(spec) = spec::container(pod, container) else {
         let message = format!("there is no container {container}");
         return Err(ImageProblem { reason: "ErrImagePull", message });
     };
     let image = spec.image.as_deref().unwrap_or_default();
-    let policy = PullPolicy::of(spec);
+    let policy = PullPolicy::of(&spec);
     let images = &context.dependencies.images;
     if policy != PullPolicy::Always {
         let present =

@@ -9,8 +9,8 @@ use tokio::task::AbortHandle;
 
 use super::Worker;
 use crate::pods::observed::{ContainerRecord, Verdicts};
-use crate::pods::plan::container_spec;
 use crate::pods::probes::{Check, ProbeKind, ProbeNews, ProbeTask, Timing};
+use crate::pods::spec;
 use crate::pods::status::is_started;
 
 /// The probes under way. They end with it.
@@ -71,8 +71,8 @@ impl Worker {
     }
 
     fn is_wanted(&self, record: &ContainerRecord, kind: ProbeKind) -> bool {
-        let spec = container_spec(&self.pod, &record.name);
-        if spec.and_then(|spec| kind.of(spec)).is_none() {
+        let spec = spec::container(&self.pod, &record.name);
+        if spec.as_deref().and_then(|spec| kind.of(spec)).is_none() {
             return false;
         }
         let started = is_started(&self.pod, record);
@@ -88,10 +88,10 @@ impl Worker {
     fn start_probe(&self, index: usize, kind: ProbeKind) -> Option<Abort> {
         let record = self.observed.containers.get(index)?;
         let attempt = record.running()?;
-        let spec = container_spec(&self.pod, &record.name)?;
-        let probe = kind.of(spec)?;
+        let spec = spec::container(&self.pod, &record.name)?;
+        let probe = kind.of(&spec)?;
         let address = *self.observed.network.done()?.first()?;
-        let check = match Check::of(probe, spec, address) {
+        let check = match Check::of(probe, &spec, address) {
             Ok(check) => check,
             Err(problem) => {
                 let message = format!("{kind:?} probe errored: {problem}");

@@ -36,12 +36,12 @@ use tracing::Instrument;
 use super::clock::{Clock, after, timestamp};
 use super::events::Teller;
 use super::names::PodIdentity;
-use super::observed::Observed;
+use super::observed::{ContainerRecord, Observed};
 use super::plan::{Intent, grace, plan};
 use super::probes::ProbeNews;
 use super::record::Record;
 use super::recover::recover;
-use super::{PodsConfig, PodsDependencies, status};
+use super::{PodsConfig, PodsDependencies, spec, status};
 use crate::volumes::PodDir;
 use act::Done;
 use health::Probes;
@@ -123,7 +123,8 @@ impl Worker {
             context.clock.clone(),
             context.config.node_name.clone(),
             identity.clone(),
-        );
+        )
+        .knowing(spec::ephemeral_names(&pod));
         let previous = known.filter(|known| known.container_statuses.is_some());
         let worker = Self {
             dir,
@@ -238,12 +239,28 @@ impl Worker {
             (pod.metadata.uid.as_deref() == Some(&self.identity.uid)).then(|| Arc::clone(pod))
         });
         match pod {
-            Some(pod) => self.pod = pod,
+            Some(pod) => {
+                self.pod = pod;
+                self.know_ephemeral();
+            }
             None if self.gone => {}
             None => {
                 tracing::info!("the pod's object is gone");
                 self.gone = true;
             }
+        }
+    }
+
+    /// Takes note of containers that were added to look into the pod.
+    fn know_ephemeral(&mut self) {
+        let known = |name: &str| self.observed.containers.iter().any(|r| r.name == name);
+        let new: Vec<_> = spec::ephemeral_names(&self.pod)
+            .filter(|name| !known(name))
+            .map(ContainerRecord::new_ephemeral)
+            .collect();
+        if !new.is_empty() {
+            self.observed.containers.extend(new);
+            self.teller = self.teller.knowing(spec::ephemeral_names(&self.pod));
         }
     }
 

@@ -10,8 +10,8 @@ use crate::pods::names::{AttemptLabels, log_path};
 use crate::pods::observed::{
     Attempt, Exit, FIRST_BACKOFF, Failure, Job, Progress, START_ERROR, Sandbox, Verdicts,
 };
-use crate::pods::plan::container_spec;
 use crate::pods::recover::{exit, vanished};
+use crate::pods::spec;
 use crate::pods::status::terminated;
 use crate::pods::termination;
 use crate::volumes::{VolumeError, Volumes};
@@ -192,9 +192,8 @@ impl Worker {
                 tracing::info!(%container, reason, %message, "no image");
                 let previous = record.image.failure();
                 if previous.is_some() && reason == "ErrImagePull" {
-                    let image = container_spec(&self.pod, container)
-                        .and_then(|spec| spec.image.as_deref())
-                        .unwrap_or_default();
+                    let image = spec::container(&self.pod, container);
+                    let image = image.and_then(|spec| spec.image.clone()).unwrap_or_default();
                     let message = format!("Back-off pulling image \"{image}\"");
                     self.teller.normal(Some(container), "BackOff", message);
                 }
@@ -360,7 +359,7 @@ impl Worker {
     }
 
     async fn last_words(&self, labels: &AttemptLabels, exit_code: i32) -> Option<String> {
-        let container = container_spec(&self.pod, &labels.container)?.clone();
+        let container = spec::container(&self.pod, &labels.container)?.into_owned();
         let message = self.dir.termination_message(&labels.container, labels.number);
         let logs = self.identity.log_dir(&self.context.config.log_dir);
         let log = log_path(&logs, &labels.container, labels.number);

@@ -7,6 +7,7 @@ use runtime::ContainerId;
 
 use crate::pods::names::PodIdentity;
 use crate::pods::observed::Observed;
+use crate::pods::spec;
 
 /// A pod as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,12 +30,11 @@ pub(crate) struct ContainerView {
 
 impl PodView {
     pub(super) fn new(identity: &PodIdentity, pod: &Pod) -> Self {
-        let containers = pod
-            .spec
-            .iter()
-            .flat_map(|spec| &spec.containers)
-            .map(|container| ContainerView {
-                name: container.name.clone(),
+        let regular = spec::regular(pod).map(|container| container.name.as_str());
+        let containers = regular
+            .chain(spec::ephemeral_names(pod))
+            .map(|name| ContainerView {
+                name: name.to_owned(),
                 attempt: None,
                 running: false,
                 waiting: Some("ContainerCreating".to_owned()),
@@ -45,8 +45,9 @@ impl PodView {
 
     pub(super) fn of(identity: &PodIdentity, observed: &Observed, status: &PodStatus) -> Self {
         let waiting = |name: &str| {
-            let of_container = status.container_statuses.iter().flatten().find(|s| s.name == name);
-            of_container?.state.as_ref()?.waiting.as_ref()?.reason.clone()
+            let regular = status.container_statuses.iter().flatten();
+            let mut all = regular.chain(status.ephemeral_container_statuses.iter().flatten());
+            all.find(|s| s.name == name)?.state.as_ref()?.waiting.as_ref()?.reason.clone()
         };
         let containers = observed
             .containers

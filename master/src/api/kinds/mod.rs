@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::field_error::FieldErrors;
+use crate::api::objects::Part;
 use crate::api::view::AnyView;
 use crate::cache::SelectableFields;
 
@@ -211,6 +212,10 @@ pub trait Kind: Send + Sync + 'static {
     /// with it, as in Kubernetes.
     fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object) {}
 
+    /// Carries over from `old` all that a write to another subresource, such as
+    /// `ephemeralcontainers`, may not change.
+    fn prepare_part_update(_part: Part, _new: &mut Self::Object, _old: &Self::Object) {}
+
     /// Whether anything that counts as `spec` differs: then `metadata.generation` is raised.
     fn spec_changed(_new: &Self::Object, _old: &Self::Object) -> bool {
         false
@@ -226,6 +231,11 @@ pub trait Kind: Send + Sync + 'static {
 
     /// What only a new object has to keep to. `validate` is called on it as well.
     fn validate_create(_object: &Self::Object) -> FieldErrors {
+        FieldErrors::new()
+    }
+
+    /// What a write to another subresource may not change. `validate` has been called on `new` as well.
+    fn validate_part_update(_part: Part, _new: &Self::Object, _old: &Self::Object) -> FieldErrors {
         FieldErrors::new()
     }
 

@@ -50,6 +50,10 @@ pub(super) fn validate(template: &PodTemplateSpec, path: &Path, errors: &mut Fie
     pod::annotations::validate(meta.annotations.as_ref(), spec, &annotations, errors);
     pod::validate::spec(spec, &path.child("spec"), errors);
     pod::annotations::agree(meta.annotations.as_ref(), spec, &path.child("spec"), errors);
+    if spec.ephemeral_containers.as_ref().is_some_and(|all| !all.is_empty()) {
+        let detail = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(path.child("spec.ephemeralContainers"), detail));
+    }
 }
 
 /// All that is wrong with a template whose pods are kept running by an object of kind `owner`, which

@@ -147,6 +147,12 @@ pub(crate) fn prepare(
         Part::Status => config.retain(|field, _| {
             matches!(field.as_str(), "apiVersion" | "kind" | "metadata" | "status")
         }),
+        Part::EphemeralContainers => {
+            config.shift_remove("status");
+            if let Some(spec) = config.get_mut("spec").and_then(Value::as_object_mut) {
+                spec.retain(|field, _| field == "ephemeralContainers");
+            }
+        }
     }
     Ok(())
 }

@@ -82,6 +82,9 @@ async fn resource(
     match target.subresource.as_deref() {
         None => object(api, kind, &key, Part::Spec, request).await,
         Some("status") if resource.status => object(api, kind, &key, Part::Status, request).await,
+        Some("ephemeralcontainers") if resource.plural == "pods" => {
+            object(api, kind, &key, Part::EphemeralContainers, request).await
+        }
         Some("scale") if resource.scale => match *request.method() {
             Method::GET | Method::HEAD => {
                 let options = Options::parse(request.uri())?;
@@ -149,7 +152,7 @@ async fn collection(
     }
 }
 
-/// An object or its status.
+/// An object, or what part of it a subresource shows and changes.
 async fn object(
     api: &Api,
     kind: &'static dyn AnyKind,

@@ -32,6 +32,7 @@ pub(crate) fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
     if resource.plural == "pods" && resource.group.is_empty() {
         add("attach", "", "v1", "PodAttachOptions", &["create", "get"][..]);
         add("binding", "", "v1", "Binding", &["create"]);
+        add("ephemeralcontainers", "", "v1", "Pod", &["get", "patch", "update"]);
         add("eviction", "policy", "v1", "Eviction", &["create"]);
         add("exec", "", "v1", "PodExecOptions", &["create", "get"]);
         add("log", "", "v1", "Pod", &["get"]);

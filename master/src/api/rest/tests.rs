@@ -6,6 +6,7 @@ mod bad_input;
 mod deleting;
 mod governing;
 mod options;
+mod parts;
 mod reading;
 mod streaming;
 mod subresources;

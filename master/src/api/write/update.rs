@@ -99,11 +99,12 @@ impl Writer {
         match part {
             Part::Spec => kind.prepare_update(&mut *new, old),
             Part::Status => kind.prepare_status_update(&mut *new, old),
+            part @ Part::EphemeralContainers => kind.prepare_part_update(part, &mut *new, old),
         }
         // A status is written with the old metadata, but with its own record.
         new.meta_mut().managed_fields = recorded;
         new.meta_mut().generation = match old.meta().generation {
-            old_generation if part == Part::Spec && kind.spec_changed(&*new, old) => {
+            old_generation if part != Part::Status && kind.spec_changed(&*new, old) => {
                 Some(old_generation.unwrap_or(0) + 1)
             }
             old_generation => old_generation,
@@ -118,6 +119,10 @@ impl Writer {
             }
             Part::Status if tracked => errors.extend(kind.validate_status_update(&*new, old)),
             Part::Status => {}
+            part @ Part::EphemeralContainers => {
+                errors.extend(kind.validate(&*new));
+                errors.extend(kind.validate_part_update(part, &*new, old));
+            }
         }
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, &key.name, &errors));

@@ -181,6 +181,8 @@ impl NodeLifecycle {
                 && match part {
                     Part::Spec => stored.spec == seen.spec,
                     Part::Status => stored.status == seen.status,
+                    // Not what this controller writes.
+                    Part::EphemeralContainers => false,
                 };
             if same {
                 change(stored);

@@ -48,6 +48,7 @@ enum Newborn {
     Container {
         id: String,
         group: String,
+        joins: bool,
         output: Output,
     },
     Exec,
@@ -85,6 +86,8 @@ impl Server {
         let folder = self.folder.container(&ContainerId(id.clone()));
         let plan: LaunchPlan =
             records::read(&folder.launch()).doing("read the container's plan")?;
+        let joined = plan.joins_processes_of.clone();
+        let joined = joined.map(|target| self.running(&target)).transpose()?;
         let log = plan.log.clone().map(Log::open).transpose().doing("open the log")?;
         let group = plan.cgroup.clone();
         let (stdio, mut output) = match plan.tty {
@@ -94,12 +97,20 @@ impl Server {
                 (Some(stdio), output)
             }
         };
-        let work = |report: &Arc<OwnedFd>| creator::create(&folder, plan, stdio, report);
+        let work = |report: &Arc<OwnedFd>| creator::create(&folder, plan, joined, stdio, report);
         let (creator, report) = fork_creator(work)?;
         // A container that is never told to start leaves no trace of output.
         output.streams.shrink_to_fit();
-        self.add_birth(caller, creator, report, Newborn::Container { id, group, output });
+        let joins = joined.is_some();
+        self.add_birth(caller, creator, report, Newborn::Container { id, group, joins, output });
         Ok(())
+    }
+
+    /// The first process of a container that runs.
+    fn running(&mut self, container: &str) -> Result<ProcessIdentity, Failure> {
+        let found = self.find(container).filter(|found| found.record.exit.is_none());
+        let found = found.ok_or_else(|| Failure(format!("{container} does not run")))?;
+        Ok(ProcessIdentity { pid: found.record.pid, start_ticks: found.record.start_ticks })
     }
 
     /// Forks the creator of a program in a container.
@@ -178,7 +189,7 @@ impl Server {
         let Some(birth) = self.births.get_mut(&key) else { return Ok(()) };
         birth.born = true;
         let caller = birth.caller.0;
-        let Newborn::Container { id, group, output } = &mut birth.what else {
+        let Newborn::Container { id, group, joins, output } = &mut birth.what else {
             birth.early_end = early_end;
             self.execs.insert(caller, Pid::from_raw(pid));
             return report::let_go(&birth.report);
@@ -188,7 +199,7 @@ impl Server {
             set_nonblocking(&terminal)?;
             output.streams.push(Stream::new(terminal, StreamName::Stdout));
         }
-        let (id, group) = (id.clone(), group.clone());
+        let (id, group, joins) = (id.clone(), group.clone(), *joins);
         // It has ended already if there is no such process; that is found out below.
         let start_ticks = ProcessIdentity::of(pid as u32).map_or(0, |found| found.start_ticks);
         let record = ContainerRecord {
@@ -204,6 +215,7 @@ impl Server {
         self.containers.push(Container {
             record,
             group,
+            joins,
             output,
             confirmed: false,
             early_end,

@@ -47,6 +47,8 @@ impl End {
 pub(super) struct Container {
     pub(super) record: ContainerRecord,
     pub(super) group: String,
+    /// It is in the process namespace of another: its first process's end ends nothing else.
+    pub(super) joins: bool,
     pub(super) output: Output,
     /// Whether its program has been executed. Until then its exit is a failure to start.
     pub(super) confirmed: bool,

@@ -357,6 +357,12 @@ impl Server {
         let output = std::mem::take(&mut container.output);
         let attached: Vec<u64> = output.viewers().iter().map(|viewer| viewer.connection).collect();
         drop::<Output>(output);
+        // In a namespace of its own the kernel has done so.
+        if container.joins
+            && let Err(e) = self.hierarchies.kill_all(&container.group)
+        {
+            eprintln!("processes of {id} are left: {e}");
+        }
         let oom_killed = self.hierarchies.oom_kills(&container.group) > 0;
         let exit = end.into_exit(oom_killed);
         container.record.exit = Some(exit.clone());

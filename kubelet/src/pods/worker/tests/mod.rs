@@ -1,6 +1,7 @@
 //! Pods over a fake runtime, in a time that passes as fast as nothing happens.
 
 mod ends;
+mod ephemeral;
 mod restarts;
 mod starts;
 mod streams;

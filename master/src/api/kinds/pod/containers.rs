@@ -27,26 +27,37 @@ pub(super) fn validate(
     let mut seen = BTreeSet::new();
     for (index, container) in spec.containers.iter().enumerate() {
         let path = path.index(index);
-        let name = container.name.as_str();
-        if name.is_empty() {
-            errors.push(FieldError::required(path.child("name"), ""));
-        } else {
-            invalid_each(&path.child("name"), name, names::dns_label(name), errors);
-        }
-        unique(&mut seen, name, &path.child("name"), errors);
-        validate_image(container, &path, errors);
+        unique(&mut seen, container.name.as_str(), &path.child("name"), errors);
+        validate_common(container, spec, volume_names, &path, errors);
         validate_ports(container, &path.child("ports"), errors);
-        env::validate(container, spec, &path, errors);
-        volumes::validate_mounts(container, volume_names, &path.child("volumeMounts"), errors);
         probes::validate(container, &path, errors);
         resources::validate(container, &path.child("resources"), errors);
         resources::validate_resize(container, spec, &path.child("resizePolicy"), errors);
-        if let Some(context) = &container.security_context {
-            security::validate_container(context, &path.child("securityContext"), errors);
-        }
         unsupported::container(container, &path, errors);
     }
     validate_host_ports(spec, path, errors);
+}
+
+/// What holds for containers of every sort.
+pub(super) fn validate_common(
+    container: &Container,
+    spec: &PodSpec,
+    volume_names: &BTreeSet<&str>,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    let name = container.name.as_str();
+    if name.is_empty() {
+        errors.push(FieldError::required(path.child("name"), ""));
+    } else {
+        invalid_each(&path.child("name"), name, names::dns_label(name), errors);
+    }
+    validate_image(container, path, errors);
+    env::validate(container, spec, path, errors);
+    volumes::validate_mounts(container, volume_names, &path.child("volumeMounts"), errors);
+    if let Some(context) = &container.security_context {
+        security::validate_container(context, &path.child("securityContext"), errors);
+    }
 }
 
 /// What is wrong with the containers of a pod, and let pass in a template.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, ResourceRequirements, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
-use proto::k8s as k8s_openapi;
 use proto::quantity::Quantity;
+use proto::{ephemeral, k8s as k8s_openapi};
 
 /// Readable by everybody, writable by the owner: 0644.
 const FILE_MODE: i32 = 0o644;
@@ -46,6 +46,11 @@ pub(in crate::api::kinds) fn spec(spec: &mut PodSpec) {
     }
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
         default_container(container);
+    }
+    for container in spec.ephemeral_containers.iter_mut().flatten() {
+        let (mut common, target) = ephemeral::split(std::mem::take(container));
+        default_container(&mut common);
+        *container = ephemeral::join(common, target);
     }
 }
 

@@ -1,8 +1,8 @@
 //! `pods`: containers that live and die together on one node.
 //!
 //! [`defaults`] fills in, [`validate`] checks with the help of a file for each part of the spec,
-//! [`unsupported`] names what this version does not do, [`update`] what may change, [`status`] what a
-//! client may write of the status, [`columns`] prints.
+//! [`unsupported`] names what this version does not do, [`update`] what may change ([`ephemeral`]: by
+//! that subresource), [`status`] what a client may write of the status, [`columns`] prints.
 //!
 //! The number of processes has no field in Kubernetes: every container gets the kubelet's
 //! `--pod-max-pids`.
@@ -12,6 +12,7 @@ mod columns;
 mod containers;
 pub(super) mod defaults;
 mod env;
+mod ephemeral;
 mod probes;
 pub(crate) mod qos;
 pub(super) mod resources;
@@ -32,6 +33,7 @@ use serde_json::Value;
 use super::path::Path;
 use super::{Column, Deletion, Kind, ResourceInfo};
 use crate::api::field_error::FieldErrors;
+use crate::api::objects::Part;
 use crate::cache::{SelectableFields, selectable};
 
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
@@ -94,6 +96,13 @@ impl Kind for Pods {
         status::keep(status, old);
     }
 
+    fn prepare_part_update(part: Part, new: &mut Pod, old: &Pod) {
+        match part {
+            Part::Spec | Part::Status => {}
+            Part::EphemeralContainers => *new = ephemeral::only(new, old),
+        }
+    }
+
     fn spec_changed(new: &Pod, old: &Pod) -> bool {
         new.spec != old.spec
     }
@@ -115,7 +124,15 @@ impl Kind for Pods {
         let spec = object.spec.as_ref().unwrap_or(&default);
         let annotations = object.metadata.annotations.as_ref();
         annotations::agree(annotations, spec, &Path::new("spec"), &mut errors);
+        errors.extend(ephemeral::validate_create(object));
         errors
+    }
+
+    fn validate_part_update(part: Part, new: &Pod, old: &Pod) -> FieldErrors {
+        match part {
+            Part::Spec | Part::Status => FieldErrors::new(),
+            Part::EphemeralContainers => ephemeral::validate_update(new, old),
+        }
     }
 
     fn validate_update(new: &Pod, old: &Pod) -> FieldErrors {

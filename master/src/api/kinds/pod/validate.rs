@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::path::Path;
 use super::super::{ip, metadata};
-use super::{containers, security, unsupported, volumes};
+use super::{containers, ephemeral, security, unsupported, volumes};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
@@ -24,6 +24,7 @@ const MAX_SEARCH_CHARACTERS: usize = 2048;
 pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let volumes = volumes::validate(spec, &path.child("volumes"), errors);
     containers::validate(spec, &volumes, &path.child("containers"), errors);
+    ephemeral::validate(spec, &volumes, &path.child("ephemeralContainers"), errors);
     one_of(spec.restart_policy.as_deref(), RESTART_POLICIES, &path.child("restartPolicy"), errors);
     one_of(spec.dns_policy.as_deref(), DNS_POLICIES, &path.child("dnsPolicy"), errors);
     validate_dns(spec, path, errors);

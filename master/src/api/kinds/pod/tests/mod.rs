@@ -4,6 +4,7 @@ mod annotations;
 mod columns;
 mod containers;
 mod env;
+mod ephemeral;
 mod probes;
 mod rules;
 mod status;

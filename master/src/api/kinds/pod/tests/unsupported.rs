@@ -14,7 +14,6 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
         ("activeDeadlineSeconds", json!(5)),
         ("affinity", json!({"nodeAffinity": {}})),
         ("automountServiceAccountToken", json!(true)),
-        ("ephemeralContainers", json!([{"name": "x", "image": "y"}])),
         ("hostIPC", json!(true)),
         ("hostNetwork", json!(true)),
         ("hostPID", json!(true)),
