@@ -93,54 +93,53 @@ fn word(message: Option<TunnelUp>) -> Word {
     }
 }
 
+fn time(text: &str) -> Result<jiff::Timestamp, ApiError> {
+    let refused = |error| ApiError::bad_request(format!("sinceTime: {text:?} is no time: {error}"));
+    text.parse().map_err(refused)
+}
+
 /// The query's options, checked.
 fn request(pod: &str, options: &Options, now: jiff::Timestamp) -> Result<LogsRequest, ApiError> {
     let mut errors = Vec::new();
-    let mut at_least = |name: &str, least: i64| -> Result<Option<i64>, ApiError> {
-        let value = options.integer(name)?;
-        if let Some(value) = value.filter(|value| *value < least) {
-            let detail = format!("must be greater than or equal to {least}");
-            errors.push(FieldError::invalid(name, value, detail));
-        }
-        Ok(value)
+    let tail_lines = options.integer("tailLines")?;
+    let limit_bytes = options.integer("limitBytes")?;
+    let since_seconds = options.integer("sinceSeconds")?;
+    let since_time = options.get("sinceTime").map(time).transpose()?;
+    let positive = |name, value: Option<i64>| {
+        let value = value.filter(|value| *value < 1);
+        value.map(|value| FieldError::invalid(name, value, "must be greater than 0"))
     };
-    let tail_lines = at_least("tailLines", 0)?;
-    let limit_bytes = at_least("limitBytes", 1)?;
-    let since_seconds = at_least("sinceSeconds", 1)?;
-    let since_time = options.get("sinceTime");
-    let mut since = None;
-    if let Some(text) = since_time {
-        match text.parse::<jiff::Timestamp>() {
-            Ok(time) => since = Some(time),
-            Err(error) => {
-                errors.push(FieldError::invalid("sinceTime", text, error.to_string()));
-            }
-        }
+    if let Some(lines) = tail_lines.filter(|lines| *lines < 0) {
+        let detail = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid("tailLines", lines, detail));
     }
-    if let Some(seconds) = since_seconds {
-        if since_time.is_some() {
-            errors.push(FieldError::forbidden(
-                "sinceSeconds",
-                "at most one of `sinceTime` or `sinceSeconds` may be specified",
-            ));
+    errors.extend(positive("limitBytes", limit_bytes));
+    let since = match (since_time, since_seconds) {
+        (Some(_), Some(_)) => {
+            let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.push(FieldError::forbidden("", detail));
+            None
         }
-        // Before the beginning of time is from the first line on.
-        since = now.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok();
-    }
-    let stream = match options.get("stream") {
-        None | Some("All") => "",
-        Some("Stdout") => "stdout",
-        Some("Stderr") => "stderr",
-        Some(other) => {
+        (since, None) => since,
+        (None, Some(seconds)) => {
+            errors.extend(positive("sinceSeconds", since_seconds));
+            // Before the beginning of time is from the first line on.
+            now.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok()
+        }
+    };
+    let wanted = options.get("stream").unwrap_or("All");
+    let stream = match wanted {
+        "All" => "",
+        "Stdout" => "stdout",
+        "Stderr" => "stderr",
+        other => {
             errors.push(FieldError::not_supported("stream", other, &["All", "Stderr", "Stdout"]));
             ""
         }
     };
-    if !stream.is_empty() && tail_lines.is_some() {
-        errors.push(FieldError::forbidden(
-            "tailLines",
-            "`tailLines` and specific `stream` are mutually exclusive for now",
-        ));
+    if wanted != "All" && tail_lines.is_some() {
+        let detail = "`tailLines` and specific `stream` are mutually exclusive for now";
+        errors.push(FieldError::forbidden("", detail));
     }
     if !errors.is_empty() {
         return Err(ApiError::invalid(&options_of("PodLogOptions"), pod, &errors));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
@@ -46,7 +46,8 @@ pub(crate) async fn proxy(
         "services" => to_service(api, &path, &name).await?,
         _ => to_node(api, &name).await?,
     };
-    if path.rest.is_empty() && !forward::wants_upgrade(request.headers()) {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if path.rest.is_empty() && reads && !forward::wants_upgrade(request.headers()) {
         return Ok(with_slash(&request));
     }
     let connect = Wanted::Connect(ConnectRequest { place: address.0.into(), port: address.1 });

@@ -7,6 +7,7 @@ mod deleting;
 mod governing;
 mod options;
 mod parts;
+mod proxying;
 mod reading;
 mod streaming;
 mod subresources;

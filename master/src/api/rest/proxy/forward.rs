@@ -1,5 +1,7 @@
 //! Passes a request on over a connection of its own, and the answer back.
 
+use std::net::SocketAddr;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
@@ -31,6 +33,21 @@ const HOP: [HeaderName; 7] = [
     header::TRANSFER_ENCODING,
 ];
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Whom a browser may tell of what this server says is not for what runs behind it to allow.
+const CROSS_ORIGIN: [HeaderName; 4] = [
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+];
+
+/// The other side was asked to speak another protocol, and goes on as before without saying why.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid upgrade response: status code {}", .0.as_u16())]
+struct NotUpgraded(StatusCode);
+
 /// Whether a request wants to become something else, as a WebSocket.
 pub(super) fn wants_upgrade(headers: &HeaderMap) -> bool {
     let connection = headers.get_all(header::CONNECTION).iter();
@@ -55,12 +72,12 @@ where
     let (mut parts, body) = request.into_parts();
     let upgrade = wants_upgrade(&parts.headers);
     let ours = parts.extensions.remove::<OnUpgrade>();
-    parts.headers = request_headers(&parts.headers, to, upgrade)?;
-    parts.uri = if to.rest.is_empty() {
-        Uri::from_static("/")
-    } else {
-        to.rest.parse().map_err(failure)?
-    };
+    let peer = parts.extensions.get::<SocketAddr>().copied();
+    parts.headers = request_headers(&parts.headers, to, upgrade, peer)?;
+    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let without_path = format!("/{query}");
+    let rest = if to.rest.is_empty() { &without_path } else { to.rest };
+    parts.uri = rest.parse().map_err(failure)?;
     parts.version = http::Version::HTTP_11;
     let mut answer =
         sender.send_request(Request::from_parts(parts, body)).await.map_err(failure)?;
@@ -72,8 +89,15 @@ where
         let (parts, _) = answer.into_parts();
         return Ok(Response::from_parts(parts, Body::empty()));
     }
+    let status = answer.status();
+    if upgrade && !(status.is_client_error() || status.is_server_error()) {
+        return Err(failure(NotUpgraded(status)));
+    }
     let (mut parts, body) = answer.into_parts();
     remove_hop_headers(&mut parts.headers);
+    for name in CROSS_ORIGIN {
+        parts.headers.remove(name);
+    }
     if let Some(location) = parts.headers.get(header::LOCATION).and_then(|l| l.to_str().ok())
         && let Some(location) = relocated(location, to)
     {
@@ -95,7 +119,12 @@ async fn join(ours: OnUpgrade, theirs: OnUpgrade) {
 }
 
 /// What the other side gets to see.
-fn request_headers(headers: &HeaderMap, to: &To<'_>, upgrade: bool) -> Result<HeaderMap, Failure> {
+fn request_headers(
+    headers: &HeaderMap,
+    to: &To<'_>,
+    upgrade: bool,
+    peer: Option<SocketAddr>,
+) -> Result<HeaderMap, Failure> {
     let mut sent = headers.clone();
     let wanted = sent.get(header::UPGRADE).cloned().filter(|_| upgrade);
     remove_hop_headers(&mut sent);
@@ -110,6 +139,12 @@ fn request_headers(headers: &HeaderMap, to: &To<'_>, upgrade: bool) -> Result<He
     sent.insert("x-forwarded-uri", value(&format!("{}{path}", to.prefix))?);
     if let Some(host) = headers.get(header::HOST) {
         sent.insert("x-forwarded-host", host.clone());
+    }
+    if let Some(peer) = peer {
+        let before = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+        let own = peer.ip().to_string();
+        let all: Vec<&str> = before.chain([own.as_str()]).collect();
+        sent.insert(FORWARDED_FOR, value(&all.join(", "))?);
     }
     sent.insert("x-forwarded-proto", HeaderValue::from_static("https"));
     sent.insert(header::HOST, value(to.host)?);
@@ -184,7 +219,7 @@ mod tests {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        let sent = request_headers(&headers, &TO, false).unwrap();
+        let sent = request_headers(&headers, &TO, false, None).unwrap();
         for gone in ["connection", "x-own", "te", "authorization", "upgrade"] {
             assert!(!sent.contains_key(gone), "{gone}");
         }
@@ -200,7 +235,7 @@ mod tests {
         headers.insert("connection", HeaderValue::from_static("keep-alive, Upgrade"));
         headers.insert("upgrade", HeaderValue::from_static("websocket"));
         assert!(wants_upgrade(&headers));
-        let sent = request_headers(&headers, &TO, true).unwrap();
+        let sent = request_headers(&headers, &TO, true, None).unwrap();
         assert_eq!(
             (&sent["connection"], &sent["upgrade"]),
             (&"Upgrade".parse().unwrap(), &"websocket".parse().unwrap())

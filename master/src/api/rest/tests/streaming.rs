@@ -6,7 +6,7 @@ use base64::Engine as _;
 use proto::node::open_tunnel::Request as Wanted;
 use proto::node::tunnel_down::Message as Down;
 use proto::node::tunnel_up::Message as Up;
-use proto::node::{Data, Failure, Finished, TunnelDown, TunnelUp};
+use proto::node::{Data, Failure, Finished, LogsRequest, TunnelDown, TunnelUp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -16,15 +16,15 @@ struct TestStreams {
     tunnels: mpsc::UnboundedSender<NodeEnd>,
 }
 
-struct NodeEnd {
+pub(super) struct NodeEnd {
     node: String,
-    request: OpenTunnel,
-    up: mpsc::Sender<TunnelUp>,
-    down: mpsc::Receiver<TunnelDown>,
+    pub(super) request: OpenTunnel,
+    pub(super) up: mpsc::Sender<TunnelUp>,
+    pub(super) down: mpsc::Receiver<TunnelDown>,
 }
 
 impl NodeEnd {
-    async fn say(&self, message: Up) {
+    pub(super) async fn say(&self, message: Up) {
         self.up.send(TunnelUp { message: Some(message) }).await.unwrap();
     }
 
@@ -52,7 +52,7 @@ impl Streams for TestStreams {
 }
 
 /// A server with a pod on node `n1`, another on `lost` and one without a node.
-async fn with_pods() -> (Server, mpsc::UnboundedReceiver<NodeEnd>) {
+pub(super) async fn with_pods() -> (Server, mpsc::UnboundedReceiver<NodeEnd>) {
     let server = Server::start().await;
     let (tunnels, ends) = mpsc::unbounded_channel();
     let api = Api {
@@ -98,6 +98,45 @@ async fn a_log_is_sent_as_it_comes() {
 }
 
 #[tokio::test]
+async fn the_options_of_a_log_reach_the_node() {
+    let (server, mut ends) = with_pods().await;
+    let cases = [
+        ("", LogsRequest::default()),
+        ("stream=All&tailLines=3", LogsRequest { tail_lines: Some(3), ..LogsRequest::default() }),
+        ("stream=Stdout", LogsRequest { stream: "stdout".to_owned(), ..LogsRequest::default() }),
+        (
+            "stream=Stderr&timestamps=true&limitBytes=7",
+            LogsRequest {
+                stream: "stderr".to_owned(),
+                timestamps: true,
+                limit_bytes: Some(7),
+                ..LogsRequest::default()
+            },
+        ),
+        (
+            "sinceTime=2026-01-02T03:04:05%2B02:00&previous=true&follow=false",
+            LogsRequest {
+                previous: true,
+                since_time: Some("2026-01-02T01:04:05Z".to_owned()),
+                ..LogsRequest::default()
+            },
+        ),
+        // It is about a connection that there is none of: the node dials, and both have certificates.
+        ("insecureSkipTLSVerifyBackend=true", LogsRequest::default()),
+    ];
+    for (query, wanted) in cases {
+        let node = async {
+            let end = ends.recv().await.unwrap();
+            assert_eq!(end.request.request, Some(Wanted::Logs(wanted)), "{query}");
+            end.say(Up::Finished(Finished { exit_code: 0 })).await;
+        };
+        let path = format!("{PODS}/web/log?{query}");
+        let (answer, ()) = tokio::join!(server.get(&path), node);
+        assert_eq!(answer.ok(), "");
+    }
+}
+
+#[tokio::test]
 async fn refusals_of_a_log_are_told_as_a_status() {
     let (server, mut ends) = with_pods().await;
     let path = format!("{PODS}/web/log");
@@ -110,24 +149,51 @@ async fn refusals_of_a_log_are_told_as_a_status() {
     assert_eq!(answer.refused(400, "BadRequest"), waiting);
     let answer = server.get(&format!("{path}?container=other")).await;
     assert_eq!(answer.refused(400, "BadRequest"), "container other is not valid for pod web");
-    let bad = "tailLines=-1&limitBytes=0&sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z";
-    let answer = server.get(&format!("{path}?{bad}")).await;
-    answer.refused(422, "Invalid");
-    assert_eq!(answer.body["details"]["causes"].as_array().unwrap().len(), 3);
+    let not_both = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+    let no_tail = "`tailLines` and specific `stream` are mutually exclusive for now";
+    let streams = "stream: Unsupported value: \"stdout\": supported values";
+    let cases: [(&str, &[&str]); 6] = [
+        (
+            "tailLines=-1&limitBytes=0&sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z",
+            &[
+                "tailLines: Invalid value: -1: must be greater than or equal to 0",
+                "limitBytes: Invalid value: 0: must be greater than 0",
+                not_both,
+            ],
+        ),
+        ("sinceSeconds=0", &["sinceSeconds: Invalid value: 0: must be greater than 0"]),
+        ("stream=stdout", &[streams]),
+        ("stream=Stdout&tailLines=1", &[no_tail]),
+        ("stream=Stderr&tailLines=0", &[no_tail]),
+        ("stream=stdout&tailLines=1", &[streams, no_tail]),
+    ];
+    for (bad, causes) in cases {
+        let answer = server.get(&format!("{path}?{bad}")).await;
+        let message = answer.refused(422, "Invalid");
+        assert!(message.starts_with("PodLogOptions \"web\" is invalid: "), "{message}");
+        for cause in causes {
+            assert!(message.contains(cause), "{bad}: {message}");
+        }
+        let told = answer.body["details"]["causes"].as_array().unwrap().len();
+        assert_eq!(told, causes.len(), "{bad}: {message}");
+    }
+    for bad in ["sinceTime=yesterday", "tailLines=many", "limitBytes=1.5"] {
+        server.get(&format!("{path}?{bad}")).await.refused(400, "BadRequest");
+    }
     server.get(&format!("{PODS}/none/log")).await.refused(404, "NotFound");
     server.get(&format!("{PODS}/far/log")).await.refused(503, "ServiceUnavailable");
     assert_eq!(server.get(&format!("{PODS}/new/log")).await.ok(), "");
 }
 
 /// A client of a WebSocket, as small as can be.
-struct Client {
+pub(super) struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Client {
     /// Asks for an upgrade; gives the head of the answer.
-    async fn connect(server: &Server, path: &str, headers: &str) -> (Self, String) {
+    pub(super) async fn connect(server: &Server, path: &str, headers: &str) -> (Self, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let administrator =
@@ -154,7 +220,7 @@ impl Client {
     }
 
     /// Speaks a protocol of exec.
-    async fn exec(server: &Server, path: &str, protocol: &str) -> Self {
+    pub(super) async fn exec(server: &Server, path: &str, protocol: &str) -> Self {
         let key = base64::engine::general_purpose::STANDARD.encode([7; 16]);
         let headers = format!(
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -175,7 +241,7 @@ impl Client {
     }
 
     /// The next frame: its opcode and payload.
-    async fn frame(&mut self) -> (u8, Vec<u8>) {
+    pub(super) async fn frame(&mut self) -> (u8, Vec<u8>) {
         loop {
             if let [first, second, rest @ ..] = self.buffer.as_slice() {
                 let (length, start) = match second & 127 {
@@ -195,7 +261,7 @@ impl Client {
         }
     }
 
-    async fn send(&mut self, payload: &[u8]) {
+    pub(super) async fn send(&mut self, payload: &[u8]) {
         assert!(payload.len() < 126);
         // A mask of zeroes leaves the payload as it is.
         let mut frame = vec![0x82, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
