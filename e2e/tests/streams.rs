@@ -156,6 +156,12 @@ async fn attach(lab: &Lab, client: &Client, tool: Tool) -> Result<()> {
     ensure!(seen.contains("heard two"), "the viewer saw {seen:?}");
     let log = Tool::Kubecfg.run(lab, &["logs", &name])?;
     ensure!(log.matches("heard").count() == 2 && log.matches("said it").count() == 2, "{log:?}");
+    let path = format!("/api/v1/namespaces/default/pods/{name}/log");
+    for (stream, said, not_said) in [("Stdout", "heard", "said it"), ("Stderr", "said it", "heard")]
+    {
+        let log = Tool::Kubectl.run(lab, &["get", "--raw", &format!("{path}?stream={stream}")])?;
+        ensure!(log.matches(said).count() == 2 && !log.contains(not_said), "{stream}: {log:?}");
+    }
     Ok(())
 }
 
@@ -271,6 +277,27 @@ async fn post(port: u16, body: &[u8]) -> Result<Vec<u8>> {
     tokio::time::timeout(check::DEADLINE, exchange).await.context("no answer in time")?
 }
 
+/// A connection that becomes something else on the way carries everything both ways.
+async fn upgraded(client: &Client, path: &str) -> Result<()> {
+    let exchange = async {
+        let request = http::Request::get(path)
+            .header("connection", "Upgrade")
+            .header("upgrade", "echo")
+            .body(kube::client::Body::empty())?;
+        let answer = client.send(request).await?;
+        ensure!(answer.status() == 101, "{path}: {}", answer.status());
+        ensure!(answer.headers()["upgrade"] == "echo");
+        let joined = hyper_util::rt::TokioIo::new(hyper::upgrade::on(answer).await?);
+        let (mut read, mut write) = tokio::io::split(joined);
+        let said = vec![7; 1 << 20];
+        let mut heard = vec![0; said.len()];
+        tokio::try_join!(write.write_all(&said), read.read_exact(&mut heard))?;
+        ensure!(heard == said, "{path}: not what was said");
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(20), exchange).await.context("it hangs")?
+}
+
 #[test]
 fn http_is_proxied_to_pods_services_and_nodes_and_a_node_is_drained() -> Result<()> {
     if !check::is_root() {
@@ -319,6 +346,8 @@ fn http_is_proxied_to_pods_services_and_nodes_and_a_node_is_drained() -> Result<
         let moved = answer("GET", "pods/web:8080/proxy/moved", Vec::new()).await?;
         ensure!(moved.status() == 302);
         ensure!(moved.headers()["location"] == format!("{base}/pods/web:8080/proxy/hostname"));
+        upgraded(&client, &format!("{base}/pods/web:8080/proxy/upgrade")).await?;
+        upgraded(&client, &format!("{base}/services/web:web/proxy/upgrade")).await?;
         let slash = answer("GET", "pods/web:8080/proxy", Vec::new()).await?;
         ensure!(slash.status() == 301);
         for (path, code, told) in [

@@ -46,17 +46,18 @@ fn answer(mut connection: TcpStream) -> io::Result<()> {
     let mut reader = BufReader::new(connection.try_clone()?);
     let mut request = String::new();
     (&mut reader).take(MAX_LINE).read_line(&mut request)?;
-    let mut body_length = 0;
+    let (mut body_length, mut upgrade) = (0, String::new());
     loop {
         let mut header = String::new();
         let length = (&mut reader).take(MAX_LINE).read_line(&mut header)?;
         if length == 0 || header.trim_end().is_empty() {
             break;
         }
-        if let Some((name, value)) = header.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            body_length = value.trim().parse().unwrap_or(0);
+        let Some((name, value)) = header.split_once(':') else { continue };
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => body_length = value.trim().parse().unwrap_or(0),
+            "upgrade" => upgrade = value.trim().to_owned(),
+            _ => {}
         }
     }
     if HANGING.load(Ordering::Relaxed) {
@@ -72,6 +73,13 @@ fn answer(mut connection: TcpStream) -> io::Result<()> {
         let mut body = Vec::new();
         reader.take(body_length).read_to_end(&mut body)?;
         return respond_with(&mut connection, 200, &body);
+    }
+    if path == "/upgrade" && upgrade == "echo" {
+        // From here on it is no HTTP: everything is said back, until nothing more is said.
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n";
+        write!(connection, "{head}Connection: Upgrade\r\n\r\n")?;
+        io::copy(&mut reader, &mut connection)?;
+        return Ok(());
     }
     if path == "/moved" {
         let head = "HTTP/1.1 302 Found\r\nLocation: /hostname\r\nContent-Length: 0\r\n";
