@@ -61,9 +61,9 @@ impl Kind for Leases {
         }
         // Candidates, and the choice among them, are not served.
         for (field, value) in [("strategy", strategy), ("preferredHolder", preferred_holder)] {
-            if value.is_some_and(|value| !value.is_empty()) {
+            if value.as_ref().is_some_and(|value| !value.is_empty()) {
                 let instead = "a lease goes to who writes its name into it first";
-                pod::unsupported::refuse(&path.child(field), instead, &mut errors);
+                pod::unsupported::refuse(&path.child(field), value, instead, &mut errors);
             }
         }
         errors

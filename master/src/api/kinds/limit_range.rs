@@ -100,7 +100,7 @@ fn validate_type(type_: &str, path: &Path, errors: &mut FieldErrors) {
         POD | CONTAINER | CLAIM => {}
         _ if type_.contains('/') => {
             let instead = "the limits of a Pod or a Container";
-            pod::unsupported::refuse(path, instead, errors);
+            pod::unsupported::refuse(path, type_, instead, errors);
         }
         _ => {
             let detail = "must be a standard limit type or fully qualified";

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::cidr::Ipv4Range;
 use super::columns::{AGE, NAME, NONE, UNKNOWN, age, column, name, wide};
 use super::path::Path;
+use super::pod::unsupported::refuse;
 use super::{ClusterConfig, Column, Kind, ResourceInfo, ip, resource_names};
 use crate::api::field_error::{FieldError, FieldErrors};
 use crate::cache::{SelectableFields, selectable};
@@ -252,8 +253,8 @@ fn validate_spec(spec: &NodeSpec, errors: &mut FieldErrors) {
         errors.push(FieldError::forbidden(path.child("configSource"), detail));
     }
     if spec.pod_preemption_policy.is_some() {
-        let detail = "is not supported by this version of Kutter: nothing is preempted";
-        errors.push(FieldError::forbidden(path.child("podPreemptionPolicy"), detail));
+        let path = path.child("podPreemptionPolicy");
+        refuse(&path, &spec.pod_preemption_policy, "nothing is preempted", errors);
     }
     // The path that Kubernetes tells.
     let path = Path::new("metadata.taints");

@@ -172,7 +172,12 @@ fn validate_scopes(scopes: &[String], names: &[&String], path: &Path, errors: &m
     let all = json!(scopes);
     for scope in scopes {
         if is_foreign(scope) {
-            pod::unsupported::refuse(path, "there is nothing that the scope could select", errors);
+            pod::unsupported::refuse(
+                path,
+                scope,
+                "there is nothing that the scope could select",
+                errors,
+            );
             continue;
         }
         if bounds(scope, "").is_none() {
@@ -208,7 +213,7 @@ fn validate_selector(
         let scope = scope_name.as_str();
         if is_foreign(scope) {
             let instead = "there is nothing that the scope could select";
-            pod::unsupported::refuse(&path.child("scopeName"), instead, errors);
+            pod::unsupported::refuse(&path.child("scopeName"), scope, instead, errors);
             continue;
         }
         match bounds(scope, "") {

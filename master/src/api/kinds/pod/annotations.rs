@@ -50,7 +50,7 @@ pub(in crate::api::kinds) fn validate(
                 }
             }
             key if BANDWIDTH.contains(&key) => {
-                refuse(&at, "the bandwidth of pods is not limited", errors);
+                refuse(&at, value, "the bandwidth of pods is not limited", errors);
             }
             key if key == SECCOMP || key.starts_with(SECCOMP_OF) => {
                 validate_seccomp(value, &path.child(key), errors);
@@ -98,9 +98,9 @@ fn validate_app_armor(
     }
     match value {
         "" | "unconfined" => {}
-        "runtime/default" => refuse(path, "no AppArmor profiles are set", errors),
+        "runtime/default" => refuse(path, value, "no AppArmor profiles are set", errors),
         _ if value.starts_with("localhost/") => {
-            refuse(path, "no AppArmor profiles are set", errors);
+            refuse(path, value, "no AppArmor profiles are set", errors);
         }
         _ => {
             let detail = format!("invalid AppArmor profile name: {value:?}");

@@ -118,8 +118,12 @@ fn validate_ports(container: &Container, path: &Path, errors: &mut FieldErrors) 
                 errors.push(FieldError::invalid(path.child("hostPort"), number, reason));
             }
             if port.protocol.as_deref() == Some("SCTP") {
-                let detail = "SCTP is not supported by this version of Kutter: use TCP or UDP";
-                errors.push(FieldError::forbidden(path.child("hostPort"), detail));
+                unsupported::refuse(
+                    &path.child("protocol"),
+                    "SCTP",
+                    "use TCP or UDP, or no hostPort",
+                    errors,
+                );
             }
         }
         endpoints::protocol(port.protocol.as_deref(), &path.child("protocol"), errors);

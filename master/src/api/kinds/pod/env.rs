@@ -110,7 +110,7 @@ fn validate_source(
     if file_key_ref.is_some() {
         count += 1;
         let instead = "use a ConfigMap or Secret";
-        unsupported::refuse(&path.child("fileKeyRef"), instead, errors);
+        unsupported::refuse(&path.child("fileKeyRef"), file_key_ref, instead, errors);
     }
     count
 }

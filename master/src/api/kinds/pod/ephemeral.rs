@@ -81,7 +81,8 @@ fn validate_fields(container: &EphemeralContainer, path: &Path, errors: &mut Fie
         }
     }
     if listed(&container.volume_devices) {
-        refuse(&path.child("volumeDevices"), "there are no persistent volumes", errors);
+        let instead = "there are no persistent volumes";
+        refuse(&path.child("volumeDevices"), &container.volume_devices, instead, errors);
     }
 }
 

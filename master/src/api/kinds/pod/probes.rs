@@ -87,7 +87,7 @@ fn validate_probe(probe: &Probe, path: &Path, errors: &mut FieldErrors) {
     }
     if grpc.is_some() && is_first("grpc", errors) {
         let instead = "use an exec, httpGet or tcpSocket probe";
-        unsupported::refuse(&path.child("grpc"), instead, errors);
+        unsupported::refuse(&path.child("grpc"), grpc, instead, errors);
     }
     if !handled {
         errors.push(FieldError::required(path, "must specify a handler type"));
@@ -103,7 +103,7 @@ fn validate_http(http: &HTTPGetAction, path: &Path, errors: &mut FieldErrors) {
     one_of(scheme.as_deref(), &["HTTP", "HTTPS"], &path.child("scheme"), errors);
     if protocol.as_ref().is_some_and(|protocol| !protocol.is_empty()) {
         let instead = "probes speak HTTP/1.1";
-        unsupported::refuse(&path.child("protocol"), instead, errors);
+        unsupported::refuse(&path.child("protocol"), protocol, instead, errors);
     }
     for header in http_headers.iter().flatten() {
         let fits = !header.name.is_empty()

@@ -20,7 +20,7 @@ pub(super) fn validate(container: &Container, path: &Path, errors: &mut FieldErr
         container.resources.as_ref().unwrap_or(&default);
     if claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         let instead = "nodes offer cpu and memory only";
-        unsupported::refuse(&path.child("claims"), instead, errors);
+        unsupported::refuse(&path.child("claims"), claims, instead, errors);
     }
     for (field, list) in [("limits", limits), ("requests", requests)] {
         let path = path.child(field);
@@ -75,13 +75,13 @@ pub(in crate::api::kinds) fn validate_name(name: &str, path: &Path, errors: &mut
         "cpu" | "memory" => {}
         "ephemeral-storage" => {
             let instead = "the disk that a container fills is not counted";
-            unsupported::refuse(path, instead, errors);
+            unsupported::refuse(path, (), instead, errors);
         }
         _ if name.starts_with("hugepages-") || name.contains('/') => {
             let reasons = names::qualified_name(name);
             if reasons.is_empty() {
                 let instead = "nodes offer cpu and memory only";
-                unsupported::refuse(path, instead, errors);
+                unsupported::refuse(path, (), instead, errors);
             }
             invalid_each(path, name, reasons, errors);
         }

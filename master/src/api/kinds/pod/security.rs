@@ -4,10 +4,10 @@ use k8s_openapi::api::core::v1::{
     AppArmorProfile, PodSecurityContext, SeccompProfile, SecurityContext,
 };
 use proto::k8s as k8s_openapi;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::path::Path;
-use super::unsupported::refuse;
+use super::unsupported::{self, given, refuse};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const MAX_ID: i64 = 2_147_483_647;
@@ -87,26 +87,24 @@ pub(super) fn validate_pod(context: &PodSecurityContext, path: &Path, errors: &m
     let policy_path = path.child("supplementalGroupsPolicy");
     match supplemental_groups_policy.as_deref() {
         None | Some("Merge") => {}
-        Some("Strict") => refuse(&policy_path, "the groups of the image are merged", errors),
+        Some("Strict") => {
+            refuse(&policy_path, "Strict", "the groups of the image are merged", errors)
+        }
         Some(other) => {
             let supported = &["Merge", "Strict"];
             errors.push(FieldError::not_supported(policy_path, other, supported));
         }
     }
     let no_volumes = "the owners of volumes are not changed; use runAsUser or an image that fits";
-    let sysctls_set = sysctls.as_ref().is_some_and(|list| !list.is_empty());
-    for (set, field, instead) in [
-        (fs_group.is_some(), "fsGroup", no_volumes),
-        (fs_group_change_policy.is_some(), "fsGroupChangePolicy", no_volumes),
-        (se_linux_options.is_some(), "seLinuxOptions", "no SELinux labels are set"),
-        (se_linux_change_policy.is_some(), "seLinuxChangePolicy", "no SELinux labels are set"),
-        (sysctls_set, "sysctls", "kernel parameters stay as the node has them"),
-        (windows_options.is_some(), "windowsOptions", "nodes run Linux"),
-    ] {
-        if set {
-            refuse(&path.child(field), instead, errors);
-        }
-    }
+    let fields = [
+        (json!(fs_group), "fsGroup", no_volumes),
+        (json!(fs_group_change_policy), "fsGroupChangePolicy", no_volumes),
+        (json!(se_linux_options), "seLinuxOptions", "no SELinux labels are set"),
+        (json!(se_linux_change_policy), "seLinuxChangePolicy", "no SELinux labels are set"),
+        (given(sysctls), "sysctls", "kernel parameters stay as the node has them"),
+        (json!(windows_options), "windowsOptions", "nodes run Linux"),
+    ];
+    unsupported::refuse_set(path, fields, errors);
 }
 
 /// All that is wrong with, or not supported of, a container's context.
@@ -150,25 +148,22 @@ pub(super) fn validate_container(context: &SecurityContext, path: &Path, errors:
             errors.push(FieldError::invalid(path, json!(context), detail));
         }
     }
-    let masks = match proc_mount.as_deref() {
-        None | Some("Default") => false,
-        Some("Unmasked") => true,
+    let unmasked = match proc_mount.as_deref() {
+        None | Some("Default") => Value::Null,
+        Some("Unmasked") => json!(proc_mount),
         Some(other) => {
             let (path, supported) = (path.child("procMount"), &["Default", "Unmasked"]);
             errors.push(FieldError::not_supported(path, other, supported));
-            false
+            Value::Null
         }
     };
-    for (set, field, instead) in [
-        (*privileged == Some(true), "privileged", "add the capabilities that are needed"),
-        (masks, "procMount", "parts of /proc are always masked"),
-        (se_linux_options.is_some(), "seLinuxOptions", "no SELinux labels are set"),
-        (windows_options.is_some(), "windowsOptions", "nodes run Linux"),
-    ] {
-        if set {
-            refuse(&path.child(field), instead, errors);
-        }
-    }
+    let fields = [
+        (given(privileged), "privileged", "add the capabilities that are needed"),
+        (unmasked, "procMount", "parts of /proc are always masked"),
+        (json!(se_linux_options), "seLinuxOptions", "no SELinux labels are set"),
+        (json!(windows_options), "windowsOptions", "nodes run Linux"),
+    ];
+    unsupported::refuse_set(path, fields, errors);
 }
 
 pub(super) fn validate_id(id: Option<i64>, path: &Path, errors: &mut FieldErrors) {
@@ -187,7 +182,9 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut 
                 errors.push(FieldError::invalid(path, localhost_profile.clone(), detail));
             }
         }
-        "Localhost" => refuse(&path.child("type"), "use RuntimeDefault or Unconfined", errors),
+        "Localhost" => {
+            refuse(&path.child("type"), type_, "use RuntimeDefault or Unconfined", errors)
+        }
         "" => {
             let detail = "type is required when seccompProfile is set";
             errors.push(FieldError::required(path.child("type"), detail));
@@ -210,7 +207,12 @@ fn validate_app_armor(profile: Option<&AppArmorProfile>, path: &Path, errors: &m
         }
         "Unconfined" => {}
         "RuntimeDefault" | "Localhost" => {
-            refuse(path, "no AppArmor profiles are set; leave it out", errors);
+            refuse(
+                &path.child("type"),
+                type_,
+                "no AppArmor profiles are set; leave it out",
+                errors,
+            );
         }
         "" => {
             let detail = "type is required when appArmorProfile is set";

@@ -3,38 +3,55 @@
 //! Structs are taken apart field by field, so that a field of a newer Kubernetes does not compile
 //! until somebody has decided about it. A value that says what would happen anyway is accepted.
 
-use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, KeyToPath, PodSpec, Volume, VolumeMount,
-};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec, Volume, VolumeMount};
 use proto::k8s as k8s_openapi;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::super::path::Path;
 use crate::api::field_error::{FieldError, FieldErrors};
 
-/// Says that a field is not supported, and what there is instead.
-pub(in crate::api::kinds) fn refuse(path: &Path, instead: &str, errors: &mut FieldErrors) {
+/// Says that a value is not supported, and what there is instead.
+pub(in crate::api::kinds) fn refuse(
+    path: &Path,
+    value: impl Serialize,
+    instead: &str,
+    errors: &mut FieldErrors,
+) {
     let detail = format!("is not supported by this version of Kutter: {instead}");
+    let is_plain = |value: &Value| !(value.is_null() || value.is_array() || value.is_object());
+    let value = serde_json::to_value(value).unwrap_or_default();
+    // Of a structure, the field says what it is.
+    let tells = match &value {
+        Value::Array(list) => list.iter().all(is_plain),
+        value => is_plain(value),
+    };
+    let detail = if tells { format!("{value} {detail}") } else { detail };
     errors.push(FieldError::forbidden(path, detail));
 }
 
-fn refuse_set(
+/// The same for each of the fields that say something.
+pub(in crate::api::kinds) fn refuse_set(
     path: &Path,
-    fields: impl IntoIterator<Item = (bool, &'static str, &'static str)>,
+    fields: impl IntoIterator<Item = (Value, &'static str, &'static str)>,
     errors: &mut FieldErrors,
 ) {
-    for (set, field, instead) in fields {
-        if set {
-            refuse(&path.child(field), instead, errors);
+    for (value, field, instead) in fields {
+        if !value.is_null() {
+            refuse(&path.child(field), value, instead, errors);
         }
     }
 }
 
-fn listed<T>(list: &Option<Vec<T>>) -> bool {
-    list.as_ref().is_some_and(|list| !list.is_empty())
+/// The value, unless it says nothing.
+pub(in crate::api::kinds) fn given<T: Serialize + Default + PartialEq>(field: &Option<T>) -> Value {
+    let said = field.as_ref().filter(|value| **value != T::default());
+    serde_json::to_value(said).unwrap_or_default()
 }
 
-fn said(text: &Option<String>) -> bool {
-    text.as_ref().is_some_and(|text| !text.is_empty())
+/// The value, unless it is one of these.
+fn beyond(field: &Option<String>, known: &[&str]) -> Value {
+    json!(field.as_deref().filter(|value| !known.contains(value)))
 }
 
 /// What a pod may not say.
@@ -84,57 +101,51 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         topology_spread_constraints,
         volumes: _,
     } = spec;
-    let own = |host: &Option<bool>| *host == Some(true);
     let no_priority = "all pods are equal, and none gives way to another";
-    let affine = affinity.as_ref().is_some_and(|affinity| *affinity != Default::default());
-    let preempts = preemption_policy.as_deref().is_some_and(|p| p != "PreemptLowerPriority");
+    let other_os = json!(os.as_ref().map(|os| &os.name).filter(|name| *name == "windows"));
     let fields = [
         (
-            active_deadline_seconds.is_some(),
+            json!(active_deadline_seconds),
             "activeDeadlineSeconds",
             "pods run until they end or are deleted",
         ),
-        (affine, "affinity", "use nodeSelector; pods of one controller are spread over the nodes"),
         (
-            own(automount_service_account_token),
+            given(affinity),
+            "affinity",
+            "use nodeSelector; pods of one controller are spread over the nodes",
+        ),
+        (
+            given(automount_service_account_token),
             "automountServiceAccountToken",
             "service accounts have no tokens; leave it out or say false",
         ),
-        (listed(eviction_responders), "evictionResponders", "pods are deleted gracefully"),
-        (own(host_ipc), "hostIPC", "every pod has an IPC namespace of its own"),
-        (own(host_network), "hostNetwork", "every pod has an address of its own; use hostPort"),
-        (own(host_pid), "hostPID", "every container has a process namespace of its own"),
-        (host_users.is_some(), "hostUsers", "leave it out"),
-        (said(hostname_override), "hostnameOverride", "use hostname"),
-        (listed(init_containers), "initContainers", "do what they do at the start of a container"),
-        (os.as_ref().is_some_and(|os| os.name != "linux"), "os", "nodes run Linux"),
+        (given(eviction_responders), "evictionResponders", "pods are deleted gracefully"),
+        (given(host_ipc), "hostIPC", "every pod has an IPC namespace of its own"),
+        (given(host_network), "hostNetwork", "every pod has an address of its own; use hostPort"),
+        (given(host_pid), "hostPID", "every container has a process namespace of its own"),
+        (json!(host_users), "hostUsers", "leave it out"),
+        (given(hostname_override), "hostnameOverride", "use hostname"),
+        (given(init_containers), "initContainers", "do what they do at the start of a container"),
+        (other_os, "os", "nodes run Linux"),
+        (given(overhead), "overhead", "there are no runtime classes"),
+        (beyond(preemption_policy, &["PreemptLowerPriority"]), "preemptionPolicy", no_priority),
+        (given(priority), "priority", no_priority),
+        (given(priority_class_name), "priorityClassName", no_priority),
+        (given(readiness_gates), "readinessGates", "use readiness probes"),
+        (given(resource_claims), "resourceClaims", "nodes offer cpu and memory only"),
+        (given(resources), "resources", "say them for each container"),
+        (given(runtime_class_name), "runtimeClassName", "there is one runtime"),
+        (given(scheduling_gates), "schedulingGates", "create the pod when it may run"),
+        (json!(scheduling_group), "schedulingGroup", "pods are scheduled one by one"),
+        (given(set_hostname_as_fqdn), "setHostnameAsFQDN", "the cluster has no domain names yet"),
         (
-            overhead.as_ref().is_some_and(|map| !map.is_empty()),
-            "overhead",
-            "there are no runtime classes",
-        ),
-        (preempts, "preemptionPolicy", no_priority),
-        (priority.unwrap_or(0) != 0, "priority", no_priority),
-        (said(priority_class_name), "priorityClassName", no_priority),
-        (listed(readiness_gates), "readinessGates", "use readiness probes"),
-        (listed(resource_claims), "resourceClaims", "nodes offer cpu and memory only"),
-        (
-            resources.as_ref().is_some_and(|resources| *resources != Default::default()),
-            "resources",
-            "say them for each container",
-        ),
-        (said(runtime_class_name), "runtimeClassName", "there is one runtime"),
-        (listed(scheduling_gates), "schedulingGates", "create the pod when it may run"),
-        (scheduling_group.is_some(), "schedulingGroup", "pods are scheduled one by one"),
-        (own(set_hostname_as_fqdn), "setHostnameAsFQDN", "the cluster has no domain names yet"),
-        (
-            own(share_process_namespace),
+            given(share_process_namespace),
             "shareProcessNamespace",
             "every container has a process namespace of its own",
         ),
-        (said(subdomain), "subdomain", "the cluster has no domain names yet"),
+        (given(subdomain), "subdomain", "the cluster has no domain names yet"),
         (
-            listed(topology_spread_constraints),
+            given(topology_spread_constraints),
             "topologySpreadConstraints",
             "pods of one controller are spread over the nodes",
         ),
@@ -172,12 +183,15 @@ pub(super) fn container(container: &Container, path: &Path, errors: &mut FieldEr
         volume_mounts: _,
         working_dir: _,
     } = container;
-    let hooked = lifecycle.as_ref().is_some_and(|lifecycle| *lifecycle != Default::default());
     let fields = [
-        (hooked, "lifecycle", "containers get the stop signal of their image and the grace period"),
-        (said(restart_policy), "restartPolicy", "use the pod's restartPolicy"),
-        (listed(restart_policy_rules), "restartPolicyRules", "use the pod's restartPolicy"),
-        (listed(volume_devices), "volumeDevices", "there are no persistent volumes"),
+        (
+            given(lifecycle),
+            "lifecycle",
+            "containers get the stop signal of their image and the grace period",
+        ),
+        (given(restart_policy), "restartPolicy", "use the pod's restartPolicy"),
+        (given(restart_policy_rules), "restartPolicyRules", "use the pod's restartPolicy"),
+        (given(volume_devices), "volumeDevices", "there are no persistent volumes"),
     ];
     refuse_set(path, fields, errors);
 }
@@ -194,15 +208,15 @@ pub(super) fn mount(mount: &VolumeMount, path: &Path, errors: &mut FieldErrors) 
         sub_path,
         sub_path_expr,
     } = mount;
-    let propagates = mount_propagation.as_deref().is_some_and(|p| !matches!(p, "" | "None"));
-    let recursive = recursive_read_only.as_deref().is_some_and(|r| !matches!(r, "" | "Disabled"));
+    let propagation = beyond(mount_propagation, &["", "None"]);
+    let recursive = beyond(recursive_read_only, &["", "Disabled"]);
     let whole = "mount the whole volume, or name items";
     let fields = [
-        (listed(bind_mount_options), "bindMountOptions", "use readOnly"),
-        (propagates, "mountPropagation", "mounts are private"),
+        (given(bind_mount_options), "bindMountOptions", "use readOnly"),
+        (propagation, "mountPropagation", "mounts are private"),
         (recursive, "recursiveReadOnly", "use readOnly"),
-        (said(sub_path), "subPath", whole),
-        (said(sub_path_expr), "subPathExpr", whole),
+        (given(sub_path), "subPath", whole),
+        (given(sub_path_expr), "subPathExpr", whole),
     ];
     refuse_set(path, fields, errors);
 }
@@ -271,24 +285,32 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         (storageos.is_some(), "storageos"),
         (vsphere_volume.is_some(), "vsphereVolume"),
     ];
-    refuse_set(path, kinds.map(|(set, field)| (set, field, instead)), errors);
+    for (_, field) in kinds.into_iter().filter(|(set, _)| *set) {
+        refuse(&path.child(field), (), instead, errors);
+    }
     if let Some(EmptyDirVolumeSource { medium, mode: _, size_limit }) = empty_dir
         && size_limit.is_some()
         && medium.as_deref().unwrap_or_default().is_empty()
     {
         let instead = "the disk that a volume fills is not counted; use medium Memory";
-        refuse(&path.child("emptyDir.sizeLimit"), instead, errors);
+        refuse(&path.child("emptyDir.sizeLimit"), size_limit, instead, errors);
     }
     let owners = "files belong to root; choose the mode";
-    let owned = |items: &Option<Vec<KeyToPath>>| items.iter().flatten().any(|i| i.user.is_some());
-    if let Some(map) = config_map
-        && (map.default_user.is_some() || owned(&map.items))
-    {
-        refuse(&path.child("configMap.defaultUser"), owners, errors);
-    }
-    if let Some(secret) = secret
-        && (secret.default_user.is_some() || owned(&secret.items))
-    {
-        refuse(&path.child("secret.defaultUser"), owners, errors);
+    let sources = [
+        ("configMap", config_map.as_ref().map(|map| (map.default_user, &map.items))),
+        ("secret", secret.as_ref().map(|secret| (secret.default_user, &secret.items))),
+    ];
+    for (field, source) in sources {
+        let Some((user, items)) = source else { continue };
+        let of_items = items
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(index, item)| (format!("items[{index}].user"), item.user));
+        for (owner, user) in of_items.chain([("defaultUser".to_owned(), user)]) {
+            if user.is_some() {
+                refuse(&path.child(field).child(&owner), user, owners, errors);
+            }
+        }
     }
 }

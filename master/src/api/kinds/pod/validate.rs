@@ -38,6 +38,14 @@ pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Fiel
             invalid_each(&path.child(field), value, rule(value), errors);
         }
     }
+    match spec.os.as_ref().map(|os| os.name.as_str()) {
+        None | Some("linux" | "windows") => {}
+        Some("") => errors.push(FieldError::required(path.child("os.name"), "cannot be empty")),
+        Some(other) => {
+            let supported = &["linux", "windows"];
+            errors.push(FieldError::not_supported(path.child("os"), other, supported));
+        }
+    }
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     validate_tolerations(tolerations, &path.child("tolerations"), errors);
     validate_host_aliases(spec, &path.child("hostAliases"), errors);

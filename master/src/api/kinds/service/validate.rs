@@ -8,7 +8,7 @@ use proto::{k8s as k8s_openapi, names};
 use serde_json::json;
 
 use super::super::path::Path;
-use super::super::pod::unsupported::refuse;
+use super::super::pod::unsupported::{given, refuse, refuse_set};
 use super::super::{endpoints, metadata};
 use super::{
     CLUSTER_IP, EXTERNAL_NAME, HEADLESS, LOAD_BALANCER, NODE_PORT, addresses, cluster_ip,
@@ -63,7 +63,7 @@ fn validate_annotations(service: &Service, kind: &str, errors: &mut FieldErrors)
             let detail = "may only be used when `type` is 'LoadBalancer'";
             errors.push(FieldError::forbidden(path, detail));
         } else if !ranges.trim().is_empty() {
-            refuse(&path, "sources are not filtered", errors);
+            refuse(&path, ranges, "sources are not filtered", errors);
         }
     }
 }
@@ -114,10 +114,7 @@ fn validate_port(port: &ServicePort, needs_name: bool, path: &Path, errors: &mut
     }
     let protocol_path = path.child("protocol");
     match protocol(port.protocol.as_deref()) {
-        "SCTP" => errors.push(FieldError::forbidden(
-            protocol_path,
-            "SCTP is not supported by this version of Kutter: use TCP or UDP",
-        )),
+        "SCTP" => refuse(&protocol_path, "SCTP", "use TCP or UDP", errors),
         other => endpoints::protocol(Some(other), &protocol_path, errors),
     }
     let path_to_target = path.child("targetPort");
@@ -174,21 +171,18 @@ fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) 
             errors.push(FieldError::invalid(external, policy, detail));
         }
         Some("Cluster") => {}
-        Some("Local") => errors.push(FieldError::forbidden(
-            external,
-            "Local is not supported by this version of Kutter: traffic from outside goes to the \
-             endpoints of all nodes",
-        )),
+        Some("Local") => {
+            let instead = "traffic from outside goes to the endpoints of all nodes";
+            refuse(&external, "Local", instead, errors);
+        }
         Some(other) => errors.push(FieldError::not_supported(external, other, supported)),
     }
     let internal = path.child("internalTrafficPolicy");
     match spec.internal_traffic_policy.as_deref() {
         None | Some("Cluster" | "") => {}
-        Some("Local") => errors.push(FieldError::forbidden(
-            internal,
-            "Local is not supported by this version of Kutter: traffic goes to the endpoints of \
-             all nodes",
-        )),
+        Some("Local") => {
+            refuse(&internal, "Local", "traffic goes to the endpoints of all nodes", errors);
+        }
         Some(other) => errors.push(FieldError::not_supported(internal, other, supported)),
     }
     if let Some(number) = spec.health_check_node_port.filter(|number| *number != 0) {
@@ -205,31 +199,27 @@ fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) 
 
 /// What would change where traffic goes, and does not yet.
 fn unsupported(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
-    let mut refuse_set = |set: bool, field: &str, instead: &str| {
-        if set {
-            refuse(&path.child(field), instead, errors);
-        }
-    };
-    let listed = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let said = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let node_port = "use a NodePort service";
-    refuse_set(listed(&spec.external_ips), "externalIPs", node_port);
-    refuse_set(said(&spec.load_balancer_ip), "loadBalancerIP", node_port);
-    refuse_set(
-        listed(&spec.load_balancer_source_ranges),
-        "loadBalancerSourceRanges",
-        "sources are not filtered",
-    );
-    refuse_set(
-        said(&spec.traffic_distribution),
-        "trafficDistribution",
-        "traffic is spread over all endpoints evenly",
-    );
+    let fields = [
+        (given(&spec.external_ips), "externalIPs", node_port),
+        (given(&spec.load_balancer_ip), "loadBalancerIP", node_port),
+        (
+            given(&spec.load_balancer_source_ranges),
+            "loadBalancerSourceRanges",
+            "sources are not filtered",
+        ),
+        (
+            given(&spec.traffic_distribution),
+            "trafficDistribution",
+            "traffic is spread over all endpoints evenly",
+        ),
+    ];
+    refuse_set(path, fields, errors);
     let class = spec.load_balancer_class.is_some();
     if class && type_of(spec) != LOAD_BALANCER {
         let detail = "may only be used when `type` is 'LoadBalancer'";
         errors.push(FieldError::forbidden(path.child("loadBalancerClass"), detail));
     } else if class {
-        refuse(&path.child("loadBalancerClass"), node_port, errors);
+        refuse(&path.child("loadBalancerClass"), &spec.load_balancer_class, node_port, errors);
     }
 }

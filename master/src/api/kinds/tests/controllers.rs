@@ -67,7 +67,7 @@ fn controllers_keep_to_the_rules() {
             (
                 "/spec/template/spec/hostNetwork",
                 json!(true),
-                "spec.template.spec.hostNetwork: Forbidden: is not supported",
+                "spec.template.spec.hostNetwork: Forbidden: true is not supported",
             ),
         ],
     );

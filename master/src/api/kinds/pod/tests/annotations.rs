@@ -70,7 +70,7 @@ fn annotations_keep_to_the_rules() {
             (
                 "/metadata/annotations",
                 json!({"container.apparmor.security.beta.kubernetes.io/main": "runtime/default"}),
-                "metadata.annotations[container.apparmor.security.beta.kubernetes.io/main]: Forbidden: is not supported by this version of Kutter",
+                "metadata.annotations[container.apparmor.security.beta.kubernetes.io/main]: Forbidden: \"runtime/default\" is not supported by this version of Kutter",
             ),
             (
                 "/metadata/annotations",

@@ -19,7 +19,6 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
         ("hostPID", json!(true)),
         ("hostUsers", json!(false)),
         ("initContainers", json!([{"name": "x", "image": "y"}])),
-        ("os", json!({"name": "windows"})),
         ("overhead", json!({"cpu": "1"})),
         ("preemptionPolicy", json!("Never")),
         ("priority", json!(1)),
@@ -44,7 +43,6 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
         ("supplementalGroupsPolicy", json!("Strict")),
         ("sysctls", json!([{"name": "net.core.somaxconn", "value": "1"}])),
         ("windowsOptions", json!({})),
-        ("appArmorProfile", json!({"type": "RuntimeDefault"})),
     ];
     let of_container = [
         ("lifecycle", json!({"preStop": {"sleep": {"seconds": 1}}})),
@@ -56,7 +54,6 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
         ("procMount", json!("Unmasked")),
         ("seLinuxOptions", json!({"level": "s0"})),
         ("windowsOptions", json!({})),
-        ("appArmorProfile", json!({"type": "Localhost", "localhostProfile": "x"})),
     ];
     let of_mount = [
         ("subPath", json!("x")),
@@ -76,13 +73,17 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
     let manifest = with(&full(), pointer, json!(null));
     for (pointer, path, fields) in places {
         for (field, value) in fields {
+            let told = match value {
+                Value::Array(_) | Value::Object(_) => String::new(),
+                value => format!("{value} "),
+            };
             check::<Pods>(
                 &manifest,
                 vec![(
                     &format!("{pointer}/{field}"),
                     value.clone(),
                     &format!(
-                        "{path}.{field}: Forbidden: is not supported by this version of Kutter: "
+                        "{path}.{field}: Forbidden: {told}is not supported by this version of Kutter: "
                     ),
                 )],
             );
@@ -91,6 +92,27 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
     check::<Pods>(
         &full(),
         vec![
+            (
+                "/spec/os",
+                json!({"name": "windows"}),
+                "spec.os: Forbidden: \"windows\" is not supported by this version of Kutter: nodes run Linux",
+            ),
+            ("/spec/os", json!({"name": ""}), "spec.os.name: Required value: cannot be empty"),
+            (
+                "/spec/os",
+                json!({"name": "beos"}),
+                "spec.os: Unsupported value: \"beos\": supported values: \"linux\", \"windows\"",
+            ),
+            (
+                "/spec/securityContext/appArmorProfile",
+                json!({"type": "RuntimeDefault"}),
+                "spec.securityContext.appArmorProfile.type: Forbidden: \"RuntimeDefault\" is not supported",
+            ),
+            (
+                "/spec/containers/0/securityContext/appArmorProfile",
+                json!({"type": "Localhost", "localhostProfile": "x"}),
+                "spec.containers[0].securityContext.appArmorProfile.type: Forbidden: \"Localhost\" is not supported",
+            ),
             (
                 "/spec/containers/0/resources/limits/ephemeral-storage",
                 json!("1Gi"),
@@ -104,17 +126,17 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
             (
                 "/spec/securityContext/seccompProfile",
                 json!({"type": "Localhost", "localhostProfile": "x"}),
-                "spec.securityContext.seccompProfile.type: Forbidden: is not supported",
+                "spec.securityContext.seccompProfile.type: Forbidden: \"Localhost\" is not supported",
             ),
             (
                 "/metadata/annotations",
                 json!({"kubernetes.io/ingress-bandwidth": "1M"}),
-                "metadata.annotations[kubernetes.io/ingress-bandwidth]: Forbidden: is not supported",
+                "metadata.annotations[kubernetes.io/ingress-bandwidth]: Forbidden: \"1M\" is not supported",
             ),
             (
                 "/spec/containers/0/ports/0",
                 json!({"containerPort": 1, "hostPort": 1, "protocol": "SCTP"}),
-                "spec.containers[0].ports[0].hostPort: Forbidden: SCTP is not supported",
+                "spec.containers[0].ports[0].protocol: Forbidden: \"SCTP\" is not supported",
             ),
         ],
     );

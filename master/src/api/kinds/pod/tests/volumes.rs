@@ -42,7 +42,7 @@ fn volumes_and_mounts_keep_to_the_rules() {
             (
                 "/spec/volumes/1/emptyDir/medium",
                 json!(""),
-                "spec.volumes[1].emptyDir.sizeLimit: Forbidden: is not supported by this version of Kutter",
+                "spec.volumes[1].emptyDir.sizeLimit: Forbidden: \"64Mi\" is not supported by this version of Kutter",
             ),
             (
                 "/spec/volumes/2/hostPath/path",

@@ -41,7 +41,7 @@ fn services_keep_to_the_rules() {
             (
                 "/spec/ports/0/protocol",
                 json!("SCTP"),
-                "spec.ports[0].protocol: Forbidden: SCTP is not supported by this version of Kutter",
+                "spec.ports[0].protocol: Forbidden: \"SCTP\" is not supported by this version of Kutter",
             ),
             (
                 "/spec/ports/0/name",
@@ -150,7 +150,7 @@ fn services_keep_to_the_rules() {
             (
                 "/spec/internalTrafficPolicy",
                 json!("Local"),
-                "spec.internalTrafficPolicy: Forbidden: Local is not supported by this version of Kutter",
+                "spec.internalTrafficPolicy: Forbidden: \"Local\" is not supported by this version of Kutter",
             ),
             (
                 "/spec/allocateLoadBalancerNodePorts",
@@ -160,12 +160,12 @@ fn services_keep_to_the_rules() {
             (
                 "/spec/externalIPs",
                 json!(["1.2.3.4"]),
-                "spec.externalIPs: Forbidden: is not supported by this version of Kutter: use a NodePort service",
+                "spec.externalIPs: Forbidden: [\"1.2.3.4\"] is not supported by this version of Kutter: use a NodePort service",
             ),
             (
                 "/spec/loadBalancerIP",
                 json!("1.2.3.4"),
-                "spec.loadBalancerIP: Forbidden: is not supported",
+                "spec.loadBalancerIP: Forbidden: \"1.2.3.4\" is not supported",
             ),
             (
                 "/spec/loadBalancerClass",
@@ -175,7 +175,7 @@ fn services_keep_to_the_rules() {
             (
                 "/spec/loadBalancerSourceRanges",
                 json!(["1.2.3.4/32"]),
-                "spec.loadBalancerSourceRanges: Forbidden: is not supported",
+                "spec.loadBalancerSourceRanges: Forbidden: [\"1.2.3.4/32\"] is not supported",
             ),
             (
                 "/spec/healthCheckNodePort",
@@ -185,7 +185,7 @@ fn services_keep_to_the_rules() {
             (
                 "/spec/trafficDistribution",
                 json!("PreferClose"),
-                "spec.trafficDistribution: Forbidden: is not supported",
+                "spec.trafficDistribution: Forbidden: \"PreferClose\" is not supported",
             ),
         ],
     );
@@ -200,7 +200,7 @@ fn services_keep_to_the_rules() {
             (
                 "/spec/externalTrafficPolicy",
                 json!("Local"),
-                "spec.externalTrafficPolicy: Forbidden: Local is not supported",
+                "spec.externalTrafficPolicy: Forbidden: \"Local\" is not supported",
             ),
             (
                 "/spec/sessionAffinityConfig",
