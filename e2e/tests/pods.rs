@@ -60,6 +60,7 @@ fn environment_volumes_probes_and_confinement_are_as_the_pod_says() -> Result<()
         let pods: Api<Pod> = Api::default_namespaced(client.clone());
         until(&pods, "app=all", "the pod is ready", |pods| pods.iter().any(is_ready)).await?;
         environment(&lab)?;
+        names(&lab)?;
         volumes(&lab, &client).await?;
         confinement(&lab)?;
         streams(&lab)?;
@@ -100,6 +101,20 @@ fn environment(lab: &Lab) -> Result<()> {
     // What is defined later is not known yet.
     ensure!(env.contains("EXPANDED=$(GREETING), $(POD_NAME)"), "{env}");
     ensure!(env.contains("KUBERNETES_SERVICE_HOST=10.96.0.1"), "{env}");
+    Ok(())
+}
+
+/// Services have names, as far as each is known: by the namespace of who asks, and in full.
+fn names(lab: &Lab) -> Result<()> {
+    let resolve = |name: &str| {
+        kubecfg(lab, &["exec", "all", "-c", "server", "--", "/testserver", "resolve", name])
+    };
+    for name in ["kubernetes", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local."] {
+        let found = resolve(name)?;
+        ensure!(found.trim() == "10.96.0.1", "{name} is {found}");
+    }
+    let nobody = resolve("nobody.default.svc.cluster.local.");
+    ensure!(nobody.is_err(), "a Service that is not there has an address: {nobody:?}");
     Ok(())
 }
 

@@ -8,13 +8,14 @@
 //!   what this node has to tell; [`snapshot`]: what is known when no master can be reached;
 //! * [`node_status`]: what the machine has; [`streams`]: programs and logs of pods, for tunnels;
 //! * [`pods`]: pod workers, probes, statuses; [`volumes`]: the files that pods see;
-//! * [`network`]: pod addresses and routes; [`proxy`]: Services.
+//! * [`network`]: pod addresses and routes; [`proxy`]: Services; [`dns`]: their names.
 
 pub mod agent;
 pub mod backoff;
 pub mod cleanup;
 pub mod config;
 pub mod credentials;
+pub mod dns;
 pub mod enrollment;
 mod files;
 pub mod join;

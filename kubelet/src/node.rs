@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::agent::{self, Agent, Parts};
 use crate::config::{Config, images};
+use crate::dns;
 use crate::enrollment::{self, Enrolled, EnrollmentError};
 use crate::lock::{LockError, RootLock};
 use crate::network::{BridgeNetwork, NetworkError};
@@ -95,6 +96,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         traces.proxy(&node_name),
         shutdown.clone(),
     ));
+    tasks.spawn(dns::run(state.clone(), shutdown.clone()));
     tasks.spawn(give_memory_back(state.clone(), shutdown.clone()));
     let parts = Parts {
         config: PodsConfig {

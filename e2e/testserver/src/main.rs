@@ -5,6 +5,7 @@
 //! testserver [serve]          HTTP and UDP echo on $PORT (8080)
 //! testserver get URL          fetches over HTTP, prints the body, fails unless the status is 200
 //! testserver udp HOST:PORT    sends a datagram, prints the answer
+//! testserver resolve NAME     prints the addresses that a name has
 //! testserver cat PATH         prints a file
 //! testserver lines N          prints N numbered lines
 //! testserver sleep [SECONDS]  does nothing, until it is told to end
@@ -69,6 +70,11 @@ fn run(args: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
             }
         }
         ["udp", address] => println!("{}", ask_udp(address)?),
+        ["resolve", name] => {
+            for address in (*name, 0).to_socket_addrs()? {
+                println!("{}", address.ip());
+            }
+        }
         ["cat", path] => std::io::stdout().write_all(&std::fs::read(path)?)?,
         ["lines", count] => {
             let mut out = std::io::stdout().lock();

@@ -20,13 +20,26 @@ pub(crate) fn hostname(pod: &Pod) -> String {
     name[..end].trim_end_matches(['-', '.']).to_owned()
 }
 
+/// Where the cluster's names are answered for, and what they end with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClusterDns {
+    pub(crate) server: IpAddr,
+    /// As `cluster.local`.
+    pub(crate) domain: String,
+}
+
 /// Writes the files into `dir`, in place: containers may have them mounted.
-pub(crate) fn write(dir: &Path, pod: &Pod, addresses: &[IpAddr]) -> io::Result<()> {
+pub(crate) fn write(
+    dir: &Path,
+    pod: &Pod,
+    addresses: &[IpAddr],
+    cluster: Option<&ClusterDns>,
+) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let hostname = hostname(pod);
     fs::write(dir.join("hosts"), hosts(pod, &hostname, addresses))?;
     fs::write(dir.join("hostname"), format!("{hostname}\n"))?;
-    fs::write(dir.join("resolv.conf"), resolv_conf(pod, &host_resolv_conf()?))
+    fs::write(dir.join("resolv.conf"), resolv_conf(pod, &host_resolv_conf()?, cluster))
 }
 
 fn hosts(pod: &Pod, hostname: &str, addresses: &[IpAddr]) -> String {
@@ -71,15 +84,35 @@ fn host_resolv_conf() -> io::Result<String> {
     Ok(text)
 }
 
-/// What the pod's DNS policy makes of the host's configuration. There is no DNS server for the
-/// cluster's names yet, so `ClusterFirst` means the host's resolvers without the cluster's search
-/// domains: they would only make every lookup ask for names that nobody answers for.
-fn resolv_conf(pod: &Pod, host: &str) -> String {
-    let spec = pod.spec.as_ref();
-    let policy = spec.and_then(|spec| spec.dns_policy.as_deref());
+/// The resolvers that this host asks.
+pub(crate) fn host_resolvers() -> io::Result<Vec<IpAddr>> {
     let mut config = Resolver::default();
-    if policy != Some("None") {
+    config.read(&host_resolv_conf()?);
+    Ok(config.name_servers.iter().filter_map(|server| server.parse().ok()).collect())
+}
+
+/// What the pod's DNS policy makes of the host's configuration and the cluster's server.
+fn resolv_conf(pod: &Pod, host: &str, cluster: Option<&ClusterDns>) -> String {
+    let spec = pod.spec.as_ref();
+    let on_host = spec.and_then(|spec| spec.host_network) == Some(true);
+    let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+    let cluster_first = match policy {
+        "ClusterFirst" => !on_host,
+        "ClusterFirstWithHostNet" => true,
+        _ => false,
+    };
+    let mut config = Resolver::default();
+    if policy != "None" {
         config.read(host);
+    }
+    if let Some(cluster) = cluster.filter(|_| cluster_first) {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let domain = &cluster.domain;
+        config.name_servers = vec![cluster.server.to_string()];
+        let own = [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+        config.searches.splice(0..0, own);
+        // As Kubernetes has it: a name with fewer dots may be one of the cluster's.
+        config.options = vec!["ndots:5".to_owned()];
     }
     if let Some(stated) = spec.and_then(|spec| spec.dns_config.as_ref()) {
         config.add(stated);
@@ -179,23 +212,47 @@ mod tests {
     fn resolvers_follow_the_dns_policy() {
         let host =
             "# made by hand\nnameserver 10.0.0.2\nsearch example.org\noptions ndots:1 rotate\n";
-        assert_eq!(
-            resolv_conf(&pod(serde_json::json!({"dnsPolicy": "ClusterFirst"})), host),
-            "search example.org\nnameserver 10.0.0.2\noptions ndots:1 rotate\n"
-        );
+        let cluster = ClusterDns {
+            server: IpAddr::from([10, 244, 1, 1]),
+            domain: "cluster.local".to_owned(),
+        };
         let config = serde_json::json!({
             "nameservers": ["10.0.0.2", "10.0.0.3"],
             "searches": ["shop.local"],
             "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]
         });
-        assert_eq!(
-            resolv_conf(&pod(serde_json::json!({"dnsPolicy": "None", "dnsConfig": config})), host),
-            "search shop.local\nnameserver 10.0.0.2\nnameserver 10.0.0.3\noptions ndots:2 edns0\n"
-        );
-        assert_eq!(
-            resolv_conf(&pod(serde_json::json!({"dnsConfig": config})), host),
-            "search example.org shop.local\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n\
-             options rotate ndots:2 edns0\n"
-        );
+        let of_host = "search example.org\nnameserver 10.0.0.2\noptions ndots:1 rotate\n";
+        let own = "search shop.svc.cluster.local svc.cluster.local cluster.local example.org";
+        let of_cluster = format!("{own}\nnameserver 10.244.1.1\noptions ndots:5\n");
+        let cases = [
+            (serde_json::json!({}), of_cluster.clone()),
+            (serde_json::json!({"dnsPolicy": "ClusterFirst"}), of_cluster.clone()),
+            (serde_json::json!({"dnsPolicy": "Default"}), of_host.to_owned()),
+            (serde_json::json!({"hostNetwork": true}), of_host.to_owned()),
+            (
+                serde_json::json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
+                of_cluster,
+            ),
+            (
+                serde_json::json!({"dnsPolicy": "None", "dnsConfig": config}),
+                "search shop.local\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n\
+                 options ndots:2 edns0\n"
+                    .to_owned(),
+            ),
+            (
+                serde_json::json!({"dnsConfig": config}),
+                format!(
+                    "{own} shop.local\nnameserver 10.244.1.1\nnameserver 10.0.0.2\n\
+                     nameserver 10.0.0.3\noptions ndots:2 edns0\n"
+                ),
+            ),
+        ];
+        for (spec, wanted) in cases {
+            let mut pod = pod(spec.clone());
+            pod.metadata.namespace = Some("shop".to_owned());
+            assert_eq!(resolv_conf(&pod, host, Some(&cluster)), wanted, "{spec}");
+        }
+        // Before the cluster's domain is known.
+        assert_eq!(resolv_conf(&pod(serde_json::json!({})), host, None), of_host);
     }
 }

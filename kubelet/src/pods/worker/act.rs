@@ -11,6 +11,7 @@ use runtime::image::{Image, ImageError};
 use runtime::{ContainerId, ContainerState, SandboxState};
 
 use super::{Context, Worker};
+use crate::dns;
 use crate::network::HostPort;
 use crate::pods::container::{self, ContainerInput, Prepared};
 use crate::pods::events::Teller;
@@ -19,6 +20,7 @@ use crate::pods::names::{PodIdentity, log_path};
 use crate::pods::observed::{Attempt, Job, Sandbox, StopReason, Stopping};
 use crate::pods::plan::{Intent, PodAction};
 use crate::pods::{logs, security, spec, termination};
+use crate::volumes::etc::ClusterDns;
 use crate::volumes::{self, Objects, PodDir, VolumeError, Volumes};
 
 /// What became of a job.
@@ -132,6 +134,11 @@ impl Worker {
         let network = Arc::clone(&self.context.dependencies.network);
         let (pod, dir) = (Arc::clone(&self.pod), self.dir.clone());
         let uid = self.identity.uid.clone();
+        let cluster = self.context.dependencies.state.read(|state| {
+            let server = dns::server_address(state)?.into();
+            let domain = Some(state.cluster_domain.clone()).filter(|domain| !domain.is_empty())?;
+            Some(ClusterDns { server, domain })
+        });
         self.jobs.spawn(async move {
             let ports = host_ports(&pod);
             let attached = async {
@@ -140,7 +147,8 @@ impl Worker {
                     .await
                     .map_err(|error| error.to_string())?;
                 let known = addresses.clone();
-                blocking(move || volumes::etc::write(&dir.etc(), &pod, &known)).await?;
+                let write = move || volumes::etc::write(&dir.etc(), &pod, &known, cluster.as_ref());
+                blocking(write).await?;
                 Ok(addresses)
             };
             Done::Network(attached.await)
