@@ -212,13 +212,16 @@ fn names_are_answered_as_the_specification_has_them() {
     assert_eq!(answers.iter().map(told).collect::<Vec<_>>(), ["10.244.2.8", "10.244.1.7"]);
 }
 
+/// Changes a state, given what makes endpoints of an address.
+type Edit = fn(&mut ClusterState, &dyn Fn(&str) -> Value) -> Change;
+
 #[test]
 fn names_follow_what_changes() {
     let mut state = state();
     let mut names = Names::of(&state);
     let zone = zone_of(&state).unwrap();
     let endpoint = |address: &str| json!([{"addresses": [address]}]);
-    let changes: [fn(&mut ClusterState, &dyn Fn(&str) -> Value) -> Change; 9] = [
+    let changes: [Edit; 9] = [
         |state, one| put_slice(state, "db", "db-1", one("10.244.1.20")),
         |state, one| put_slice(state, "db", "db-2", one("10.244.1.21")),
         // A slice that changes hands.

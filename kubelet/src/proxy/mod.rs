@@ -112,11 +112,9 @@ pub async fn run(
             }
         };
         tokio::select! {
+            // Whoever removes the table ends us first, and is not to find it made anew.
+            biased;
             () = shutdown.cancelled() => return,
-            () = concerning(&mut changes) => {}
-            // The sender may be gone when no pod can be attached any more.
-            Ok(()) = host_ports.changed() => {}
-            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             touched = touched(&mut guard) => match touched {
                 // Before the first pass whatever is there is looked at anyway.
                 Ok(()) if matches!(proxy.installed, Installed::Known(_)) => {
@@ -124,6 +122,9 @@ pub async fn run(
                     proxy.installed = Installed::Foreign;
                     let since = repaired.map_or(BETWEEN_REPAIRS, |repaired| repaired.elapsed());
                     tokio::time::sleep(BETWEEN_REPAIRS.saturating_sub(since)).await;
+                    if shutdown.is_cancelled() {
+                        return;
+                    }
                     repaired = Some(Instant::now());
                 }
                 Ok(()) => {}
@@ -132,6 +133,10 @@ pub async fn run(
                     guard = None;
                 }
             },
+            () = concerning(&mut changes) => {}
+            // The sender may be gone when no pod can be attached any more.
+            Ok(()) = host_ports.changed() => {}
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
         }
     }
 }
