@@ -299,8 +299,8 @@ fn merge_at(place: Place, live: &Value, config: &Value) -> Value {
     }
 }
 
-/// Merges two lists by step. Items stand in the configuration's order; those that only the live list
-/// has stay before the item they stood before.
+/// Merges two lists by step. Items of both stand in the configuration's order; those that only the live
+/// list has come as early as the order of the live list lets them.
 fn merge_items(
     place: Place,
     (live, live_steps): (&[Value], &[String]),
@@ -309,26 +309,35 @@ fn merge_items(
     let live_places: HashMap<&String, usize> =
         live_steps.iter().enumerate().map(|(place, step)| (step, place)).collect();
     let wanted: HashSet<&String> = config_steps.iter().collect();
-    let mut merged = Vec::with_capacity(live.len() + config.len());
-    let mut next_live = 0;
-    let mut take_live_up_to = |end: usize, merged: &mut Vec<Value>| {
-        while next_live < end {
-            if !wanted.contains(&live_steps[next_live]) {
-                merged.push(live[next_live].clone());
-            }
-            next_live += 1;
-        }
-    };
-    for (step, item) in config_steps.iter().zip(config) {
-        match live_places.get(step) {
-            Some(&at) => {
-                take_live_up_to(at, &mut merged);
-                merged.push(merge_at(place, &live[at], item));
-            }
-            None => merged.push(item.clone()),
-        }
+    // From each place of the configuration on, the next item that is live as well.
+    let mut next_shared = vec![None; config.len()];
+    let mut next = None;
+    for (at, step) in config_steps.iter().enumerate().rev() {
+        next = live_places.contains_key(step).then_some(step).or(next);
+        next_shared[at] = next;
     }
-    take_live_up_to(live.len(), &mut merged);
+    let mut merged = Vec::with_capacity(live.len() + config.len());
+    let mut at = 0;
+    for ((step, item), next_shared) in config_steps.iter().zip(config).zip(next_shared) {
+        while let Some(here) = live_steps.get(at) {
+            if !wanted.contains(here) {
+                merged.push(live[at].clone());
+            } else if here != step && next_shared == Some(here) {
+                // It waits for its turn in the configuration, and holds up what is behind it.
+                break;
+            }
+            at += 1;
+            if here == step || wanted.contains(here) && next_shared.is_none() {
+                break;
+            }
+        }
+        merged.push(match live_places.get(step) {
+            Some(&at) => merge_at(place, &live[at], item),
+            None => item.clone(),
+        });
+    }
+    let rest = live_steps.iter().zip(live).skip(at);
+    merged.extend(rest.filter(|(step, _)| !wanted.contains(step)).map(|(_, item)| item.clone()));
     merged
 }
 
