@@ -326,6 +326,16 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         config: &ContainerConfig,
     ) -> Result<ContainerState>;
 
+    /// Gives a running container other bounds of CPU and memory; what else [`Resources`] says stays
+    /// as it was, and so does a bound that is not named. What is used already is not taken away: a
+    /// limit of memory below it makes the kernel kill.
+    async fn update_container(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        resources: &Resources,
+    ) -> Result<()>;
+
     /// Sends a signal to the container's first process; SIGKILL goes to all of its processes.
     async fn signal_container(
         &self,

@@ -1,10 +1,11 @@
-//! Control groups as the shim and the removal of containers need them; making and limiting a
-//! container's own group is libcontainer's work.
+//! Control groups as the shim and the removal of containers need them. Making a container's own group,
+//! with its first limits, is libcontainer's work; changing them while it runs is [`limits`]'.
 //!
 //! A group is named by its path relative to the root of every hierarchy. On a pure version 2
 //! system there is one hierarchy; with version 1 there are many, the named one of systemd and
 //! an empty version 2 hierarchy (the "hybrid" layout) among them.
 
+mod limits;
 mod usage;
 
 use std::collections::BTreeSet;
@@ -292,6 +293,10 @@ fn processes(folder: &Path) -> Result<Vec<i32>> {
         Err(e) if is_gone(&e) => Ok(Vec::new()),
         Err(e) => Err(io_error("read", &path, e)),
     }
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn remove_tree(folder: &Path) -> io::Result<()> {

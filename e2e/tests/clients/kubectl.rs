@@ -268,6 +268,7 @@ impl Kubectl<'_> {
         }
         if self.tool == Tool::Kubectl {
             self.debug()?;
+            self.resize()?;
         }
         if spdy { self.port_forward() } else { Ok(()) }
     }
@@ -302,6 +303,73 @@ impl Kubectl<'_> {
         let pods = self.run(&["get", "pod", POD, "--no-headers"])?;
         ensure!(pods.contains("1/1"), "the pod is not what it was: {pods}");
         Ok(())
+    }
+
+    /// A pod that runs gets other resources; the kernel holds it to them.
+    fn resize(&self) -> Result<()> {
+        let amounts = |cpu: &str, memory: &str| json!({"cpu": cpu, "memory": memory});
+        let resources = |cpu: &str, memory: &str| json!({"requests": amounts("50m", "16Mi"), "limits": amounts(cpu, memory)});
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "sized"},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{
+                    "name": "main",
+                    "image": TEST_IMAGE,
+                    "resources": resources("200m", "64Mi"),
+                    "resizePolicy": [
+                        {"resourceName": "memory", "restartPolicy": "RestartContainer"},
+                    ],
+                }],
+            },
+        });
+        self.run_with(&["apply", "-f", "-"], &pod.to_string())?;
+        self.run(&["wait", "pod", "sized", "--for=condition=Ready", "--timeout=60s"])?;
+        let uid = self.run(&["get", "pod", "sized", "-o", "jsonpath={.metadata.uid}"])?;
+        let patch = |wanted: Value| {
+            let patch = json!({"spec": {"containers": [{"name": "main", "resources": wanted}]}});
+            self.run(&[
+                "patch",
+                "pod",
+                "sized",
+                "--subresource",
+                "resize",
+                "-p",
+                &patch.to_string(),
+            ])
+        };
+        let until = |path: &str, value: &str| {
+            let condition = format!("--for=jsonpath={{.status.{path}}}={value}");
+            self.run(&["wait", "pod", "sized", &condition, "--timeout=60s"])
+        };
+        patch(resources("400m", "64Mi"))?;
+        until("containerStatuses[0].resources.limits.cpu", "400m")?;
+        ensure!(self.bound(&uid, "main-0", "cpu.max", "cpu.cfs_quota_us")? == "40000");
+        patch(resources("400m", "96Mi"))?;
+        until("containerStatuses[0].resources.limits.memory", "96Mi")?;
+        until("containerStatuses[0].restartCount", "1")?;
+        let memory = self.bound(&uid, "main-1", "memory.max", "memory.limit_in_bytes")?;
+        ensure!(memory == (96 << 20).to_string(), "{memory}");
+        // More than the node has.
+        let wanted = json!({"requests": {"cpu": "900"}, "limits": {"cpu": "1000"}});
+        patch(wanted)?;
+        until("conditions[?(@.type==\"PodResizePending\")].reason", "Infeasible")?;
+        until("containerStatuses[0].allocatedResources.cpu", "50m")?;
+        let error = patch(json!({"limits": {"cpu": null}})).unwrap_err().to_string();
+        ensure!(error.contains("resource limits cannot be removed"), "{error}");
+        self.run(&["delete", "pod", "sized", "--grace-period=1"])?;
+        Ok(())
+    }
+
+    /// What the kernel says of a container, in its file of version 2 or 1.
+    fn bound(&self, uid: &str, container: &str, two: &str, one: &str) -> Result<String> {
+        let at = |file: &str| format!("-path '*/pod{uid}/{container}/{file}'");
+        let find = format!("find /sys/fs/cgroup {} -o {}", at(two), at(one));
+        let script = format!("cat $({find} | head -n 1)");
+        let text = self.suite.lab.node("node1")?.run(&["sh", "-c", &script])?;
+        Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
     }
 
     /// Says something to a container that was added, and hears it.

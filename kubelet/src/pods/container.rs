@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proto::k8s::api::core::v1::{Container, Pod};
+use proto::k8s::api::core::v1::{Container, Pod, ResourceRequirements};
 use runtime::image::Image;
 use runtime::{ContainerConfig, ContainerId, Mount, MountSource, SandboxConfig, User};
 
@@ -40,6 +40,8 @@ pub(crate) struct Prepared {
     pub(crate) config: ContainerConfig,
     /// Where the container may leave a word about its end; to be made before the start.
     pub(crate) termination_message: PathBuf,
+    /// What it may use.
+    pub(crate) resources: ResourceRequirements,
     /// Keys that could not become variables.
     pub(crate) skipped_variables: Vec<String>,
 }
@@ -130,7 +132,13 @@ pub(crate) fn prepare(
         log_max_bytes: LOG_MAX_BYTES,
         log_max_files: LOG_MAX_FILES,
     };
-    Ok(Prepared { labels, config, termination_message, skipped_variables: environment.skipped })
+    Ok(Prepared {
+        labels,
+        config,
+        termination_message,
+        resources: container.resources.clone().unwrap_or_default(),
+        skipped_variables: environment.skipped,
+    })
 }
 
 /// Where the container leaves its last words.

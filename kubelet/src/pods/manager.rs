@@ -18,6 +18,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::allocation::Ledger;
 use super::clock::Clock;
 use super::names::{PodIdentity, is_safe_uid};
 use super::record::Record;
@@ -66,6 +67,7 @@ impl PodManager {
                 config: self.config.clone(),
                 dependencies: self.dependencies.clone(),
                 clock: self.clock.clone(),
+                ledger: Ledger::default(),
                 shutdown: shutdown.clone(),
             }),
             manager: Arc::clone(&self),

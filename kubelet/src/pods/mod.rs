@@ -7,6 +7,7 @@
 //!                                               └ status ──> Reporter
 //! ```
 
+mod allocation;
 mod clock;
 mod connect;
 mod container;

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::k8s::api::core::v1::ContainerStateTerminated;
+use proto::k8s::api::core::v1::{ContainerStateTerminated, ResourceRequirements};
 use runtime::ContainerId;
 use runtime::image::Image;
 
+use super::allocation::Pending;
 use super::clock::after;
 use super::names::AttemptLabels;
 use crate::volumes::Volumes;
@@ -25,6 +26,8 @@ pub(crate) struct Observed {
     pub(crate) volumes_stale: bool,
     /// In the order of the specification, ephemeral ones last.
     pub(crate) containers: Vec<ContainerRecord>,
+    /// Why the pod is not promised the resources that it asks for by now.
+    pub(crate) pending_resize: Option<Pending>,
     /// Ended containers that a later attempt took the place of.
     pub(crate) superseded: Vec<ContainerId>,
     /// All containers ended, none is to be started again; this holds for ever.
@@ -145,6 +148,12 @@ pub(crate) struct ContainerRecord {
     pub(crate) image: Progress<Image>,
     /// Why the last start could not even be tried.
     pub(crate) blocked: Option<Failure>,
+    /// The resources that this node has promised it.
+    pub(crate) promised: ResourceRequirements,
+    /// Those that the running attempt has; nothing: as promised.
+    pub(crate) applied: Option<ResourceRequirements>,
+    /// Why the running attempt could not be given what was promised.
+    pub(crate) resize_failure: Option<Failure>,
     /// The running attempt was asked to end.
     pub(crate) stopping: Option<Stopping>,
     /// What the probes of the running attempt say.
@@ -161,6 +170,9 @@ impl ContainerRecord {
             next_number: 0,
             image: Progress::Waiting,
             blocked: None,
+            promised: ResourceRequirements::default(),
+            applied: None,
+            resize_failure: None,
             stopping: None,
             verdicts: Verdicts::default(),
         }
@@ -169,6 +181,11 @@ impl ContainerRecord {
     /// The same for an ephemeral container.
     pub(crate) fn new_ephemeral(name: &str) -> Self {
         Self { ephemeral: true, ..Self::new(name) }
+    }
+
+    /// Whether it runs with other resources than it was promised.
+    pub(crate) fn is_being_resized(&self) -> bool {
+        self.running().is_some() && self.applied.as_ref().is_some_and(|has| *has != self.promised)
     }
 
     /// The attempt that runs.
@@ -242,6 +259,8 @@ pub(crate) enum StopReason {
     NeverStarted,
     /// The pod names another image now.
     ImageChanged,
+    /// It wants to be started again with its other resources.
+    Resized,
 }
 
 /// What the probes found.
@@ -270,6 +289,8 @@ pub(crate) enum Job {
     Start,
     /// This container is being signalled.
     Signal(String),
+    /// This container is being given other resources.
+    Resize(String),
     /// This container is being removed.
     Remove(ContainerId),
     /// The final status is being recorded.

@@ -16,7 +16,7 @@ mod tests;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::k8s::api::core::v1::Pod;
+use proto::k8s::api::core::v1::{Container, Pod, ResourceRequirements};
 use runtime::ContainerId;
 
 use super::clock::after;
@@ -97,6 +97,11 @@ pub(crate) enum PodAction {
     RemoveContainer {
         id: ContainerId,
     },
+    /// Give the container the resources that it was promised.
+    ResizeContainer {
+        container: String,
+        id: ContainerId,
+    },
     /// Record that the pod is over, for ever.
     Finish,
     /// Take back sandbox, network and volumes; status and logs stay.
@@ -117,6 +122,7 @@ impl PodAction {
             Self::StopContainer { container, .. } | Self::KillContainer { container, .. } => {
                 Job::Signal(container.clone())
             }
+            Self::ResizeContainer { container, .. } => Job::Resize(container.clone()),
             Self::RemoveContainer { id } => Job::Remove(id.clone()),
             Self::Finish => Job::Finish,
             Self::Release => Job::Release,
@@ -171,7 +177,7 @@ pub(crate) fn fate(pod: &Pod, record: &ContainerRecord, now: Timestamp) -> Fate 
     let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
     let reason = record.stopping.as_ref().map(|stopping| stopping.reason);
     let again = match (reason, policy) {
-        (Some(StopReason::ImageChanged), _) => true,
+        (Some(StopReason::ImageChanged | StopReason::Resized), _) => true,
         (_, Some("Never")) => false,
         // It was killed to be started again, whatever its exit code.
         (Some(StopReason::Unhealthy | StopReason::NeverStarted), _) => true,
@@ -183,7 +189,8 @@ pub(crate) fn fate(pod: &Pod, record: &ContainerRecord, now: Timestamp) -> Fate 
     }
     let number = attempt.labels.number + 1;
     // A new definition starts with a clean sheet.
-    if reason == Some(StopReason::ImageChanged) || image_changed(pod, record, attempt) {
+    let anew = matches!(reason, Some(StopReason::ImageChanged | StopReason::Resized));
+    if anew || image_changed(pod, record, attempt) {
         return Fate::Start { not_before: now, number, restart_delay: FIRST_BACKOFF };
     }
     match attempt.backoff() {
@@ -206,12 +213,17 @@ fn fate_of_running(pod: &Pod, record: &ContainerRecord, attempt: &Attempt) -> Fa
         let grace = match stopping.reason {
             StopReason::Unhealthy => probe_grace(spec.and_then(|s| s.liveness_probe.as_ref())),
             StopReason::NeverStarted => probe_grace(spec.and_then(|s| s.startup_probe.as_ref())),
-            StopReason::PodTerminates | StopReason::ImageChanged => grace(pod),
+            StopReason::PodTerminates | StopReason::ImageChanged | StopReason::Resized => {
+                grace(pod)
+            }
         };
         return Fate::Stop(stopping.reason, grace);
     }
     if image_changed(pod, record, attempt) {
         return Fate::Stop(StopReason::ImageChanged, grace(pod));
+    }
+    if spec.is_some_and(|spec| restarts_for_resize(spec, record)) {
+        return Fate::Stop(StopReason::Resized, grace(pod));
     }
     if record.verdicts.startup == Some(false) {
         let grace = probe_grace(spec.and_then(|spec| spec.startup_probe.as_ref()));
@@ -228,6 +240,21 @@ fn image_changed(pod: &Pod, record: &ContainerRecord, attempt: &Attempt) -> bool
     spec::container(pod, &record.name)
         .and_then(|container| container.image.clone())
         .is_some_and(|image| image != attempt.labels.image)
+}
+
+/// Whether what changes of the container's resources is what it wants to be started again for.
+fn restarts_for_resize(spec: &Container, record: &ContainerRecord) -> bool {
+    let Some(applied) = record.applied.as_ref().filter(|_| record.is_being_resized()) else {
+        return false;
+    };
+    let policies = spec.resize_policy.iter().flatten();
+    policies.filter(|policy| policy.restart_policy == "RestartContainer").any(|policy| {
+        let of = |resources: &ResourceRequirements| {
+            [&resources.requests, &resources.limits]
+                .map(|list| list.as_ref().and_then(|list| list.get(&policy.resource_name)).cloned())
+        };
+        of(applied) != of(&record.promised)
+    })
 }
 
 /// The container that an ephemeral one waits for: it sees that one's processes.
@@ -276,7 +303,8 @@ impl Planner<'_> {
         let mut turn = ready && !self.observed.busy.contains(&Job::Start);
         for (record, fate) in self.observed.containers.iter().zip(fates) {
             match fate {
-                Fate::Keep | Fate::Over => {}
+                Fate::Keep => self.resize(record),
+                Fate::Over => {}
                 Fate::Stop(reason, grace) => self.stop(record, reason, grace),
                 Fate::Start { not_before, .. } if not_before > self.now => self.wake(not_before),
                 Fate::Start { number, restart_delay, .. } if record.ephemeral => {
@@ -341,6 +369,16 @@ impl Planner<'_> {
             self.push(PodAction::StartContainer { container, number, restart_delay });
         }
         false
+    }
+
+    /// Gives a running container what it was promised.
+    fn resize(&mut self, record: &ContainerRecord) {
+        if let Some(attempt) = record.running().filter(|_| record.is_being_resized())
+            && self.may_retry(record.resize_failure.as_ref())
+        {
+            let container = record.name.clone();
+            self.push(PodAction::ResizeContainer { container, id: attempt.id() });
+        }
     }
 
     /// Works towards the start of an ephemeral container; whether another may start as well. Nobody

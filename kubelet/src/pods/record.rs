@@ -14,6 +14,7 @@ use proto::k8s::api::core::v1::PodStatus;
 use serde::{Deserialize, Serialize};
 
 use super::names::PodIdentity;
+use super::recover::Promises;
 use crate::volumes::PodDir;
 
 /// The content of `record.json`.
@@ -24,15 +25,19 @@ pub(crate) struct Record {
     pub(crate) uid: String,
     /// Nothing before the first report.
     pub(crate) status: Option<PodStatus>,
+    /// The resources that its containers were promised; nothing in a record of an earlier version.
+    #[serde(default)]
+    pub(crate) promised: Option<Promises>,
 }
 
 impl Record {
-    pub(crate) fn new(pod: &PodIdentity, status: Option<PodStatus>) -> Self {
+    pub(crate) fn new(pod: &PodIdentity, status: Option<PodStatus>, promised: Promises) -> Self {
         Self {
             namespace: pod.key.namespace.clone(),
             name: pod.key.name.clone(),
             uid: pod.uid.clone(),
             status,
+            promised: Some(promised),
         }
     }
 

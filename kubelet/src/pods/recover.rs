@@ -4,11 +4,13 @@
 //! Sources, the more reliable first: the runtime's containers, the record on disk, the status in
 //! the object. Nothing that ran once may run again because a record of it got lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::k8s::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
+use proto::k8s::api::core::v1::{
+    ContainerStateTerminated, ContainerStatus, Pod, PodStatus, ResourceRequirements,
+};
 use runtime::{ContainerExit, ContainerState, SandboxState};
 
 use super::clock::timestamp;
@@ -20,15 +22,24 @@ use super::observed::{
 use super::spec;
 use super::status::{is_final, terminated};
 
-/// What is known of a pod. `known` is the newer of the record on disk and the object's status.
+/// Resources by container.
+pub(crate) type Promises = BTreeMap<String, ResourceRequirements>;
+
+/// What is known of a pod. `promised` is what it was promised before, if it was here before. `known` is the newer of the record on disk and the object's status.
 pub(crate) fn recover(
     pod: &Pod,
     found: Option<&SandboxState>,
     known: Option<&PodStatus>,
+    promised: Option<&Promises>,
     now: Timestamp,
 ) -> Observed {
     let mut superseded = Vec::new();
-    let regular = spec::regular(pod).map(|c| ContainerRecord::new(&c.name));
+    let regular = spec::regular(pod).map(|container| {
+        let before = promised.and_then(|promised| promised.get(&container.name));
+        let asked = container.resources.as_ref();
+        let promised = before.or(asked).cloned().unwrap_or_default();
+        ContainerRecord { promised, ..ContainerRecord::new(&container.name) }
+    });
     let ephemeral = spec::ephemeral_names(pod).map(ContainerRecord::new_ephemeral);
     let containers = regular
         .chain(ephemeral)
@@ -63,6 +74,7 @@ pub(crate) fn recover(
         volumes: Progress::Waiting,
         volumes_stale: false,
         containers,
+        pending_resize: None,
         superseded,
         finished: is_final(known),
         release: Progress::Waiting,
@@ -99,6 +111,8 @@ fn container(
                 .as_ref()
                 .and_then(|before| Some(terminated(uid, before, before.exit.as_ref()?)))
                 .or(last);
+            let has = status.and_then(|status| status.resources.clone());
+            record.applied = has.filter(|_| attempt.exit.is_none() && !record.ephemeral);
             record.current = Some(attempt);
         }
         None => {

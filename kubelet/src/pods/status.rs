@@ -117,7 +117,11 @@ fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> Contai
             }
         }
     };
+    // One that does not run will have what it was promised.
+    let has = record.applied.as_ref().filter(|_| attempt.exit.is_none());
     ContainerStatus {
+        allocated_resources: record.promised.requests.clone(),
+        resources: Some(has.unwrap_or(&record.promised).clone()),
         container_id: Some(status_container_id(uid, &attempt.id())),
         image: attempt.labels.image.clone(),
         image_id: attempt.labels.image_id.clone(),
@@ -133,7 +137,13 @@ fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> Contai
 
 /// Nobody sends it requests, and it is started once: whether it is ready is not said.
 fn ephemeral_status(input: &StatusInput<'_>, record: &ContainerRecord) -> ContainerStatus {
-    ContainerStatus { ready: false, started: None, ..container_status(input, record) }
+    ContainerStatus {
+        ready: false,
+        started: None,
+        allocated_resources: None,
+        resources: None,
+        ..container_status(input, record)
+    }
 }
 
 /// Whether the container runs and its startup probe, if it has one, has succeeded.
@@ -287,9 +297,16 @@ fn phase(input: &StatusInput<'_>, containers: &[ContainerStatus]) -> &'static st
     }
 }
 
-/// Conditions this node speaks for; all others are kept as they are.
-const OWN_CONDITIONS: [&str; 4] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+/// Conditions this node speaks for; all others are kept as they are. The last two are there only while
+/// they hold.
+const OWN_CONDITIONS: [&str; 6] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 fn conditions(
     input: &StatusInput<'_>,
@@ -322,9 +339,31 @@ fn conditions(
         readiness(OWN_CONDITIONS[2]),
         readiness(OWN_CONDITIONS[3]),
     ];
+    if input.intent == Intent::Run && !observed.finished {
+        conditions.extend(resize_conditions(input));
+    }
     let foreign = input.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions
         .extend(foreign.filter(|other| !OWN_CONDITIONS.contains(&other.type_.as_str())).cloned());
+    conditions
+}
+
+/// How far a change of resources has come.
+fn resize_conditions(input: &StatusInput<'_>) -> Vec<PodCondition> {
+    let mut conditions = Vec::new();
+    if let Some(pending) = &input.observed.pending_resize {
+        let message = Some(pending.message.clone());
+        conditions.push(condition(input, OWN_CONDITIONS[4], true, Some(pending.reason), message));
+    }
+    let mut resized = input.observed.containers.iter().filter(|r| r.is_being_resized()).peekable();
+    if resized.peek().is_some() {
+        let failure = resized.find_map(|record| record.resize_failure.as_ref());
+        let (reason, message) = match failure {
+            Some(failure) => (Some("Error"), Some(failure.message.clone())),
+            None => (None, None),
+        };
+        conditions.push(condition(input, OWN_CONDITIONS[5], true, reason, message));
+    }
     conditions
 }
 

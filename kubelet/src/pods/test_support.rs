@@ -122,6 +122,10 @@ impl Bench {
         });
     }
 
+    pub(crate) fn put_node(&self, node: proto::k8s::api::core::v1::Node) {
+        self.change(Change::Node, |cluster| cluster.node = Some(Arc::new(node)));
+    }
+
     pub(crate) fn edit(&self, name: &str, edit: impl FnOnce(&mut Pod)) {
         let key = ObjectKey::new("shop", name);
         self.change(Change::Pod(key.clone()), |cluster| {

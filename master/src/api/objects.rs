@@ -27,6 +27,8 @@ pub enum Part {
     Status,
     /// The ephemeral containers of a pod only.
     EphemeralContainers,
+    /// What the containers of a pod ask for and may use only.
+    Resize,
 }
 
 impl Part {
@@ -36,6 +38,7 @@ impl Part {
             Self::Spec => "",
             Self::Status => "status",
             Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Resize => "resize",
         }
     }
 }

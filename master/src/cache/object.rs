@@ -20,6 +20,8 @@ pub struct CachedObject {
     pub json: Bytes,
     /// `metadata.uid`.
     pub uid: String,
+    /// `metadata.generation`; 0 where there is none.
+    pub generation: i64,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// The uid of the owner reference with `controller: true`.
@@ -61,6 +63,7 @@ impl CachedObject {
             revision,
             json: with_resource_version(stored, revision).ok_or(DecodeError::NoMetadata)?,
             uid: metadata.uid.unwrap_or_default().into_owned(),
+            generation: metadata.generation.unwrap_or(0),
             labels: labels.filter_map(|(name, value)| Some((name, value?))).collect(),
             controller_uid: controller.and_then(|owner| owner.uid.clone()),
             owner_uids: owners.into_iter().filter_map(|owner| owner.uid).collect(),

@@ -54,6 +54,7 @@ pub(super) struct Sketch<'a> {
 pub(super) struct Metadata<'a> {
     #[serde(borrow)]
     pub(super) uid: Option<Cow<'a, str>>,
+    pub(super) generation: Option<i64>,
     pub(super) labels: Option<BTreeMap<String, Option<String>>>,
     pub(super) owner_references: Option<Vec<Owner>>,
     pub(super) deletion_timestamp: Option<IgnoredAny>,

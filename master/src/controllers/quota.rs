@@ -109,11 +109,13 @@ impl Controller for QuotaCounter {
 fn matters(resource: &str, event: &ObjectEvent) -> bool {
     match event {
         ObjectEvent::Added(_) | ObjectEvent::Deleted(_) => true,
-        // A pod ends or begins to be deleted, a Service gets other ports.
+        // A pod ends, begins to be deleted or asks for less, a Service gets other ports.
         ObjectEvent::Modified { new, old } => match resource {
             PODS => {
                 let phase = |pod: &CachedObject| pod.fields.get("status.phase").cloned();
-                phase(new) != phase(old) || new.deleting != old.deleting
+                phase(new) != phase(old)
+                    || new.deleting != old.deleting
+                    || new.generation != old.generation
             }
             SERVICES => true,
             _ => false,

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint};
 use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
 
+use super::resized;
 use super::resources::{self, Resources};
 
 /// All that decides on which nodes a pod can run. Pods with equal demands fit the same nodes, so
@@ -143,7 +144,7 @@ impl PodInfo {
                 metadata.name.clone().unwrap_or_default(),
             ),
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
-            demand: Arc::new(pod.spec.as_ref().map(Demand::of).unwrap_or_default()),
+            demand: Arc::new(Demand::of(&resized::counted(pod))),
             labels: Arc::new(metadata.labels.clone().unwrap_or_default()),
             controller,
         }

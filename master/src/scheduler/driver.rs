@@ -228,8 +228,10 @@ impl Scheduling {
             return;
         }
         self.queue.remove(&object.uid);
-        // Most changes of a pod that has a node are its status, which is no matter of ours.
+        // Most changes of a pod that has a node are its status, which is no matter of ours unless its
+        // specification was ever changed: then the status tells how far a resize has come.
         if let ObjectEvent::Modified { old, new } = event
+            && new.generation <= 1
             && old.labels == new.labels
             && old.controller_uid == new.controller_uid
             && self.model.confirm(&object.uid, node)
@@ -237,7 +239,11 @@ impl Scheduling {
             return;
         }
         match object.decode::<Pod>() {
-            Ok(pod) => self.model.set_pod(PodInfo::of(&pod), node),
+            Ok(pod) => {
+                if let Some(node) = self.model.set_pod(PodInfo::of(&pod), node) {
+                    self.wake(node);
+                }
+            }
             Err(error) => undecodable("pod", object, &error),
         }
     }

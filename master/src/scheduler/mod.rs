@@ -20,6 +20,7 @@ mod driver;
 mod filter;
 mod model;
 mod queue;
+mod resized;
 mod resources;
 mod score;
 mod spread;

@@ -86,20 +86,23 @@ impl Model {
         }
     }
 
-    /// A pod is on a node for certain: the store says so.
-    pub(crate) fn set_pod(&mut self, pod: PodInfo, node: &str) {
+    /// A pod is on a node for certain: the store says so. Gives the node that may have more room now, if
+    /// the pod was counted otherwise before.
+    pub(crate) fn set_pod(&mut self, pod: PodInfo, node: &str) -> Option<NodeId> {
         let id = self.entry(node);
+        let mut changed = None;
         if let Some(placed) = self.pods.get_mut(&pod.uid) {
             if placed.node == id && placed.pod == pod {
                 placed.assumed = false;
-                return;
+                return None;
             }
             let uid = Arc::clone(&pod.uid);
-            self.remove_pod(&uid);
+            changed = self.remove_pod(&uid);
         }
         // Removing the pod may have released the entry.
         let id = self.entry(node);
         self.insert(pod, id, false);
+        changed
     }
 
     /// The store says that a pod is on this node. Tells whether that is where it is counted.

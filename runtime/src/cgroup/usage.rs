@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Hierarchies, Version};
+use super::{Hierarchies, Version, read_number};
 use crate::api::Usage;
 
 impl Hierarchies {
@@ -42,10 +42,6 @@ impl Hierarchies {
         let hierarchies = self.0.iter().filter(move |h| counts(h.version, &h.controllers));
         hierarchies.map(move |hierarchy| (hierarchy.folder(group), hierarchy.version))
     }
-}
-
-fn read_number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// The number behind a name in a file of `name number` lines.

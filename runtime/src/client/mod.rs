@@ -302,6 +302,29 @@ impl ContainerRuntime for ShimRuntime {
         to_its_end(async move { inner.start_container(&sandbox, &config).await }).await
     }
 
+    async fn update_container(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        resources: &Resources,
+    ) -> Result<()> {
+        let found =
+            self.inner.find(sandbox).ok_or_else(|| Error::NoSuchSandbox(sandbox.clone()))?;
+        let (inner, container) = (Arc::clone(&self.inner), container.clone());
+        let (sandbox, resources) = (sandbox.clone(), resources.clone());
+        to_its_end(async move {
+            let _turn = inner.turn(&sandbox).await;
+            let running = found.knowledge.container(&container).is_some_and(|c| c.exit.is_none());
+            if !running {
+                return Err(Error::NotRunning(container));
+            }
+            let group = launch::container_cgroup(&found.record.config, &container);
+            let swap = inner.swap_accounting;
+            blocking(move || inner.hierarchies.limit(&group, &resources, swap)).await
+        })
+        .await
+    }
+
     async fn signal_container(
         &self,
         sandbox: &SandboxId,

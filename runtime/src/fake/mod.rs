@@ -47,6 +47,7 @@ struct State {
     program: Arc<ProgramChoice>,
     exec: Arc<ExecScript>,
     started: Vec<(SandboxId, ContainerConfig)>,
+    memory: u64,
 }
 
 struct FakeSandbox {
@@ -80,6 +81,7 @@ impl FakeRuntime {
             program: Arc::new(|_, _| FakeProgram::default()),
             exec: Arc::new(|exec| Box::pin(exec::everyday_programs(exec))),
             started: Vec::new(),
+            memory: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -121,6 +123,11 @@ impl FakeRuntime {
     /// Ends a running container as the kernel does when its memory limit is reached.
     pub fn oom_kill(&self, sandbox: &SandboxId, container: &ContainerId) -> bool {
         self.end(sandbox, container, 128 + SIGKILL, Some(SIGKILL), true)
+    }
+
+    /// From now on every container uses so much memory.
+    pub fn use_memory(&self, bytes: u64) {
+        self.lock().memory = bytes;
     }
 
     /// Loses a sandbox, as when its shim is killed. False when there is none of this id.
@@ -270,13 +277,14 @@ impl ContainerRuntime for FakeRuntime {
         Ok(all)
     }
 
-    /// Nothing runs, so nothing is used.
+    /// Nothing runs, so nothing is used, but what a test says.
     async fn usage(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<Usage> {
         let state = self.lock();
         let found = state.sandboxes.get(sandbox).map(FakeSandbox::state);
         let mut containers = found.into_iter().flat_map(|found| found.containers);
         let running = containers.any(|one| one.id == *container && one.exit.is_none());
-        running.then(Usage::default).ok_or_else(|| Error::NotRunning(container.clone()))
+        let usage = Usage { memory: state.memory, ..Usage::default() };
+        running.then_some(usage).ok_or_else(|| Error::NotRunning(container.clone()))
     }
 
     async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<()> {
@@ -328,6 +336,23 @@ impl ContainerRuntime for FakeRuntime {
             self.exit(sandbox, &config.id, code);
         }
         Ok(state)
+    }
+
+    async fn update_container(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        resources: &Resources,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        state.ready(sandbox)?;
+        let found =
+            state.container(sandbox, container).ok_or_else(|| no_such(sandbox, container))?;
+        if found.state.exit.is_some() {
+            return Err(Error::NotRunning(container.clone()));
+        }
+        found.config.resources = resources.clone();
+        Ok(())
     }
 
     async fn signal_container(

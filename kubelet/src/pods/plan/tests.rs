@@ -1,6 +1,7 @@
 //! Each case says what there is and expects what is to be done.
 
 mod ephemeral;
+mod resize;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -42,6 +43,7 @@ fn nothing_there(pod: &Pod) -> Observed {
             .iter()
             .map(|container| ContainerRecord::new(&container.name))
             .collect(),
+        pending_resize: None,
         superseded: Vec::new(),
         finished: false,
         release: Progress::Waiting,

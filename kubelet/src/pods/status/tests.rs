@@ -33,6 +33,7 @@ fn connected(pod: &Pod) -> Observed {
         volumes: Progress::Done(Volumes::new()),
         volumes_stale: false,
         containers: names.map(|container| ContainerRecord::new(&container.name)).collect(),
+        pending_resize: None,
         superseded: Vec::new(),
         finished: false,
         release: Progress::Waiting,

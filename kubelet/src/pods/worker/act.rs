@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::ObjectKey;
-use proto::k8s::api::core::v1::Pod;
+use proto::k8s::api::core::v1::{Pod, ResourceRequirements};
 use runtime::image::{Image, ImageError};
 use runtime::{ContainerId, ContainerState, SandboxState};
 
@@ -42,6 +42,13 @@ pub(super) enum Done {
         container: String,
         signal: i32,
         result: runtime::Result<()>,
+    },
+    Resized {
+        container: String,
+        id: ContainerId,
+        /// What it has now, if it was done.
+        resources: ResourceRequirements,
+        result: Result<(), String>,
     },
     Removed {
         id: ContainerId,
@@ -96,9 +103,11 @@ impl Worker {
             }
             PodAction::KillContainer { container, id } => self.kill_container(container, id),
             PodAction::RemoveContainer { id } => self.remove_container(id),
+            PodAction::ResizeContainer { container, id } => self.resize_container(container, id),
             PodAction::Finish => {
                 tracing::info!("all containers of the pod ended");
                 self.observed.finished = true;
+                self.entry = None;
                 // Written down before anything is taken back: it must never run again.
                 self.report(intent).await;
                 self.observed.busy.remove(&Job::Finish);
@@ -219,6 +228,7 @@ impl Worker {
             image,
             volumes,
             pod_ips,
+            resources: record.filter(|r| !r.ephemeral).map(|record| record.promised.clone()),
             target: spec::target(&self.pod, &container)
                 .and_then(|target| self.observed.running(target))
                 .map(Attempt::id),
@@ -249,6 +259,7 @@ impl Worker {
             StopReason::ImageChanged => {
                 format!("Container {container} definition changed, will be restarted")
             }
+            StopReason::Resized => format!("Container {container} resize requires restart"),
         };
         tracing::info!(%container, signal, ?reason, "stopping a container");
         self.teller.normal(Some(&container), "Killing", message);
@@ -325,6 +336,8 @@ struct Start {
     image: Image,
     volumes: Volumes,
     pod_ips: Vec<IpAddr>,
+    /// Those that it was promised; an ephemeral one has none.
+    resources: Option<ResourceRequirements>,
     target: Option<ContainerId>,
     number: u32,
     restart_delay: Duration,
@@ -353,6 +366,10 @@ impl Start {
         let config = &self.context.config;
         let container = spec::container(&self.pod, container)
             .ok_or_else(|| StartProblem::Node(format!("there is no container {container}")))?;
+        let mut container = container.into_owned();
+        if let Some(resources) = &self.resources {
+            container.resources = Some(resources.clone());
+        }
         let user = security::user_name(&self.pod, &container, &self.image.config.user)
             .map_err(|error| StartProblem::Config(error.to_string()))?;
         let user = runtime::image::resolve_user(&self.image.layers, &user)

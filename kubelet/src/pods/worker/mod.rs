@@ -16,6 +16,7 @@ mod act;
 mod health;
 mod mailbox;
 mod report;
+mod resize;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::allocation::{Amounts, Entry, Ledger, Pending};
 use super::clock::{Clock, after, timestamp};
 use super::events::Teller;
 use super::names::PodIdentity;
@@ -53,6 +55,8 @@ pub(crate) struct Context {
     pub(crate) config: PodsConfig,
     pub(crate) dependencies: PodsDependencies,
     pub(crate) clock: Clock,
+    /// What the pods of this node were promised.
+    pub(crate) ledger: Ledger,
     /// The kubelet ends; pods go on.
     pub(crate) shutdown: CancellationToken,
 }
@@ -71,6 +75,10 @@ pub(crate) struct Worker {
     jobs: JoinSet<Done>,
     probes: Probes,
     probe_news: mpsc::Receiver<ProbeNews>,
+    /// The pod's place in the ledger, until it has ended or is gone.
+    entry: Option<Entry>,
+    /// Tells when others have made room.
+    freed: watch::Receiver<()>,
     /// Ends of containers whose start is not settled yet.
     early_exits: HashMap<ContainerId, ContainerExit>,
     teller: Teller,
@@ -108,8 +116,11 @@ impl Worker {
         // The record is written before the master is told, so it is never the older of the two.
         let record = Record::read(&dir);
         let unheard_of = record.is_none() && found.is_none();
-        let known = record.and_then(|record| record.status).or_else(|| pod.status.clone());
-        let observed = recover(&pod, found, known.as_ref(), now);
+        let (recorded, promised) = record.map_or((None, None), |r| (r.status, r.promised));
+        let known = recorded.or_else(|| pod.status.clone());
+        let observed = recover(&pod, found, known.as_ref(), promised.as_ref(), now);
+        let amounts = Amounts::of(observed.containers.iter().map(|record| &record.promised));
+        let entry = (!observed.finished).then(|| context.ledger.enter(&identity.uid, amounts));
         let start_time = known
             .as_ref()
             .and_then(|known| known.start_time.as_ref())
@@ -135,6 +146,8 @@ impl Worker {
             jobs: JoinSet::new(),
             probes: Probes::new(probe_sender),
             probe_news,
+            entry,
+            freed: context.ledger.freed(),
             early_exits: HashMap::new(),
             teller,
             view,
@@ -171,6 +184,7 @@ impl Worker {
                 }
                 continue;
             }
+            self.consider_resize().await;
             let intent = self.intent();
             let plan = loop {
                 let plan = plan(&self.pod, intent, &self.observed, self.context.clock.now());
@@ -203,8 +217,10 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
+        let deferred = self.observed.pending_resize.as_ref().is_some_and(Pending::is_deferred);
         tokio::select! {
             () = self.context.shutdown.cancelled() => return true,
+            Ok(()) = self.freed.changed(), if deferred => {}
             () = self.mailbox.changed() => {}
             () = timer => {}
             Some(news) = self.probe_news.recv() => self.take_probe_news(&news),

@@ -1,5 +1,6 @@
 //! Takes in what happened: outcomes of jobs, ends of containers, what others wrote.
 
+use proto::k8s::api::core::v1::ResourceRequirements;
 use runtime::{ContainerExit, ContainerId, SandboxState};
 
 use super::Worker;
@@ -18,7 +19,7 @@ use crate::volumes::{VolumeError, Volumes};
 
 /// The first delay before something that failed on this node, and not for the pod's fault, is
 /// tried again.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+pub(super) const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Worker {
     /// Takes the outcome of a job in.
@@ -51,6 +52,9 @@ impl Worker {
                     self.look_at_runtime();
                 }
             }
+            Done::Resized { container, id, resources, result } => {
+                self.settle_resize(&container, &id, resources, result);
+            }
             Done::Removed { id, result } => {
                 self.observed.busy.remove(&Job::Remove(id.clone()));
                 // Once is enough: what cannot be removed goes with the sandbox.
@@ -64,6 +68,7 @@ impl Worker {
                 self.observed.release = match result {
                     Ok(()) => {
                         self.observed.sandbox = Sandbox::Absent(None);
+                        self.entry = None;
                         Progress::Done(())
                     }
                     Err(message) => {
@@ -225,7 +230,7 @@ impl Worker {
                     exit: None,
                     in_runtime: true,
                 };
-                self.begin_attempt(container, attempt);
+                self.begin_attempt(container, attempt, prepared.resources);
                 // It may have ended before we knew that it had begun.
                 let ended = self.early_exits.remove(&id).or(state.exit);
                 if let Some(ended) = ended {
@@ -249,7 +254,7 @@ impl Worker {
                     exit: Some(exit),
                     in_runtime: false,
                 };
-                self.begin_attempt(container, attempt);
+                self.begin_attempt(container, attempt, prepared.resources);
             }
             Err(StartProblem::Config(message)) => {
                 let now = self.context.clock.now();
@@ -295,7 +300,12 @@ impl Worker {
     }
 
     /// A new attempt takes the place of the one before it.
-    fn begin_attempt(&mut self, container: &str, attempt: Attempt) {
+    fn begin_attempt(
+        &mut self,
+        container: &str,
+        attempt: Attempt,
+        resources: ResourceRequirements,
+    ) {
         let uid = self.identity.uid.clone();
         let record = self.observed.containers.iter_mut().find(|r| r.name == container);
         let Some(record) = record else { return };
@@ -310,6 +320,8 @@ impl Worker {
         // The next start looks for its image anew.
         record.image = Progress::Waiting;
         record.blocked = None;
+        record.applied = (!record.ephemeral).then_some(resources);
+        record.resize_failure = None;
         record.stopping = None;
         record.verdicts = Verdicts::default();
     }

@@ -40,6 +40,19 @@ pub(crate) async fn admit(
     limits::check(&ranges, pod).map_err(refused)
 }
 
+/// Whether what a pod is to have from now on is within the limits of its namespace.
+pub(crate) fn admit_resize(
+    caches: &Caches,
+    resource: &ResourceInfo,
+    object: &dyn AnyObject,
+) -> Result<(), ApiError> {
+    let Some(pod) = object.as_any().downcast_ref::<Pod>() else { return Ok(()) };
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let ranges = in_namespace::<LimitRange>(caches, &LimitRanges::RESOURCE, namespace)?;
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    limits::check(&ranges, pod).map_err(|why| ApiError::forbidden(resource, name, why))
+}
+
 async fn account_of(
     caches: &Caches,
     namespace: &str,

@@ -147,10 +147,11 @@ pub(crate) fn prepare(
         Part::Status => config.retain(|field, _| {
             matches!(field.as_str(), "apiVersion" | "kind" | "metadata" | "status")
         }),
-        Part::EphemeralContainers => {
+        Part::EphemeralContainers | Part::Resize => {
             config.shift_remove("status");
+            let own = if part == Part::Resize { "containers" } else { "ephemeralContainers" };
             if let Some(spec) = config.get_mut("spec").and_then(Value::as_object_mut) {
-                spec.retain(|field, _| field == "ephemeralContainers");
+                spec.retain(|field, _| field == own);
             }
         }
     }

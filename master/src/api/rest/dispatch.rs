@@ -85,6 +85,9 @@ async fn resource(
         Some("ephemeralcontainers") if resource.plural == "pods" => {
             object(api, kind, &key, Part::EphemeralContainers, request).await
         }
+        Some("resize") if resource.plural == "pods" => {
+            object(api, kind, &key, Part::Resize, request).await
+        }
         Some("scale") if resource.scale => match *request.method() {
             Method::GET | Method::HEAD => {
                 let options = Options::parse(request.uri())?;

@@ -37,6 +37,7 @@ pub(crate) fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
         add("exec", "", "v1", "PodExecOptions", &["create", "get"]);
         add("log", "", "v1", "Pod", &["get"]);
         add("portforward", "", "v1", "PodPortForwardOptions", &["create", "get"]);
+        add("resize", "", "v1", "Pod", &["get", "patch", "update"]);
     }
     if resource.group.is_empty() {
         let proxied = match resource.plural {

@@ -8,6 +8,7 @@ use super::{
     ClaimChanges, Commit, Current, Decision, Preconditions, STALE, Tracking, UpdateOptions, Writer,
     Written, encode, metadata, written,
 };
+use crate::api::admission;
 use crate::api::error::ApiError;
 use crate::api::field_error::FieldError;
 use crate::api::kinds::{Deletion, ResourceInfo};
@@ -99,7 +100,9 @@ impl Writer {
         match part {
             Part::Spec => kind.prepare_update(&mut *new, old),
             Part::Status => kind.prepare_status_update(&mut *new, old),
-            part @ Part::EphemeralContainers => kind.prepare_part_update(part, &mut *new, old),
+            part @ (Part::EphemeralContainers | Part::Resize) => {
+                kind.prepare_part_update(part, &mut *new, old);
+            }
         }
         // A status is written with the old metadata, but with its own record.
         new.meta_mut().managed_fields = recorded;
@@ -119,13 +122,16 @@ impl Writer {
             }
             Part::Status if tracked => errors.extend(kind.validate_status_update(&*new, old)),
             Part::Status => {}
-            part @ Part::EphemeralContainers => {
+            part @ (Part::EphemeralContainers | Part::Resize) => {
                 errors.extend(kind.validate(&*new));
                 errors.extend(kind.validate_part_update(part, &*new, old));
             }
         }
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, &key.name, &errors));
+        }
+        if part == Part::Resize {
+            admission::admit_resize(&self.caches, resource, &*new)?;
         }
         let old_claims = kind.claims(old);
         let claimed =

@@ -182,7 +182,7 @@ impl NodeLifecycle {
                     Part::Spec => stored.spec == seen.spec,
                     Part::Status => stored.status == seen.status,
                     // Not what this controller writes.
-                    Part::EphemeralContainers => false,
+                    Part::EphemeralContainers | Part::Resize => false,
                 };
             if same {
                 change(stored);

@@ -97,11 +97,16 @@ pub(super) fn validate_create(pod: &Pod) -> FieldErrors {
     errors
 }
 
+/// Whether a pod is its node's own, from a file there.
+pub(super) fn is_mirror(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.is_some_and(|annotations| annotations.contains_key(MIRROR))
+}
+
 /// What is wrong with a change: those that are there stay as they are, in whatever order.
 pub(super) fn validate_update(new: &Pod, old: &Pod) -> FieldErrors {
     let mut errors = FieldErrors::new();
-    let annotations = old.metadata.annotations.as_ref();
-    if annotations.is_some_and(|annotations| annotations.contains_key(MIRROR)) {
+    if is_mirror(old) {
         let detail = "static pods do not support ephemeral containers";
         errors.push(FieldError::forbidden("", detail));
         return errors;

@@ -1,8 +1,9 @@
 //! `pods`: containers that live and die together on one node.
 //!
 //! [`defaults`] fills in, [`validate`] checks with the help of a file for each part of the spec,
-//! [`unsupported`] names what this version does not do, [`update`] what may change ([`ephemeral`]: by
-//! that subresource), [`status`] what a client may write of the status, [`columns`] prints.
+//! [`unsupported`] names what this version does not do, [`update`] what may change ([`ephemeral`] and
+//! [`resize`]: by those subresources), [`status`] what a client may write of the status, [`columns`]
+//! prints.
 //!
 //! The number of processes has no field in Kubernetes: every container gets the kubelet's
 //! `--pod-max-pids`.
@@ -15,6 +16,7 @@ mod env;
 mod ephemeral;
 mod probes;
 pub(crate) mod qos;
+mod resize;
 pub(super) mod resources;
 mod security;
 mod status;
@@ -100,6 +102,7 @@ impl Kind for Pods {
         match part {
             Part::Spec | Part::Status => {}
             Part::EphemeralContainers => *new = ephemeral::only(new, old),
+            Part::Resize => *new = resize::only(new, old),
         }
     }
 
@@ -132,6 +135,7 @@ impl Kind for Pods {
         match part {
             Part::Spec | Part::Status => FieldErrors::new(),
             Part::EphemeralContainers => ephemeral::validate_update(new, old),
+            Part::Resize => resize::validate(new, old),
         }
     }
 

@@ -167,7 +167,6 @@ pub(super) fn container(container: &Container, path: &Path, errors: &mut FieldEr
         name: _,
         ports: _,
         readiness_probe: _,
-        // What a resize would do; there is none, and a changed pod is refused.
         resize_policy: _,
         resources: _,
         restart_policy,

@@ -57,3 +57,43 @@ async fn ephemeral_containers_are_added_and_nothing_else() {
     server.patch(&none, STRATEGIC, patch(json!([]))).await.refused(404, "NotFound");
     server.delete(&path, None).await.refused(405, "MethodNotAllowed");
 }
+
+#[tokio::test]
+async fn a_resize_is_held_to_the_namespaces_limits_and_changes_nothing_else() {
+    let server = Server::start().await;
+    let sized = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": "2"}});
+    let mut born = pod("web");
+    born["spec"]["containers"][0]["resources"] = sized("500m");
+    server.post(PODS, born).await.ok();
+    let path = format!("{PODS}/web/resize");
+    let patch = |resources: Value| {
+        let container = json!({"name": "main", "image": "other:1", "resources": resources});
+        json!({"spec": {"containers": [container]}})
+    };
+    // As `kubectl patch --subresource resize` does.
+    let patched = server.patch(&path, STRATEGIC, patch(sized("1"))).await.ok();
+    let container = &patched["spec"]["containers"][0];
+    assert_eq!(container["resources"], sized("1"));
+    assert_eq!(
+        (&container["image"], &patched["metadata"]["generation"]),
+        (&json!("demo:1"), &json!(2))
+    );
+    assert_eq!(server.get(&path).await.ok(), patched);
+    let mut wanted = patched.clone();
+    wanted["spec"]["containers"][0]["resources"] = sized("1500m");
+    let refused = server.put(&format!("{PODS}/web"), wanted.clone()).await;
+    assert!(refused.refused(422, "Invalid").contains("what differs: containers"));
+    server.put(&path, wanted).await.ok();
+
+    let limits = json!({
+        "metadata": {"name": "limits"},
+        "spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}, "min": {"cpu": "100m"}}]},
+    });
+    server.post("/api/v1/namespaces/default/limitranges", limits).await.ok();
+    server.objects.caches().fresh().await.unwrap();
+    let refused = server.patch(&path, STRATEGIC, patch(sized("50m"))).await;
+    let message = refused.refused(403, "Forbidden");
+    assert!(message.contains("minimum cpu usage per Container is 100m"), "{message}");
+    let refused = server.patch(&path, STRATEGIC, patch(json!({"limits": {"cpu": null}}))).await;
+    assert!(refused.refused(422, "Invalid").contains("resource limits cannot be removed"));
+}

@@ -6,6 +6,7 @@ mod containers;
 mod env;
 mod ephemeral;
 mod probes;
+mod resize;
 mod rules;
 mod status;
 mod unsupported;

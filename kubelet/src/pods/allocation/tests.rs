@@ -1,0 +1,72 @@
+use serde_json::json;
+
+use super::*;
+
+fn amounts(cpu_milli: i64, memory: i64) -> Amounts {
+    Amounts { cpu_milli, memory }
+}
+
+#[test]
+fn what_grows_needs_room() {
+    let (had, others, all) = (amounts(500, 100), amounts(1000, 500), amounts(2000, 1000));
+    for (wants, others, expected) in [
+        (had, others, Ok(())),
+        (amounts(1000, 500), others, Ok(())),
+        (amounts(1, 1), amounts(9000, 9000), Ok(())),
+        (
+            amounts(1001, 100),
+            others,
+            Err(("Deferred", "resource: cpu, requested: 1001, used: 1000, capacity: 2000")),
+        ),
+        (
+            amounts(500, 501),
+            others,
+            Err(("Deferred", "resource: memory, requested: 501, used: 500, capacity: 1000")),
+        ),
+        (
+            amounts(2001, 501),
+            others,
+            Err(("Infeasible", "capacity: cpu, requested: 2001, capacity: 2000")),
+        ),
+        // Too much was promised before, but not of what grows.
+        (amounts(500, 200), amounts(9000, 500), Ok(())),
+    ] {
+        let decided = decide(had, wants, others, all);
+        let expected = expected.map_err(|(reason, message): (&'static str, &str)| Pending {
+            reason,
+            message: format!("Node didn't have enough {message}"),
+        });
+        assert_eq!(decided, expected, "{wants:?}");
+    }
+    assert_eq!(decide(had, amounts(9000, 9000), others, Amounts::allocatable(None)), Ok(()));
+}
+
+#[test]
+fn a_limit_without_a_request_is_one() {
+    let of = |value| -> ResourceRequirements { serde_json::from_value(value).unwrap() };
+    let all = [
+        of(json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "1", "memory": "1Ki"}})),
+        of(json!({"requests": {"memory": "1"}})),
+        of(json!({})),
+    ];
+    assert_eq!(Amounts::of(all.iter()), amounts(250, 1025));
+    let node: Node = serde_json::from_value(json!({
+        "metadata": {}, "status": {"allocatable": {"cpu": "2", "memory": "1Mi"}}
+    }))
+    .unwrap();
+    assert_eq!(Amounts::allocatable(Some(&node)), amounts(2000, 1 << 20));
+}
+
+#[test]
+fn no_two_pods_are_promised_the_same_room() {
+    let ledger = Ledger::default();
+    let all = amounts(1000, 1000);
+    let (one, two) = (ledger.enter("one", amounts(100, 0)), ledger.enter("two", amounts(100, 0)));
+    let mut freed = ledger.freed();
+    one.change(amounts(900, 0), all).unwrap();
+    assert!(two.change(amounts(200, 0), all).unwrap_err().is_deferred());
+    freed.mark_unchanged();
+    drop(one);
+    assert!(freed.has_changed().unwrap());
+    two.change(amounts(1000, 0), all).unwrap();
+}

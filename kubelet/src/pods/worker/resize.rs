@@ -1,0 +1,135 @@
+//! A running pod asks for other resources: whether it is promised them, and how it gets them.
+
+use std::sync::Arc;
+
+use proto::k8s::api::core::v1::ResourceRequirements;
+use runtime::ContainerId;
+
+use super::Worker;
+use super::act::{Done, chain};
+use super::settle::RETRY;
+use crate::pods::allocation::Amounts;
+use crate::pods::observed::{Failure, Job};
+use crate::pods::plan::Intent;
+use crate::pods::recover::Promises;
+use crate::pods::{resources, spec};
+
+impl Worker {
+    /// What the containers were promised, as it is written down.
+    pub(super) fn promises(&self) -> Promises {
+        let regular = self.observed.containers.iter().filter(|record| !record.ephemeral);
+        regular.map(|record| (record.name.clone(), record.promised.clone())).collect()
+    }
+
+    /// Promises the pod what it asks for by now, if there is room for it.
+    pub(super) async fn consider_resize(&mut self) {
+        let wanted: Promises = spec::regular(&self.pod)
+            .map(|c| (c.name.clone(), c.resources.clone().unwrap_or_default()))
+            .collect();
+        if wanted == self.promises() || self.intent() != Intent::Run || self.observed.finished {
+            self.observed.pending_resize = None;
+            return;
+        }
+        let Some(entry) = &self.entry else { return };
+        // Whoever frees room from now on wakes us.
+        self.freed.mark_unchanged();
+        let state = &self.context.dependencies.state;
+        let allocatable = state.read(|cluster| Amounts::allocatable(cluster.node.as_deref()));
+        match entry.change(Amounts::of(wanted.values()), allocatable) {
+            Ok(()) => {
+                tracing::info!("promised the pod other resources");
+                self.observed.pending_resize = None;
+                for record in self.observed.containers.iter_mut().filter(|r| !r.ephemeral) {
+                    if let Some(wanted) = wanted.get(&record.name) {
+                        // Until now it had what was promised before.
+                        record.applied.get_or_insert_with(|| record.promised.clone());
+                        record.promised.clone_from(wanted);
+                        record.resize_failure = None;
+                    }
+                }
+                // Before anything is done: the next kubelet must not promise it to another.
+                self.record(self.previous.clone()).await;
+            }
+            Err(pending) => {
+                if self.observed.pending_resize.as_ref() != Some(&pending) {
+                    tracing::info!(reason = pending.reason, message = %pending.message, "no resize");
+                    let message = format!("Pod resize {}: {}", pending.reason, pending.message);
+                    self.teller.warning(None, &format!("Resize{}", pending.reason), message);
+                }
+                self.observed.pending_resize = Some(pending);
+            }
+        }
+    }
+
+    /// Gives a running container what it was promised.
+    pub(super) fn resize_container(&mut self, container: String, id: ContainerId) {
+        let Some(record) = self.observed.containers.iter().find(|r| r.name == container) else {
+            return;
+        };
+        let Some(spec) = spec::container(&self.pod, &container) else { return };
+        let (promised, had) = (record.promised.clone(), record.applied.clone());
+        let with = |resources: ResourceRequirements| {
+            let mut spec = spec.clone().into_owned();
+            spec.resources = Some(resources);
+            resources::resources(&self.pod, &spec, &self.context.config)
+        };
+        let bounds = with(promised.clone());
+        let had = had.and_then(|had| with(had).memory_limit_bytes);
+        let shrinks = bounds.memory_limit_bytes.filter(|limit| had.is_none_or(|had| *limit < had));
+        let runtime = Arc::clone(&self.context.dependencies.runtime);
+        let sandbox = self.identity.sandbox();
+        self.jobs.spawn(async move {
+            let resized = async {
+                // The kernel would kill for what is used beyond it.
+                if let Some(limit) = shrinks {
+                    let usage = runtime.usage(&sandbox, &id).await.map_err(|e| chain(&e))?;
+                    if i64::try_from(usage.memory).is_ok_and(|used| used > limit) {
+                        return Err(format!(
+                            "attempting to set container memory limit ({limit}) below current \
+                             usage ({})",
+                            usage.memory
+                        ));
+                    }
+                }
+                runtime.update_container(&sandbox, &id, &bounds).await.map_err(|e| chain(&e))
+            };
+            let result = resized.await;
+            Done::Resized { container, id, resources: promised, result }
+        });
+    }
+
+    pub(super) fn settle_resize(
+        &mut self,
+        container: &str,
+        id: &ContainerId,
+        resources: ResourceRequirements,
+        result: Result<(), String>,
+    ) {
+        self.observed.busy.remove(&Job::Resize(container.to_owned()));
+        let now = self.context.clock.now();
+        let record = self.observed.containers.iter_mut().find(|record| record.name == container);
+        // Another attempt has its resources from its start.
+        let Some(record) = record.filter(|r| r.running().is_some_and(|a| a.id() == *id)) else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                tracing::info!(%container, "gave a container other resources");
+                record.applied = Some(resources);
+                record.resize_failure = None;
+                let message = format!("Container {container} was given other resources");
+                self.teller.normal(Some(container), "ResizeCompleted", message);
+            }
+            Err(message) => {
+                tracing::info!(%container, %message, "failed to resize a container");
+                let previous = record.resize_failure.take();
+                if previous.as_ref().map(|failure| &failure.message) != Some(&message) {
+                    let told = format!("Pod resize error: {message}");
+                    self.teller.warning(Some(container), "ResizeError", told);
+                }
+                let failure = Failure::backing_off(previous.as_ref(), "Error", message, now, RETRY);
+                record.resize_failure = Some(failure);
+            }
+        }
+    }
+}
