@@ -44,6 +44,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams per connection: a client with hundreds of watches has one connection.
 const MAX_STREAMS: u32 = 1000;
+/// Bytes of a request's head; selectors of hundreds of values make long URLs.
+const MAX_HEADERS: u32 = 256 << 10;
 /// What is still under way at shutdown has so much time to finish.
 const GRACE: Duration = Duration::from_secs(5);
 /// After an accept failed: mostly for want of file descriptors.
@@ -221,6 +223,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
+        .max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS);
     let mut connection =
         pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));

@@ -35,6 +35,9 @@ impl Identity {
 /// What probes and installers have to reach before they have a certificate.
 const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 
+/// Headers by which a client asks to be taken for somebody else.
+const IMPERSONATION: &str = "impersonate-";
+
 /// Middleware: 401 without an identity, 403 for one that may not use REST.
 pub(crate) async fn require_identity(request: Request, next: Next) -> Response {
     let path = request.uri().path().trim_end_matches('/');
@@ -52,7 +55,19 @@ pub(crate) async fn require_identity(request: Request, next: Next) -> Response {
                 );
                 return ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message).into_response();
             }
-            Some(_) => {}
+            Some(identity) => {
+                let as_another = |name: &http::HeaderName| name.as_str().starts_with(IMPERSONATION);
+                if request.headers().keys().any(as_another) {
+                    // To go on as the administrator would be more than was asked for.
+                    let message = format!(
+                        "User {:?} cannot impersonate: acting as another user is not supported, \
+                         leave out --as and --as-group",
+                        identity.user
+                    );
+                    return ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message)
+                        .into_response();
+                }
+            }
         }
     }
     next.run(request).await

@@ -38,6 +38,7 @@ pub(crate) async fn apply(
     let resource = kind.resource();
     let mut tree = patch::object(&change.body)?;
     prepare(resource, key, part, &mut tree.value)?;
+    check_declared(kind, key, &tree.value)?;
     let config = Configuration { tree: &tree.value, manager: &manager, force };
     let writer = change.api.objects.writer();
     let mut warnings = Vec::new();
@@ -78,6 +79,27 @@ pub(crate) async fn apply(
         }
     }
     Err(ApiError::unavailable(format!("{} {key} comes and goes", resource.kind)))
+}
+
+/// Nobody can own a field that there is not, whatever the request says of validation. What cannot be
+/// decoded at all is told when it is merged.
+fn check_declared(
+    kind: &'static dyn AnyKind,
+    key: &ObjectKey,
+    config: &Value,
+) -> Result<(), ApiError> {
+    let unknown = kind.decode(config).map(|decoded| decoded.unknown).unwrap_or_default();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> =
+        unknown.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
+    Err(ApiError::bad_request(format!(
+        "failed to create typed patch object ({key}; {}, Kind={}): {}",
+        body::api_version(kind.resource()),
+        kind.resource().kind,
+        told.join(", ")
+    )))
 }
 
 /// What an object (nothing: there is none) and its record become by a configuration.

@@ -3,6 +3,9 @@
 //! Everything is made out of the registry. What is not served does not appear. The aggregated
 //! documents have an `ETag`: clients keep them on disk and ask whether they are still true.
 
+use std::sync::Arc;
+
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -14,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::api::error::ApiError;
 use crate::api::kinds::ResourceInfo;
 use crate::api::registry::Registry;
+use crate::api::rest::Api;
 use crate::api::rest::accept::{self, Answer, MediaRange, Shape};
 use crate::api::rest::conditional;
 use crate::api::rest::metrics_api;
@@ -28,6 +32,22 @@ const KUBERNETES: (&str, &str) = ("1", "37");
 pub(crate) fn git_version() -> String {
     let (major, minor) = KUBERNETES;
     format!("v{major}.{minor}.0+kutter-{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Answers `/`: where there is something.
+pub(crate) async fn paths(State(api): State<Arc<Api>>) -> Response {
+    let registry = api.objects.registry();
+    let fixed = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2"];
+    let more = ["/openapi/v3", "/readyz", "/version"];
+    let mut paths: Vec<String> = fixed.iter().chain(&more).map(ToString::to_string).collect();
+    for group in groups(registry) {
+        paths.push(format!("/apis/{group}"));
+        let versions = versions(registry, group).into_iter();
+        paths.extend(versions.map(|version| format!("/apis/{group}/{version}")));
+    }
+    paths.sort_unstable();
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (json, json!({"paths": paths}).to_string()).into_response()
 }
 
 /// Answers `/version`.

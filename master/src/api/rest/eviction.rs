@@ -18,12 +18,15 @@ use crate::api::rest::{body, render};
 /// Answers the request.
 pub(crate) async fn evict(change: &Change<'_>, key: &ObjectKey) -> Result<Response, ApiError> {
     let answer = change.answer()?;
-    let tree = body::parse(&change.headers, &change.body)?;
+    let mut tree = body::parse(&change.headers, &change.body)?;
     let version = tree.value.get("apiVersion").and_then(serde_json::Value::as_str);
     // Clients of some years ago speak the first form, which has the same fields.
     if !matches!(version, None | Some("" | "policy/v1" | "policy/v1beta1")) {
         let version = version.unwrap_or_default();
         return Err(ApiError::bad_request(format!("{version} has no Eviction: use policy/v1")));
+    }
+    if let Some(object) = tree.value.as_object_mut() {
+        object.shift_remove("apiVersion");
     }
     let eviction: Eviction = Decoder::new()
         .decode(&tree.value)

@@ -33,7 +33,7 @@ pub(crate) struct ListOptions {
     pub(crate) continue_token: Option<String>,
     pub(crate) bookmarks: bool,
     pub(crate) send_initial_events: Option<bool>,
-    pub(crate) timeout_seconds: Option<u64>,
+    pub(crate) timeout_seconds: Option<i64>,
 }
 
 impl ListOptions {
@@ -72,7 +72,7 @@ impl ListOptions {
             continue_token: versions.continued.map(str::to_owned),
             bookmarks: options.flag("allowWatchBookmarks"),
             send_initial_events: versions.initial_events(),
-            timeout_seconds: timeout_seconds.and_then(|seconds| u64::try_from(seconds).ok()),
+            timeout_seconds,
         })
     }
 }

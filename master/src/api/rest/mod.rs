@@ -76,6 +76,7 @@ pub fn router(api: Api) -> Router {
     let documents = openapi::routes(api.objects.registry());
     let governor = Governor::new(api.objects.registry());
     Router::new()
+        .route("/", get(discovery::paths))
         .route("/healthz", get(health::healthz))
         .route("/healthz/{check}", get(health::one_of_healthz))
         .route("/livez", get(health::livez))

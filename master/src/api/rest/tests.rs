@@ -10,6 +10,7 @@ mod parts;
 mod proxying;
 mod reading;
 mod streaming;
+mod strictness;
 mod subresources;
 mod views;
 mod watching;

@@ -139,9 +139,12 @@ async fn start(
     })
 }
 
-fn timeout(seconds: Option<u64>) -> Duration {
+fn timeout(seconds: Option<i64>) -> Duration {
     match seconds {
-        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(24 * 3600)),
+        // Less than nothing is over at once, as in Kubernetes.
+        Some(seconds) if seconds != 0 => {
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(24 * 3600))
+        }
         _ => {
             let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 256.0;
             DEFAULT_TIMEOUT + DEFAULT_TIMEOUT.mul_f64(random)

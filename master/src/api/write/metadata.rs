@@ -1,6 +1,6 @@
 //! `metadata`: what the server sets, what it checks, what an update may not change.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, Time};
 use proto::k8s as k8s_openapi;
 use proto::{ObjectKey, names};
 
@@ -43,6 +43,7 @@ pub(super) fn prepare_create(
     if !resource.namespaced && meta.namespace.as_ref().is_some_and(String::is_empty) {
         meta.namespace = None;
     }
+    leave_out_empty(meta);
     meta.uid = Some(uuid::Uuid::new_v4().to_string());
     meta.creation_timestamp = Some(Time(now()));
     meta.deletion_timestamp = None;
@@ -109,6 +110,16 @@ pub(super) fn carry_over(new: &mut ObjectMeta, old: &ObjectMeta) {
         new.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
     }
     new.self_link = None;
+    leave_out_empty(new);
+}
+
+/// What is empty says as much as what is not there, and has no owner.
+pub(super) fn leave_out_empty(meta: &mut ObjectMeta) {
+    meta.labels.take_if(|labels| labels.is_empty());
+    meta.annotations.take_if(|annotations| annotations.is_empty());
+    meta.finalizers.take_if(|finalizers| finalizers.is_empty());
+    meta.owner_references.take_if(|owners| owners.is_empty());
+    meta.generate_name.take_if(|prefix| prefix.is_empty());
 }
 
 /// All that is wrong with metadata.
@@ -137,6 +148,19 @@ pub(super) fn validate(kind: &'static dyn AnyKind, meta: &ObjectMeta) -> FieldEr
     }
     validate_owners(meta, &mut errors);
     validate_finalizers(meta, &mut errors);
+    let entries = meta.managed_fields.iter().flatten().enumerate();
+    // One that says nothing is how a client drops the record.
+    for (index, entry) in entries.filter(|(_, entry)| **entry != ManagedFieldsEntry::default()) {
+        let path = format!("metadata.managedFields[{index}]");
+        if !matches!(entry.operation.as_deref(), Some("Apply" | "Update")) {
+            errors.push(FieldError {
+                kind: FieldErrorKind::Invalid,
+                path: format!("{path}.operation"),
+                value: Some(entry.operation.clone().unwrap_or_default().into()),
+                detail: "must be `Apply` or `Update`".to_owned(),
+            });
+        }
+    }
     errors
 }
 

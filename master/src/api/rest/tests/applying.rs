@@ -160,7 +160,7 @@ async fn replicas_belong_to_whoever_applied_the_scale() {
             "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "web"},
             "spec": {
                 "replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
-                "template": pod("web"),
+                "template": {"metadata": pod("web")["metadata"], "spec": pod("web")["spec"]},
             },
         })
     };

@@ -291,7 +291,6 @@ async fn strangers_get_401_nodes_403_and_probes_an_answer() {
 async fn paths_that_name_nothing_get_a_status() {
     let server = Server::start().await;
     for path in [
-        "/",
         "/api/v2/pods",
         "/api/v1/nothing",
         "/api/v1/pods/web",
