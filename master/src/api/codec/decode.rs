@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
+use proto::quantity::Quantity;
 use serde::de::value::StrDeserializer;
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer,
@@ -98,6 +99,18 @@ struct Node<'a> {
     value: &'a Value,
     path: Path<'a>,
     decoder: &'a Decoder,
+}
+
+/// A quantity as it is kept: two ways to write a number are no difference. What is none is left to
+/// validation.
+fn canonical_quantity(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Null => return Some("0".to_owned()),
+        Value::String(text) => Quantity::parse(text),
+        Value::Number(number) => Quantity::parse(&number.to_string()),
+        _ => return None,
+    };
+    Some(text.ok()?.to_string())
 }
 
 impl Node<'_> {
@@ -303,10 +316,16 @@ impl<'de> Deserializer<'de> for Node<'_> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        let result = visitor.visit_newtype_struct(self);
+        let result = match (name, canonical_quantity(self.value)) {
+            ("Quantity", Some(text)) => {
+                let text: StrDeserializer<'_, DecodeError> = text.as_str().into_deserializer();
+                visitor.visit_newtype_struct(text)
+            }
+            _ => visitor.visit_newtype_struct(self),
+        };
         self.place(result)
     }
 

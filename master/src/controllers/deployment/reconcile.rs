@@ -211,7 +211,9 @@ fn claim<'a>(
 }
 
 fn next_revision(view: &View<'_>) -> i64 {
-    view.old.iter().map(|set| sets::revision(set)).max().unwrap_or(0) + 1
+    let newest = view.old.iter().map(|set| sets::revision(set)).max().unwrap_or(0);
+    // Anybody may write any number there.
+    newest.saturating_add(1)
 }
 
 /// Gives the new set, if there is one, the newest number and the Deployment's annotations.

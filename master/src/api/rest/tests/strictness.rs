@@ -53,6 +53,22 @@ async fn records_say_how_a_manager_came_to_own_something() {
 }
 
 #[tokio::test]
+async fn quantities_are_kept_in_one_form() {
+    let server = Server::start().await;
+    let mut object = pod("web");
+    object["spec"]["containers"][0]["resources"] = json!({
+        "limits": {"cpu": "1000m", "memory": "1024Ki"},
+        "requests": {"cpu": ".5", "memory": "+1"},
+    });
+    let created = server.post(PODS, object).await.ok();
+    let resources = &created["spec"]["containers"][0]["resources"];
+    let limits = json!({"cpu": "1", "memory": "1Mi"});
+    assert_eq!(resources["limits"], limits);
+    assert_eq!(resources["requests"]["cpu"], "500m");
+    assert_eq!(resources["requests"]["memory"], "1");
+}
+
+#[tokio::test]
 async fn nobody_acts_as_somebody_else() {
     let server = Server::start().await;
     let mut as_other = request(Method::GET, CONFIG_MAPS, None, Body::empty());
