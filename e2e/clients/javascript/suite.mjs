@@ -131,6 +131,37 @@ async function informer() {
     await cache.stop();
 }
 
+/** A watch as a browser has it. */
+async function watchOverWebSocket() {
+    const WebSocket = require('ws');
+    const options = {};
+    await config.applyToHTTPSOptions(options);
+    const server = config.getCurrentCluster().server.replace(/^http/, 'ws');
+    const query = 'watch=true&labelSelector=suite%3Dsocket';
+    const path = `/api/v1/namespaces/${NAMESPACE}/configmaps?${query}`;
+    // It fails unless one of the protocols that it names is chosen.
+    const socket = new WebSocket(`${server}${path}`, ['base64.binary.k8s.io'], options);
+    const events = [];
+    const told = new Promise((resolve, reject) => {
+        socket.on('error', reject);
+        socket.on('message', (message) => {
+            events.push(JSON.parse(message));
+            if (events.length === 2) resolve();
+        });
+    });
+    await soon('the socket is open', new Promise((resolve, reject) => {
+        socket.on('open', resolve);
+        socket.on('error', reject);
+    }));
+    const metadata = { name: 'socket', labels: { suite: 'socket' } };
+    await core.createNamespacedConfigMap({ namespace: NAMESPACE, body: { metadata } });
+    await core.deleteNamespacedConfigMap({ name: 'socket', namespace: NAMESPACE });
+    await soon('the socket tells', told);
+    assert.deepEqual(events.map((event) => event.type), ['ADDED', 'DELETED']);
+    assert.equal(events[0].object.metadata.name, 'socket');
+    socket.close();
+}
+
 async function streams(subresources) {
     const log = await core.readNamespacedPodLog({ name: POD, namespace: NAMESPACE, tailLines: 10 });
     assert.ok(log, 'the log is empty');
@@ -173,6 +204,7 @@ for (const sample of JSON.parse(readFileSync(process.env.SAMPLES))) {
     await everyVerb(sample, await objects.resource(sample.apiVersion, sample.kind));
 }
 await informer();
+await watchOverWebSocket();
 const { resources } = await core.getAPIResources();
 await streams(new Set(resources.map((resource) => resource.name)));
 // The client keeps connections open for later.

@@ -23,7 +23,7 @@ use crate::api::rest::query::{Options, Write, WriteOptions};
 use crate::api::rest::target::{ResourceTarget, Target};
 use crate::api::rest::{
     Api, body, compress, discovery, eviction, list, log, metrics_api, port_forward, program, proxy,
-    render, scale, watch,
+    render, scale, watch, watch_socket,
 };
 
 /// Answers every request that has no route of its own, within the limits.
@@ -136,7 +136,8 @@ async fn collection(
         Method::GET | Method::HEAD => {
             let options = Options::parse(request.uri())?;
             if options.flag("watch") {
-                watch::watch(api, kind, namespace, &options, request.headers()).await
+                let answer = watch::watch(api, kind, namespace, &options, request.headers()).await;
+                watch_socket::answer(request, answer?).await
             } else {
                 let headers = request.headers();
                 let answer = list::list(api, kind, namespace, &options, headers).await?;
@@ -169,7 +170,8 @@ async fn object(
             if part == Part::Spec && options.flag("watch") {
                 let options = options.selecting_name(&key.name);
                 let namespace = Some(key.namespace.as_str()).filter(|name| !name.is_empty());
-                watch::watch(api, kind, namespace, &options, request.headers()).await
+                let answer = watch::watch(api, kind, namespace, &options, request.headers()).await;
+                watch_socket::answer(request, answer?).await
             } else {
                 let answer = list::get(api, kind, key, &options, request.headers()).await?;
                 Ok(compress::compress(request.headers(), answer).await)

@@ -39,6 +39,7 @@ mod table;
 pub(crate) mod target;
 mod upgrade;
 mod watch;
+mod watch_socket;
 
 #[cfg(test)]
 mod tests;
