@@ -10,6 +10,7 @@ use proto::k8s as k8s_openapi;
 
 use crate::api::codec::Decoder;
 use crate::api::error::ApiError;
+use crate::api::field_error::FieldError;
 use crate::api::kinds::ResourceInfo;
 use crate::api::objects::Part;
 use crate::api::patch::Patch;
@@ -152,7 +153,13 @@ impl Change<'_> {
             let tree = self.kind.tree(current).map_err(ApiError::internal)?;
             let patched = patch.apply(self.kind.resource(), tree)?;
             warnings.clear();
-            body::decode(self.kind, &patched, validation, &mut warnings).map(Some)
+            let object = body::decode(self.kind, &patched, validation, &mut warnings)?;
+            if object.meta().name.as_ref().is_none_or(String::is_empty) {
+                // A patch that takes all of the metadata away means more than to leave the name out.
+                let error = FieldError::invalid("metadata.name", "", "field is immutable");
+                return Err(ApiError::invalid(self.kind.resource(), &key.name, &[error]));
+            }
+            Ok(Some(object))
         };
         let tracking = Tracking::Update(&manager);
         let writer = self.api.objects.writer();

@@ -22,8 +22,8 @@ use crate::api::rest::proxy::ProxyPath;
 use crate::api::rest::query::{Options, Write, WriteOptions};
 use crate::api::rest::target::{ResourceTarget, Target};
 use crate::api::rest::{
-    Api, body, compress, discovery, eviction, list, log, metrics_api, port_forward, program, proxy,
-    render, scale, watch, watch_socket,
+    Api, body, compress, discovery, eviction, finalize, list, log, metrics_api, port_forward,
+    program, proxy, render, scale, watch, watch_socket,
 };
 
 /// Answers every request that has no route of its own, within the limits.
@@ -82,6 +82,10 @@ async fn resource(
     match target.subresource.as_deref() {
         None => object(api, kind, &key, Part::Spec, request).await,
         Some("status") if resource.status => object(api, kind, &key, Part::Status, request).await,
+        Some("finalize") if resource.plural == "namespaces" => match *request.method() {
+            Method::PUT => finalize::finalize(change(api, kind, request).await?, &key).await,
+            _ => Err(ApiError::method_not_allowed()),
+        },
         Some("ephemeralcontainers") if resource.plural == "pods" => {
             object(api, kind, &key, Part::EphemeralContainers, request).await
         }

@@ -19,6 +19,7 @@ mod delete_options;
 mod discovery;
 mod dispatch;
 mod eviction;
+mod finalize;
 mod health;
 mod list;
 pub(crate) mod list_options;

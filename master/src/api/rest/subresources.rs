@@ -39,6 +39,9 @@ pub(crate) fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
         add("portforward", "", "v1", "PodPortForwardOptions", &["create", "get"]);
         add("resize", "", "v1", "Pod", &["get", "patch", "update"]);
     }
+    if resource.plural == "namespaces" {
+        add("finalize", "", "v1", "Namespace", &["update"]);
+    }
     if resource.group.is_empty() {
         let proxied = match resource.plural {
             "nodes" => Some("NodeProxyOptions"),

@@ -18,6 +18,7 @@ const LISTS: &[&str] = &["application/json", "application/json;stream=watch", "a
 type Methods = &'static [(&'static str, &'static str)];
 const COLLECTION: Methods = &[("post", "create"), ("delete", "deletecollection")];
 const OBJECT: Methods = &[("put", "update"), ("patch", "patch"), ("delete", "delete")];
+const SUBRESOURCE: Methods = &[("get", "get"), ("put", "update"), ("patch", "patch")];
 
 /// `api/v1`, `apis/discovery.k8s.io/v1`: names a document and begins its paths.
 pub(crate) fn root_of(resource: &ResourceInfo) -> String {
@@ -110,15 +111,8 @@ impl Of {
     }
 
     /// Without the methods that the resource does not have.
-    fn served(&self, mut item: Value, methods: Methods) -> Value {
-        let verbs = verbs(self.resource);
-        if let Some(item) = item.as_object_mut() {
-            let missing = methods.iter().filter(|(_, verb)| !verbs.contains(verb));
-            for (method, _) in missing {
-                item.shift_remove(*method);
-            }
-        }
-        item
+    fn served(&self, item: Value, methods: Methods) -> Value {
+        with_verbs(item, methods, &verbs(self.resource))
     }
 
     fn list(&self, scope: &str) -> Value {
@@ -237,7 +231,8 @@ impl Of {
             })
         } else {
             let content = Content { media_types: OBJECTS, schema };
-            self.read_and_write(&content, required(&content), &name, Some(of))
+            let item = self.read_and_write(&content, required(&content), &name, Some(of));
+            with_verbs(item, SUBRESOURCE, of.verbs)
         };
         for (_, operation) in item.as_object_mut().into_iter().flatten() {
             operation["x-kubernetes-group-version-kind"] = gvk(of.group, of.version, of.kind);
@@ -364,6 +359,16 @@ impl Of {
         all.push(parameters::in_query("pretty"));
         json!(all)
     }
+}
+
+/// Without the methods whose verbs there are not.
+fn with_verbs(mut item: Value, methods: Methods, verbs: &[&str]) -> Value {
+    if let Some(item) = item.as_object_mut() {
+        for (method, _) in methods.iter().filter(|(_, verb)| !verbs.contains(verb)) {
+            item.shift_remove(*method);
+        }
+    }
+    item
 }
 
 fn required(content: &Content<'_>) -> Value {

@@ -103,3 +103,33 @@ async fn evictions_of_years_ago_are_understood() {
     let answer = server.post(&format!("{PODS}/web/eviction"), eviction).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{:?}", answer.body);
 }
+
+#[tokio::test]
+async fn a_patch_takes_no_name_away() {
+    let server = Server::start().await;
+    server.post(CONFIG_MAPS, config_map("a", json!({"app": "a"}), json!({}))).await.ok();
+    let path = format!("{CONFIG_MAPS}/a");
+    let removal = json!([{"op": "remove", "path": "/metadata"}]);
+    let refused = server.patch(&path, "json-patch+json", removal).await;
+    assert!(refused.refused(422, "Invalid").contains("metadata.name: Invalid value"));
+    let refused =
+        server.patch(&path, "merge-patch+json", json!({"metadata": {"name": null}})).await;
+    refused.refused(422, "Invalid");
+    assert_eq!(server.get(&path).await.ok()["metadata"]["labels"]["app"], "a");
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_held_can_be_let_go() {
+    let server = Server::start().await;
+    let held = json!({"metadata": {"name": "stuck"}, "spec": {"finalizers": ["example.org/hold"]}});
+    server.post("/api/v1/namespaces", held).await.ok();
+    let path = "/api/v1/namespaces/stuck";
+    let deleted = server.delete(path, None).await.ok();
+    assert_eq!(deleted["status"]["phase"], "Terminating");
+    let body = json!({"metadata": {"name": "stuck"}, "spec": {}});
+    server.put(&format!("{path}/finalize"), body).await.ok();
+    server.get(path).await.refused(404, "NotFound");
+    server.get(&format!("{path}/finalize")).await.refused(405, "MethodNotAllowed");
+    let resources = server.get("/api/v1").await.ok()["resources"].to_string();
+    assert!(resources.contains("namespaces/finalize"), "{resources}");
+}
