@@ -160,7 +160,7 @@ async fn measured(api: &Api, resource: &ResourceInfo, objects: &[Arc<CachedObjec
     });
     let rates: BTreeMap<String, Rate> = futures::stream::iter(rates)
         .buffer_unordered(AT_ONCE)
-        .filter_map(async |one| one)
+        .filter_map(std::future::ready)
         .collect()
         .await;
     let of = |object: &Arc<CachedObject>| {
