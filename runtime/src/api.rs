@@ -149,6 +149,14 @@ pub struct Mount {
 pub enum MountSource {
     /// A file or folder of the host, bound.
     Host(PathBuf),
+    /// What is at a path below a folder of the host, bound. Others may write to that folder, at any
+    /// moment: links are followed as long as they stay below it.
+    Below {
+        /// The folder.
+        folder: PathBuf,
+        /// Relative; has to be there.
+        path: PathBuf,
+    },
     /// A fresh tmpfs of at most so many bytes (nothing: the kernel's default).
     Tmpfs {
         /// Bound.

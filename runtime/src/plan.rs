@@ -72,7 +72,19 @@ pub(crate) struct RootPlan {
 pub(crate) struct MountPoint {
     /// As the container sees it.
     pub(crate) path: PathBuf,
+    /// Of what is mounted by a [`SubPath`], only its creator finds out.
     pub(crate) is_folder: bool,
+    #[serde(default)]
+    pub(crate) sub_path: Option<SubPath>,
+}
+
+/// A source that is known for certain only once it is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SubPath {
+    pub(crate) folder: PathBuf,
+    pub(crate) path: PathBuf,
+    /// Where the creator binds it, in its own mount namespace, for libcontainer to find.
+    pub(crate) place: PathBuf,
 }
 
 /// Where output goes.

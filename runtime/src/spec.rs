@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::api::{ContainerConfig, Mount, MountSource, Resources};
 use crate::isolation::{Capabilities, confine};
 use crate::plan::{LaunchPlan, Limit, LimitKind, LogPlan, ProcessPlan, RootPlan};
+use crate::shim::records::ContainerFolder;
 
 /// What a container is put into.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Surroundings {
     pub(crate) cgroup: String,
     /// Where its creator will have mounted the process namespace that it joins.
     pub(crate) process_namespace: PathBuf,
+    /// Where its creator will have bound what is known for certain only once it is open.
+    pub(crate) folder: ContainerFolder,
     /// Whether control groups are of version 2 alone.
     pub(crate) unified_cgroups: bool,
     /// Whether the kernel accounts swap to control groups.
@@ -169,14 +172,17 @@ fn mounts(config: &ContainerConfig, around: &Surroundings) -> Vec<Value> {
         let options = ["nosuid", "noexec", "nodev", "relatime", "ro"];
         mounts.push(kernel("cgroup", "/sys/fs/cgroup", &options));
     }
-    mounts.extend(config.mounts.iter().map(mount));
+    let places = (0..).map(|index| around.folder.sub_path(index));
+    mounts.extend(config.mounts.iter().zip(places).map(|(own, place)| mount(own, &place)));
     mounts
 }
 
-fn mount(mount: &Mount) -> Value {
+/// `place` is for a source that is known for certain only once it is open.
+fn mount(mount: &Mount, place: &Path) -> Value {
     let access = if mount.read_only { "ro" } else { "rw" };
     match &mount.source {
         MountSource::Host(path) => bind(path, &mount.destination, &[access]),
+        MountSource::Below { .. } => bind(place, &mount.destination, &[access]),
         MountSource::Tmpfs { size_bytes } => {
             let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
             options.extend([access.to_owned(), "mode=1777".to_owned()]);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proto::k8s::api::core::v1::{Container, Pod, ResourceRequirements};
+use proto::k8s::api::core::v1::{Container, Pod, ResourceRequirements, VolumeMount};
 use runtime::image::Image;
 use runtime::{ContainerConfig, ContainerId, Mount, MountSource, SandboxConfig, User};
 
@@ -44,6 +44,16 @@ pub(crate) struct Prepared {
     pub(crate) resources: ResourceRequirements,
     /// Keys that could not become variables.
     pub(crate) skipped_variables: Vec<String>,
+    /// What of its volumes has to be there before the start.
+    pub(crate) sub_paths: Vec<SubPath>,
+}
+
+/// A path below a volume that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SubPath {
+    pub(crate) volume: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 /// A log file is rotated at this size, and so many are kept: Kubernetes' defaults.
@@ -99,7 +109,8 @@ pub(crate) fn prepare(
     };
     let termination_message = dir.termination_message(&container.name, input.number);
     let mut mounts = etc_mounts(&dir.etc());
-    mounts.extend(volume_mounts(container, input.volumes)?);
+    let (of_volumes, sub_paths) = volume_mounts(container, input.volumes, &sources)?;
+    mounts.extend(of_volumes);
     mounts.push(Mount {
         source: MountSource::Host(termination_message.clone()),
         destination: termination_message_path(container).to_owned(),
@@ -138,6 +149,7 @@ pub(crate) fn prepare(
         termination_message,
         resources: container.resources.clone().unwrap_or_default(),
         skipped_variables: environment.skipped,
+        sub_paths,
     })
 }
 
@@ -160,27 +172,59 @@ fn etc_mounts(etc: &Path) -> Vec<Mount> {
         .into()
 }
 
-fn volume_mounts(container: &Container, volumes: &Volumes) -> Result<Vec<Mount>, ConfigError> {
-    let mounts = container.volume_mounts.iter().flatten().map(|mount| {
-        let refused = [
-            ("subPath", mount.sub_path.as_deref()),
-            ("subPathExpr", mount.sub_path_expr.as_deref()),
-        ];
-        for (field, value) in refused {
-            if value.is_some_and(|value| !value.is_empty()) {
-                return Err(ConfigError(format!("{field} of a volume mount is not supported")));
-            }
-        }
+fn volume_mounts(
+    container: &Container,
+    volumes: &Volumes,
+    sources: &Sources<'_>,
+) -> Result<(Vec<Mount>, Vec<SubPath>), ConfigError> {
+    let mut sub_paths = Vec::new();
+    let mut mounts = Vec::new();
+    for mount in container.volume_mounts.iter().flatten() {
         let volume = volumes
             .get(&mount.name)
             .ok_or_else(|| ConfigError(format!("there is no volume {:?}", mount.name)))?;
-        Ok(Mount {
-            source: MountSource::Host(volume.source.clone()),
+        let source = match sub_path(container, mount, sources)? {
+            None => MountSource::Host(volume.source.clone()),
+            Some(path) => {
+                let (folder, path) = (volume.source.clone(), PathBuf::from(path));
+                sub_paths.push(SubPath {
+                    volume: mount.name.clone(),
+                    folder: folder.clone(),
+                    path: path.clone(),
+                });
+                MountSource::Below { folder, path }
+            }
+        };
+        mounts.push(Mount {
+            source,
             destination: mount.mount_path.clone(),
             read_only: volume.read_only || mount.read_only == Some(true),
-        })
-    });
-    mounts.collect()
+        });
+    }
+    Ok((mounts, sub_paths))
+}
+
+/// What of the volume is mounted; nothing: all of it.
+fn sub_path(
+    container: &Container,
+    mount: &VolumeMount,
+    sources: &Sources<'_>,
+) -> Result<Option<String>, ConfigError> {
+    let stated = |field: &Option<String>| field.clone().filter(|path| !path.is_empty());
+    let path = match (stated(&mount.sub_path), stated(&mount.sub_path_expr)) {
+        (Some(path), _) => path,
+        (None, Some(expression)) => env::expand_whole(&expression, container, sources)?,
+        (None, None) => return Ok(None),
+    };
+    // What a variable holds is checked by nobody before.
+    if path.starts_with('/') {
+        return Err(ConfigError(format!("error SubPath `{path}` must not be an absolute path")));
+    }
+    if path.split('/').any(|part| part == "..") {
+        let reason = "must not contain '..'";
+        return Err(ConfigError(format!("unable to provision SubPath `{path}`: {reason}")));
+    }
+    Ok(Some(path).filter(|path| !path.is_empty()))
 }
 
 /// A pod's own mount on `/etc/hosts` and the like takes the place of ours. What lies deeper is

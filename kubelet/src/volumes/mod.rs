@@ -16,6 +16,7 @@ pub(crate) mod etc;
 mod host_path;
 pub(crate) mod mounts;
 mod payload;
+pub(crate) mod sub_path;
 #[cfg(test)]
 mod tests;
 

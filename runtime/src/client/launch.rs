@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use super::{Inner, Sandbox, io_error};
 use crate::api::*;
 use crate::isolation::Capabilities;
-use crate::plan::{MountPoint, RootPlan};
+use crate::plan::{MountPoint, RootPlan, SubPath};
 use crate::shim::records::{self, SandboxFolder, SandboxRecord};
 use crate::spec::{self, Surroundings};
 use crate::{Error, Result};
@@ -130,9 +130,14 @@ impl Inner {
     pub(super) fn write_plan(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<()> {
         let record = &sandbox.record;
         let fault = |reason: String| Error::Start { container: config.id.clone(), reason };
-        let mount_points = config.mounts.iter().map(mount_point).collect::<Result<_, _>>();
-        let mount_points = mount_points.map_err(fault)?;
         let folder = sandbox.folder.container(&config.id);
+        let mount_points = config
+            .mounts
+            .iter()
+            .enumerate()
+            .map(|(index, mount)| mount_point(mount, &folder.sub_path(index)))
+            .collect::<Result<_, _>>();
+        let mount_points = mount_points.map_err(fault)?;
         if folder.0.exists() {
             self.remove_container_remains(record, &config.id)?;
         }
@@ -141,6 +146,7 @@ impl Inner {
             shared_memory: sandbox.folder.shared_memory(),
             cgroup: container_cgroup(&record.config, &config.id),
             process_namespace: folder.process_namespace(),
+            folder: folder.clone(),
             unified_cgroups: self.hierarchies.is_unified(),
             swap_accounting: self.swap_accounting,
         };
@@ -190,15 +196,21 @@ impl Inner {
     }
 }
 
-fn mount_point(mount: &Mount) -> Result<MountPoint, String> {
+fn mount_point(mount: &Mount, place: &Path) -> Result<MountPoint, String> {
+    let mut sub_path = None;
     let is_folder = match &mount.source {
         MountSource::Tmpfs { .. } => true,
+        MountSource::Below { folder, path } => {
+            let (folder, path, place) = (folder.clone(), path.clone(), place.to_owned());
+            sub_path = Some(SubPath { folder, path, place });
+            false
+        }
         MountSource::Host(path) => match fs::metadata(path) {
             Ok(found) => found.is_dir(),
             Err(e) => return Err(format!("mount {}: {}", path.display(), e.kind())),
         },
     };
-    Ok(MountPoint { path: PathBuf::from(&mount.destination), is_folder })
+    Ok(MountPoint { path: PathBuf::from(&mount.destination), is_folder, sub_path })
 }
 
 /// The control group of a container.

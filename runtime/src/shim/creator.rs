@@ -26,7 +26,7 @@ use super::failure::{Doing, Failure};
 use super::protocol;
 use super::records::{ContainerFolder, ProcessIdentity};
 use super::report::{self, Report};
-use super::root;
+use super::{root, sub_path};
 use crate::isolation::confine;
 use crate::plan::{LaunchPlan, ProcessPlan};
 use crate::sys;
@@ -70,7 +70,7 @@ fn stand_alone() -> Result<(), Failure> {
 /// Makes a container up to the point where it waits to be told to start.
 pub(super) fn create(
     folder: &ContainerFolder,
-    plan: LaunchPlan,
+    mut plan: LaunchPlan,
     joined: Option<ProcessIdentity>,
     stdio: Option<Stdio>,
     report: &Arc<OwnedFd>,
@@ -82,6 +82,7 @@ pub(super) fn create(
     let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
     nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
         .doing("detach the mount namespace")?;
+    sub_path::bind_all(&mut plan.root.mount_points)?;
     root::prepare(&plan.root, &folder.root())?;
     if let Some(target) = joined {
         mount_process_namespace(target, &folder.process_namespace())?;

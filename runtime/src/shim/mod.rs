@@ -28,6 +28,7 @@ pub(crate) mod records;
 mod report;
 mod root;
 mod server;
+mod sub_path;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -12,6 +12,7 @@
 //!     bundle/config.json   the OCI specification            (written by the caller)
 //!     state.json           pid, start, and in the end exit  (written by the shim)
 //!     processes            the process namespace that it joins, if it joins one
+//!     sub-path-N           where its creator binds the source of the Nth mount, if it has to open it
 //!     oci/                 libcontainer's own
 //! ```
 //!
@@ -134,6 +135,10 @@ impl ContainerFolder {
     }
 
     /// Where the process namespace is mounted that it joins, for its creator alone to see.
+    pub(crate) fn sub_path(&self, mount: usize) -> PathBuf {
+        self.0.join(format!("sub-path-{mount}"))
+    }
+
     pub(crate) fn process_namespace(&self) -> PathBuf {
         self.0.join("processes")
     }

@@ -7,6 +7,7 @@ fn around() -> Surroundings {
         shared_memory: PathBuf::from("/run/kutter/sandboxes/a/shm"),
         cgroup: "/kutter/pod1/web".to_owned(),
         process_namespace: PathBuf::from("/run/kutter/sandboxes/a/containers/web/processes"),
+        folder: ContainerFolder(PathBuf::from("/run/kutter/sandboxes/a/containers/web")),
         unified_cgroups: false,
         swap_accounting: true,
     }

@@ -9,7 +9,8 @@ mod services;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use proto::ObjectKey;
@@ -151,6 +152,28 @@ pub(crate) fn command_line(
         return Err(ConfigError("no command specified".to_owned()));
     }
     Ok(line)
+}
+
+/// A text whose references all have to lead somewhere.
+pub(crate) fn expand_whole(
+    text: &str,
+    container: &Container,
+    sources: &Sources<'_>,
+) -> Result<String, ConfigError> {
+    let specified = Specified::new(container, sources)?;
+    let missing = RefCell::new(BTreeSet::new());
+    let expanded = expand(text, |name| {
+        let value = specified.get(name).unwrap_or_default();
+        if value.is_empty() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        Some(value)
+    });
+    let missing: Vec<String> = missing.into_inner().into_iter().collect();
+    match missing.is_empty() {
+        true => Ok(expanded),
+        false => Err(ConfigError(format!("missing value for {}", missing.join(", ")))),
+    }
 }
 
 fn add_from(

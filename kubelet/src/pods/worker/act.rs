@@ -393,6 +393,16 @@ impl Start {
             )
         });
         let prepared = prepared.map_err(|error| StartProblem::Config(error.to_string()))?;
+        for sub_path in &prepared.sub_paths {
+            volumes::sub_path::make(&sub_path.folder, &sub_path.path).map_err(|error| {
+                // What there is on the host is no business of the pod's author.
+                tracing::warn!(%error, ?sub_path, "failed to prepare a sub path");
+                let (volume, container) = (&sub_path.volume, &container.name);
+                StartProblem::Config(format!(
+                    "failed to prepare subPath for volumeMount {volume:?} of container {container:?}"
+                ))
+            })?;
+        }
         termination::make(&prepared.termination_message)
             .and_then(|()| remove_old_files(config, &self.identity, &container.name, self.number))
             .map_err(|error| StartProblem::Node(error.to_string()))?;

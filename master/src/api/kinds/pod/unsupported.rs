@@ -204,18 +204,15 @@ pub(super) fn mount(mount: &VolumeMount, path: &Path, errors: &mut FieldErrors) 
         name: _,
         read_only: _,
         recursive_read_only,
-        sub_path,
-        sub_path_expr,
+        sub_path: _,
+        sub_path_expr: _,
     } = mount;
     let propagation = beyond(mount_propagation, &["", "None"]);
     let recursive = beyond(recursive_read_only, &["", "Disabled"]);
-    let whole = "mount the whole volume, or name items";
     let fields = [
         (given(bind_mount_options), "bindMountOptions", "use readOnly"),
         (propagation, "mountPropagation", "mounts are private"),
         (recursive, "recursiveReadOnly", "use readOnly"),
-        (given(sub_path), "subPath", whole),
-        (given(sub_path_expr), "subPathExpr", whole),
     ];
     refuse_set(path, fields, errors);
 }

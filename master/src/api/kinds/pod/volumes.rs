@@ -135,17 +135,17 @@ fn validate_items(items: Option<&[KeyToPath]>, path: &Path, errors: &mut FieldEr
         if text.is_empty() {
             errors.push(FieldError::required(&path_to_path, ""));
         }
-        for (wrong, detail) in [
-            (text.starts_with('/'), "must be a relative path"),
-            (climbs(text), CLIMBS),
-            // Names such as `..data` hold the versions of the volume.
-            (text.starts_with("..") && !text.starts_with("../"), "must not start with '..'"),
-        ] {
-            if wrong {
-                errors.push(FieldError::invalid(&path_to_path, text, detail));
-            }
-        }
+        projected_path(text, &path_to_path, errors);
         file_mode(item.mode, &path.child("mode"), errors);
+    }
+}
+
+/// Where a file is put within a volume.
+fn projected_path(text: &str, path: &Path, errors: &mut FieldErrors) {
+    descending(text, path, errors);
+    // Names such as `..data` hold the versions of the volume.
+    if text.starts_with("..") && !text.starts_with("../") {
+        errors.push(FieldError::invalid(path, text, "must not start with '..'"));
     }
 }
 
@@ -163,6 +163,7 @@ pub(super) fn validate_mounts(
     errors: &mut FieldErrors,
 ) {
     let mut seen = BTreeSet::new();
+    let of_list = path;
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let path = path.index(index);
         if mount.name.is_empty() {
@@ -183,6 +184,27 @@ pub(super) fn validate_mounts(
         } else if !seen.insert(text.trim_end_matches('/')) {
             errors.push(FieldError::invalid(&path_to_path, text, "must be unique"));
         }
+        let (sub_path, expression) = (&mount.sub_path, &mount.sub_path_expr);
+        if let Some(expression) = expression.as_deref().filter(|text| !text.is_empty())
+            && sub_path.as_ref().is_some_and(|sub_path| !sub_path.is_empty())
+        {
+            let detail = "subPathExpr and subPath are mutually exclusive";
+            errors.push(FieldError::invalid(path.child("subPathExpr"), expression, detail));
+        }
+        // Ascribed to the list, as in Kubernetes.
+        for (field, text) in [("subPath", sub_path), ("subPathExpr", expression)] {
+            descending(text.as_deref().unwrap_or_default(), &of_list.child(field), errors);
+        }
         unsupported::mount(mount, &path, errors);
+    }
+}
+
+/// A path has to lead down.
+fn descending(text: &str, path: &Path, errors: &mut FieldErrors) {
+    if text.starts_with('/') {
+        errors.push(FieldError::invalid(path, text, "must be a relative path"));
+    }
+    if climbs(text) {
+        errors.push(FieldError::invalid(path, text, CLIMBS));
     }
 }

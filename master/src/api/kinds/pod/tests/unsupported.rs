@@ -55,12 +55,8 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
         ("seLinuxOptions", json!({"level": "s0"})),
         ("windowsOptions", json!({})),
     ];
-    let of_mount = [
-        ("subPath", json!("x")),
-        ("subPathExpr", json!("x")),
-        ("mountPropagation", json!("Bidirectional")),
-        ("recursiveReadOnly", json!("Enabled")),
-    ];
+    let of_mount =
+        [("mountPropagation", json!("Bidirectional")), ("recursiveReadOnly", json!("Enabled"))];
     let places: [(&str, &str, Fields<'_>); 5] = [
         ("/spec", "spec", &of_pod),
         ("/spec/securityContext", "spec.securityContext", &of_pod_context),

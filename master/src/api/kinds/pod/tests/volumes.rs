@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::super::testing::check;
+use super::super::super::testing::{check, with};
 use super::super::Pods;
 use super::full;
 
@@ -141,6 +141,36 @@ fn volumes_and_mounts_keep_to_the_rules() {
                 "spec.containers[0].volumeMounts[0].mountPath: Invalid value: \"/a/../b\": must not contain '..'",
             ),
             (&mount("mountPropagation"), json!("None"), ""),
+            (&mount("subPath"), json!("a/./..b/c"), ""),
+            (&mount("subPathExpr"), json!("$(POD)/logs"), ""),
+            (
+                &mount("subPath"),
+                json!("/a"),
+                "spec.containers[0].volumeMounts.subPath: Invalid value: \"/a\": must be a relative path",
+            ),
+            (
+                &mount("subPath"),
+                json!("a/../b"),
+                "spec.containers[0].volumeMounts.subPath: Invalid value: \"a/../b\": must not contain '..'",
+            ),
+            (
+                &mount("subPathExpr"),
+                json!("$(A)/.."),
+                "spec.containers[0].volumeMounts.subPathExpr: Invalid value: \"$(A)/..\": must not contain '..'",
+            ),
         ],
+    );
+}
+
+#[test]
+fn a_mount_has_one_sub_path() {
+    let pod = with(&full(), "/spec/containers/0/volumeMounts/0/subPath", json!("a"));
+    check::<Pods>(
+        &pod,
+        vec![(
+            "/spec/containers/0/volumeMounts/0/subPathExpr",
+            json!("b"),
+            "spec.containers[0].volumeMounts[0].subPathExpr: Invalid value: \"b\": subPathExpr and subPath are mutually exclusive",
+        )],
     );
 }

@@ -1,0 +1,134 @@
+//! Volumes in real containers.
+
+mod node;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+
+use kubelet::state::Change;
+use node::{Node, script, shim};
+use proto::ObjectKey;
+use proto::k8s::api::core::v1::ConfigMap;
+use serde_json::{Value, json};
+
+const STAY: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
+}
+
+fn put_config_map(node: &Node, name: &str, data: Value) {
+    let map: ConfigMap = serde_json::from_value(json!({"data": data})).unwrap();
+    node.state.write([Change::ConfigMap(key(name))], |cluster| {
+        cluster.config_maps.insert(key(name), Arc::new(map));
+    });
+}
+
+/// What the pod's container waits for, in words.
+fn waits_for(node: &Node, name: &str) -> Option<(String, String)> {
+    let status = node.status(name)?.container_statuses?.remove(0);
+    let waiting = status.state?.waiting?;
+    Some((waiting.reason?, waiting.message.unwrap_or_default()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_volumes_are_mounted_and_stay_what_they_were() {
+    let Some(shim) = shim() else { return };
+    let node = Node::start(shim).await;
+    put_config_map(&node, "settings", json!({"mode": "fast"}));
+    let mut spec = script(
+        STAY,
+        json!({
+            "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+            "volumeMounts": [
+                {"name": "cfg", "mountPath": "/etc/mode", "subPath": "mode"},
+                {"name": "data", "mountPath": "/deep", "subPath": "a/b"},
+                {"name": "data", "mountPath": "/own", "subPathExpr": "logs/$(POD)"},
+                {"name": "data", "mountPath": "/all"},
+                {"name": "data", "mountPath": "/ro", "subPath": "a", "readOnly": true}
+            ],
+            "securityContext": {"runAsUser": 1000}
+        }),
+    );
+    spec["volumes"] = json!([
+        {"name": "cfg", "configMap": {"name": "settings"}},
+        {"name": "data", "emptyDir": {}}
+    ]);
+    node.put("web", spec);
+    node.until_phase("web", "Running").await;
+    for (command, expected) in [
+        ("cat /etc/mode", "fast"),
+        ("echo x > /deep/file; cat /all/a/b/file", "x\n"),
+        ("echo y > /own/file; cat /all/logs/web/file", "y\n"),
+        ("cat /ro/b/file", "x\n"),
+        ("touch /ro/x 2>/dev/null || echo refused", "refused\n"),
+        ("touch /etc/mode 2>/dev/null || echo refused", "refused\n"),
+    ] {
+        assert_eq!(node.exec("web", command).await.0, expected, "{command}");
+    }
+    // Nothing of it is mounted on the host.
+    let root = node.folder.path().to_str().unwrap().to_owned();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.lines().any(|line| line.contains(&root) && line.contains("sub-path")));
+
+    put_config_map(&node, "settings", json!({"mode": "slow"}));
+    let file = node.folder.path().join("root/pods/uid-web/volumes/cfg/mode");
+    node.until("the map is updated", || fs::read_to_string(&file).unwrap() == "slow").await;
+    assert_eq!(node.exec("web", "cat /etc/mode").await.0, "fast");
+    node.remove("web").await;
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_leads_out_of_its_volume_is_not_mounted() {
+    let Some(shim) = shim() else { return };
+    let node = Node::start(shim).await;
+    let volume = node.folder.path().join("shared");
+    fs::create_dir_all(volume.join("good")).unwrap();
+    symlink("/", volume.join("root")).unwrap();
+    symlink("../..", volume.join("up")).unwrap();
+    symlink("good", volume.join("link")).unwrap();
+    let failed = "failed to prepare subPath for volumeMount \"shared\" of container \"main\"";
+    for (name, mount, message) in [
+        ("root", json!({"subPath": "root"}), failed),
+        ("below-root", json!({"subPath": "root/etc"}), failed),
+        ("up", json!({"subPath": "up/made"}), failed),
+        (
+            "climbs",
+            json!({"subPathExpr": "$(UP)"}),
+            "unable to provision SubPath `a/../..`: must not contain '..'",
+        ),
+        (
+            "absolute",
+            json!({"subPathExpr": "$(ROOT)"}),
+            "error SubPath `/etc` must not be an absolute path",
+        ),
+        ("unset", json!({"subPathExpr": "$(NONE)/$(EMPTY)"}), "missing value for EMPTY, NONE"),
+    ] {
+        let mut mount = mount;
+        mount["name"] = json!("shared");
+        mount["mountPath"] = json!("/shared");
+        let env = json!([
+            {"name": "UP", "value": "a/../.."}, {"name": "ROOT", "value": "/etc"}, {"name": "EMPTY"}
+        ]);
+        let mut spec = script(STAY, json!({"volumeMounts": [mount], "env": env}));
+        spec["volumes"] = json!([{"name": "shared", "hostPath": {"path": volume}}]);
+        node.put(name, spec);
+        let told = Some(("CreateContainerConfigError".to_owned(), message.to_owned()));
+        node.until(&format!("{name} is refused"), || waits_for(&node, name) == told).await;
+        node.remove(name).await;
+    }
+    let mut spec = script(
+        "echo ok > /shared/file",
+        json!({"volumeMounts": [{"name": "shared", "mountPath": "/shared", "subPath": "link"}]}),
+    );
+    spec["volumes"] = json!([{"name": "shared", "hostPath": {"path": volume}}]);
+    spec["restartPolicy"] = json!("Never");
+    node.put("inside", spec);
+    node.until_phase("inside", "Succeeded").await;
+    assert_eq!(fs::read_to_string(volume.join("good/file")).unwrap(), "ok\n");
+    node.remove("inside").await;
+    assert!(!node.folder.path().join("made").exists());
+    node.finish().await;
+}
