@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub(crate) use text::{CONTENT_TYPE, Text};
 
+use crate::api::admission::pod_security::policy::Level;
 use crate::cache::Caches;
 
 /// Only grows.
@@ -110,6 +111,43 @@ pub(crate) static SCHEDULING: Scheduling = Scheduling {
     failed: Counter::new(),
 };
 
+/// What Pod Security counts: pods and templates that were held against a level.
+#[derive(Debug)]
+pub(crate) struct PodSecurity {
+    /// By mode, level and whether it was refused (or would have been).
+    counts: [[[Counter; 2]; 3]; 3],
+}
+
+pub(crate) static POD_SECURITY: PodSecurity =
+    PodSecurity { counts: [const { [const { [const { Counter::new() }; 2] }; 3] }; 3] };
+
+impl PodSecurity {
+    pub(crate) const ENFORCE: usize = 0;
+    pub(crate) const AUDIT: usize = 1;
+    pub(crate) const WARN: usize = 2;
+
+    pub(crate) fn count(&self, mode: usize, level: Level, denied: bool) {
+        self.counts[mode][level as usize][usize::from(denied)].add_one();
+    }
+
+    fn render(&self, text: &mut Text) {
+        let name = "pod_security_evaluations_total";
+        text.family(name, "counter", "Pods and templates by what Pod Security made of them.");
+        for (mode, counts) in ["enforce", "audit", "warn"].into_iter().zip(&self.counts) {
+            let levels = [Level::Privileged, Level::Baseline, Level::Restricted];
+            for (level, counts) in levels.into_iter().zip(counts) {
+                for (decision, count) in ["allow", "deny"].into_iter().zip(counts) {
+                    let labels =
+                        [("decision", decision), ("mode", mode), ("policy_level", level.name())];
+                    if count.get() > 0 {
+                        text.sample(name, &labels, count.get());
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// How long the store takes, by operation.
 pub(crate) static STORE: [(&str, Histogram); 4] = [
     ("get", Histogram::new()),
@@ -146,6 +184,7 @@ pub(crate) fn render(requests: &requests::Requests, caches: &Caches) -> String {
         text.histogram("etcd_request_duration_seconds", &[("operation", operation)], took);
     }
     scheduling(&mut text);
+    POD_SECURITY.render(&mut text);
     text.family("workqueue_depth", "gauge", "Keys that wait, by controller.");
     let queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for (name, depth) in queues {

@@ -1,15 +1,19 @@
-//! What other objects of its namespace say about an object that is created: LimitRanges and the
-//! ServiceAccount about a pod, ResourceQuotas about everything.
+//! What others say about an object that is created: LimitRanges and the ServiceAccount of its
+//! namespace about a pod, the namespace itself (Pod Security) about pods and whatever makes them,
+//! ResourceQuotas about everything.
 //!
 //! The modules decide, and see objects only; this one finds the objects. (Quotas are found by the
 //! writer, which counts in its transaction.)
 
 mod account;
 mod limits;
+pub(crate) mod pod_security;
 pub(crate) mod quota;
 
 #[cfg(test)]
 mod tests;
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{LimitRange, Pod, ServiceAccount};
 use proto::ObjectKey;
@@ -17,7 +21,7 @@ use proto::k8s as k8s_openapi;
 use serde::de::DeserializeOwned;
 
 use crate::api::error::ApiError;
-use crate::api::kinds::{Kind, LimitRanges, ResourceInfo, ServiceAccounts};
+use crate::api::kinds::{Kind, LimitRanges, Namespaces, Pods, ResourceInfo, ServiceAccounts};
 use crate::api::registry::AnyObject;
 use crate::cache::{CachedObject, Caches};
 
@@ -38,6 +42,51 @@ pub(crate) async fn admit(
     let ranges = in_namespace::<LimitRange>(caches, &LimitRanges::RESOURCE, &namespace)?;
     limits::complete(&ranges, pod);
     limits::check(&ranges, pod).map_err(refused)
+}
+
+/// Holds an object that is about to be written against the Pod Security policy of its namespace, whose
+/// labels these are; tells what its author is to be warned of.
+pub(crate) fn secure(
+    resource: &ResourceInfo,
+    labels: &BTreeMap<String, String>,
+    object: &dyn AnyObject,
+    old: Option<&dyn AnyObject>,
+) -> Result<Vec<String>, ApiError> {
+    let review = pod_security::review(labels, object, old);
+    review.note(object);
+    let meta = object.meta();
+    let name = meta.name.as_deref().or(meta.generate_name.as_deref()).unwrap_or_default();
+    match review.refusal {
+        Some(why) => Err(ApiError::forbidden(resource, name, why)),
+        None => Ok(review.warnings),
+    }
+}
+
+/// The same for an object that changes. Of a namespace that becomes stricter, its pods are looked at.
+pub(crate) fn secure_update(
+    caches: &Caches,
+    resource: &ResourceInfo,
+    object: &dyn AnyObject,
+    old: &dyn AnyObject,
+) -> Result<Vec<String>, ApiError> {
+    let none = BTreeMap::new();
+    if resource.kind == Namespaces::RESOURCE.kind && resource.group.is_empty() {
+        let labels = |one: &dyn AnyObject| one.meta().labels.clone().unwrap_or_default();
+        let Some(standard) = pod_security::tightened(&labels(object), &labels(old)) else {
+            return Ok(Vec::new());
+        };
+        let name = object.meta().name.as_deref().unwrap_or_default();
+        let Some(cache) = caches.resource(Pods::RESOURCE.plural) else { return Ok(Vec::new()) };
+        let pods = cache.list(Some(name)).1;
+        let decoded = pods.iter().take(pod_security::MAX_CHECKED).map(|pod| decode::<Pod>(pod));
+        let decoded = decoded.collect::<Result<Vec<Pod>, ApiError>>()?;
+        return Ok(pod_security::review_pods(name, standard, pods.len(), &decoded));
+    }
+    let namespace = ObjectKey::new("", object.meta().namespace.as_deref().unwrap_or_default());
+    let cache = caches.resource(Namespaces::RESOURCE.plural);
+    let found = cache.and_then(|cache| cache.get(&namespace));
+    let labels = found.as_ref().map_or(&none, |found| &found.labels);
+    secure(resource, labels, object, Some(old))
 }
 
 /// Whether what a pod is to have from now on is within the limits of its namespace.

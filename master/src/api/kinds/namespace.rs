@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::columns::{AGE, NAME, age, column, name};
 use super::path::Path;
 use super::{Column, Deletion, Kind, ResourceInfo};
+use crate::api::admission::pod_security::policy::Policy;
 use crate::api::field_error::{FieldError, FieldErrors};
 use crate::cache::{SelectableFields, selectable};
 
@@ -102,6 +103,16 @@ impl Kind for Namespaces {
             }
         }
         errors
+    }
+
+    fn validate_create(object: &Namespace) -> FieldErrors {
+        Policy::of(object.metadata.labels.as_ref().unwrap_or(&BTreeMap::new())).1
+    }
+
+    fn validate_update(new: &Namespace, old: &Namespace) -> FieldErrors {
+        // What is wrong already holds up no other change.
+        let errors = Self::validate_create(new);
+        if errors == Self::validate_create(old) { FieldErrors::new() } else { errors }
     }
 
     fn validate_status_update(new: &Namespace, _old: &Namespace) -> FieldErrors {

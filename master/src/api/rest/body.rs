@@ -22,6 +22,8 @@ const MAX_DISCARDED: usize = 16 << 20;
 
 /// How many warnings an answer carries, and how much text together; clients have limits for headers.
 const MAX_WARNINGS: usize = 30;
+/// No warning is longer, in characters; what Pod Security has to say of a pod takes hundreds.
+const MAX_WARNING: usize = 2000;
 
 /// Reads a body whole.
 pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
@@ -184,7 +186,7 @@ pub(crate) fn warn(headers: &mut HeaderMap, warnings: &[String]) {
                 '"' | '\\' => vec!['\\', character],
                 _ => vec![character],
             })
-            .take(500)
+            .take(MAX_WARNING)
             .collect();
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             headers.append(header::WARNING, value);

@@ -241,6 +241,7 @@ impl Change<'_> {
     ) -> Result<Response, ApiError> {
         let mut response = render::object(status, self.kind, written.json, answer)?;
         body::warn(response.headers_mut(), warnings);
+        body::warn(response.headers_mut(), &written.warnings);
         Ok(response)
     }
 

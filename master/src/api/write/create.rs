@@ -1,6 +1,7 @@
 //! Creating objects.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proto::ObjectKey;
 
@@ -11,6 +12,7 @@ use super::{
 use crate::api::admission;
 use crate::api::error::ApiError;
 use crate::api::registry::{AnyKind, AnyObject};
+use crate::cache::CachedObject;
 use crate::store::{Compare, Op, Txn, TxnOutcome, keys};
 
 /// How many generated names may be taken already. At a billion names per prefix even two are rare.
@@ -95,8 +97,13 @@ impl Writer {
             let taken = claims.taken.clone();
             let json = encode(resource, &mut *object)?;
             let mut compares = options.fence.to_vec();
+            let mut warnings = Vec::new();
             if resource.namespaced {
-                compares.push(self.namespace_compare(kind, &key).await?);
+                // By the compare, what is decided here holds when it is written.
+                let namespace = self.namespace_of(kind, &key).await?;
+                let stored_at = keys::object("namespaces", &namespace.key);
+                compares.push(Compare::ModRevision(stored_at, namespace.revision));
+                warnings = admission::secure(resource, &namespace.labels, &*object, None)?;
             }
             let charges = self.charge_new(resource, &*object).await?;
             let object_index = compares.len();
@@ -106,14 +113,16 @@ impl Writer {
                 if exists {
                     return Err(ApiError::already_exists(resource, &key.name));
                 }
-                return Ok(Written { object, json });
+                return Ok(Written { object, json, warnings });
             }
             let mut ops =
                 vec![Op::Put { key: object_key.clone(), value: json.clone(), lease: None }];
             claims.apply(&mut compares, &mut ops);
             charges.apply(&mut compares, &mut ops);
             match self.store.txn(Txn { compares, ops }).await? {
-                TxnOutcome::Committed(revision) => return written(object, &json, revision),
+                TxnOutcome::Committed(revision) => {
+                    return written(object, &json, revision, warnings);
+                }
                 TxnOutcome::Conflict(index) if index < options.fence.len() => {
                     return Err(ApiError::fenced_off());
                 }
@@ -135,13 +144,13 @@ impl Writer {
         )))
     }
 
-    /// That the namespace is there and takes new objects, as a compare on its revision: a deletion
-    /// of the namespace that comes between makes the create decide anew.
-    async fn namespace_compare(
+    /// The namespace of a new object, which is there and takes new objects. A compare on its revision
+    /// makes the create decide anew should it be deleted or changed in between.
+    async fn namespace_of(
         &self,
         kind: &'static dyn AnyKind,
         key: &ObjectKey,
-    ) -> Result<Compare, ApiError> {
+    ) -> Result<Arc<CachedObject>, ApiError> {
         let namespaces = self
             .registry
             .stored_as("namespaces")
@@ -169,6 +178,6 @@ impl Writer {
                 "metadata.namespace",
             ));
         }
-        Ok(Compare::ModRevision(keys::object("namespaces", &namespace), found.revision))
+        Ok(found)
     }
 }

@@ -44,9 +44,11 @@ impl Writer {
         };
         let (outcome, revision) = self.decide_and_commit(kind, key, options.fence, decide).await?;
         Ok(match outcome {
-            Outcome::Gone(last) => Deleted::Gone(written(last.object, &last.json, revision)?),
+            Outcome::Gone(last) => {
+                Deleted::Gone(written(last.object, &last.json, revision, Vec::new())?)
+            }
             Outcome::Marked(marked) => {
-                Deleted::Pending(written(marked.object, &marked.json, revision)?)
+                Deleted::Pending(written(marked.object, &marked.json, revision, Vec::new())?)
             }
             Outcome::Pending(pending) => Deleted::Pending(pending),
         })
@@ -72,7 +74,7 @@ fn decide_delete(
     if deletion == Deletion::Immediate && !held {
         let claims = ClaimChanges::between(resource, old, kind.claims(old), Vec::new());
         let json = encode(resource, &mut *new)?;
-        let result = Outcome::Gone(Written { object: new, json });
+        let result = Outcome::Gone(Written { object: new, json, warnings: Vec::new() });
         return Ok(Decision {
             result,
             commit: Some(Commit { json: None, claims, charges: Charges::default() }),
@@ -97,7 +99,7 @@ fn decide_delete(
         claims: ClaimChanges::default(),
         charges: Charges::default(),
     };
-    let result = Outcome::Marked(Written { object: new, json });
+    let result = Outcome::Marked(Written { object: new, json, warnings: Vec::new() });
     Ok(Decision { result, commit: Some(commit) })
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Written {
     pub(crate) object: Box<dyn AnyObject>,
     /// Its bytes, with `resourceVersion`.
     pub(crate) json: Bytes,
+    /// What its author is to be told.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What becomes of `metadata.managedFields` in a write.
@@ -218,7 +220,7 @@ impl Current {
     }
 
     fn as_written(&self) -> Written {
-        Written { object: self.object.boxed_clone(), json: self.json.clone() }
+        Written { object: self.object.boxed_clone(), json: self.json.clone(), warnings: Vec::new() }
     }
 }
 
@@ -301,9 +303,10 @@ fn written(
     mut object: Box<dyn AnyObject>,
     json: &[u8],
     revision: Revision,
+    warnings: Vec<String>,
 ) -> Result<Written, ApiError> {
     object.meta_mut().resource_version = Some(revision.to_string());
     let json = with_resource_version(json, revision)
         .ok_or_else(|| ApiError::internal("an object has no metadata"))?;
-    Ok(Written { object, json })
+    Ok(Written { object, json, warnings })
 }

@@ -70,7 +70,9 @@ impl Writer {
         match outcome {
             Outcome::Declined => Ok(None),
             Outcome::Same(same) => Ok(Some(same)),
-            Outcome::Changed(changed) => written(changed.object, &changed.json, revision).map(Some),
+            Outcome::Changed(Written { object, json, warnings }) => {
+                written(object, &json, revision, warnings).map(Some)
+            }
         }
     }
 
@@ -133,6 +135,10 @@ impl Writer {
         if part == Part::Resize {
             admission::admit_resize(&self.caches, resource, &*new)?;
         }
+        let warnings = match part {
+            Part::Status => Vec::new(),
+            _ => admission::secure_update(&self.caches, resource, &*new, old)?,
+        };
         let old_claims = kind.claims(old);
         let claimed =
             |claim: &str| !old_claims.iter().any(|own| own == claim) && self.caches.claimed(claim);
@@ -142,7 +148,7 @@ impl Writer {
         if ends_deletion(kind, &*new) {
             let claims = ClaimChanges::between(resource, old, old_claims, Vec::new());
             let json = encode(resource, &mut *new)?;
-            let result = Outcome::Changed(Written { object: new, json });
+            let result = Outcome::Changed(Written { object: new, json, warnings: Vec::new() });
             return Ok(Decision {
                 result,
                 commit: Some(Commit { json: None, claims, charges: Charges::default() }),
@@ -163,7 +169,7 @@ impl Writer {
         let json = encode(resource, &mut *new)?;
         let charges = self.charge(resource, &*new, Some(old))?;
         let commit = Commit { json: Some(json.clone()), claims, charges };
-        let result = Outcome::Changed(Written { object: new, json });
+        let result = Outcome::Changed(Written { object: new, json, warnings });
         Ok(Decision { result, commit: Some(commit) })
     }
 }
