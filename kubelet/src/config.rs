@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use runtime::ShimRuntimeConfig;
-use runtime::image::ImageStoreConfig;
+use runtime::image::{ImageStoreConfig, RegistryMirror};
 
 use crate::network::NetworkConfig;
 use crate::pods::DEFAULT_POD_MAX_PIDS;
@@ -108,6 +108,11 @@ pub struct Config {
     /// always are.
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
     pub insecure_registries: Vec<String>,
+    /// Where to ask for images before the registry that they name, as
+    /// docker.io=https://mirror.example:5000; `*` stands for every registry. May be given several
+    /// times, and is tried in that order. Pull secrets are shown to the registry itself only.
+    #[arg(long = "registry-mirror", value_name = "REGISTRY=URL")]
+    pub registry_mirrors: Vec<RegistryMirror>,
     /// So many pods run here at the most.
     #[arg(long, default_value_t = 110, value_name = "N")]
     pub max_pods: u32,
@@ -139,11 +144,8 @@ impl Traces {
 }
 
 /// Where images are kept.
-pub fn images(root_dir: &Path, insecure_registries: &[String]) -> ImageStoreConfig {
-    ImageStoreConfig {
-        root: root_dir.join("images"),
-        insecure_registries: insecure_registries.to_vec(),
-    }
+pub fn images(root_dir: &Path) -> ImageStoreConfig {
+    ImageStoreConfig { root: root_dir.join("images"), ..ImageStoreConfig::default() }
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

@@ -71,7 +71,7 @@ fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
 }
 
 fn image(command: ImageCommand) -> anyhow::Result<()> {
-    let open = |root_dir: &Path| ImageStore::open(images(root_dir, &[]));
+    let open = |root_dir: &Path| ImageStore::open(images(root_dir));
     match command {
         ImageCommand::Import { file, root_dir } => {
             let imported = open(&root_dir)?

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use runtime::ShimRuntime;
-use runtime::image::{ImageError, ImageStore};
+use runtime::image::{ImageError, ImageStore, ImageStoreConfig};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
@@ -80,8 +80,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let machine = Machine { root_dir: root_dir.clone(), address, max_pods: config.max_pods };
     info!(node = node_name, %address, "starting");
 
-    let images = ImageStore::open(images(&root_dir, &config.insecure_registries))
-        .map_err(NodeError::Images)?;
+    let images = ImageStore::open(ImageStoreConfig {
+        insecure_registries: config.insecure_registries,
+        mirrors: config.registry_mirrors,
+        ..images(&root_dir)
+    })
+    .map_err(NodeError::Images)?;
     let runtime = ShimRuntime::open(traces.runtime()).await.map_err(NodeError::Runtime)?;
     let network =
         BridgeNetwork::new(traces.network(), state.clone()).map_err(NodeError::Network)?;

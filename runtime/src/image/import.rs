@@ -5,14 +5,16 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::image::{Arch, ImageIndex, ImageManifest, Os};
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::claims::Claim;
+use super::platform::{self, Machine};
 use super::pull::diff_ids;
 use super::reference::parse_reference;
-use super::store::{ImageRecord, ImageStore, hex, is_digest};
+use super::store::{ImageRecord, ImageStore, hex, is_digest, seconds_now};
 use super::{Image, ImageError, io_error, unpack};
 
 /// Indexes, manifests and configurations are read whole; real ones have some KiB.
@@ -33,9 +35,11 @@ struct Found {
 
 /// See [`ImageStore::import`].
 pub(super) fn import(store: &ImageStore, archive: &Path) -> Result<Vec<Image>, ImageError> {
+    let claim = Claim::new(store, &[])?;
     let folder = store.ingest_path(&format!("import-{}", uuid::Uuid::new_v4()));
     fs::create_dir(&folder).map_err(io_error("create", &folder))?;
-    let result = (Importer { archive, folder: &folder, links: HashMap::new() }).run(store);
+    let importer = Importer { archive, folder: &folder, claim, links: HashMap::new() };
+    let result = importer.run(store);
     fs::remove_dir_all(&folder).map_err(io_error("remove", &folder))?;
     result
 }
@@ -43,12 +47,13 @@ pub(super) fn import(store: &ImageStore, archive: &Path) -> Result<Vec<Image>, I
 struct Importer<'a> {
     archive: &'a Path,
     folder: &'a Path,
+    claim: Claim,
     /// Symbolic links of the archive: old Docker writes a layer once and links the others to it.
     links: HashMap<PathBuf, PathBuf>,
 }
 
 impl Importer<'_> {
-    fn run(&mut self, store: &ImageStore) -> Result<Vec<Image>, ImageError> {
+    fn run(mut self, store: &ImageStore) -> Result<Vec<Image>, ImageError> {
         self.extract()?;
         let found = if self.file("manifest.json").is_some() {
             self.docker_images()?
@@ -149,19 +154,9 @@ impl Importer<'_> {
             return Err(self.error("its indexes are nested too deeply"));
         }
         let index: ImageIndex = self.json(path)?;
-        for descriptor in index.manifests() {
-            let here = |platform: &oci_spec::image::Platform| {
-                *platform.os() == Os::default() && *platform.architecture() == Arch::default()
-            };
-            if !descriptor.platform().as_ref().is_none_or(here) {
-                continue;
-            }
+        for descriptor in for_this_machine(index.manifests()) {
             let mut names = inherited.to_vec();
-            if let Some(annotations) = descriptor.annotations() {
-                let name = NAME_ANNOTATIONS.iter().find_map(|key| annotations.get(*key));
-                // A bare tag is no name for an image.
-                names.extend(name.filter(|name| name.contains(['/', ':'])).cloned());
-            }
+            names.extend(name_of(descriptor).map(str::to_owned));
             let blob = self.blob(descriptor.digest().as_ref())?;
             if descriptor.media_type().to_string().contains("index")
                 || descriptor.media_type().to_string().contains("manifest.list")
@@ -197,6 +192,7 @@ impl Importer<'_> {
             .ok_or_else(|| self.error("a configuration does not name its layers"))?;
         let references =
             image.names.iter().map(|name| parse_reference(name)).collect::<Result<Vec<_>, _>>()?;
+        self.claim.add(store, &diff_ids)?;
         let mut size_bytes = 0;
         for (layer, diff_id) in image.layers.iter().zip(&diff_ids) {
             size_bytes += fs::metadata(layer).map_err(io_error("read", layer))?.len();
@@ -211,6 +207,7 @@ impl Importer<'_> {
             diff_ids,
             size_bytes,
             config,
+            added_at: seconds_now(),
         };
         store.commit(record, &references)
     }
@@ -259,6 +256,39 @@ impl Importer<'_> {
     fn error(&self, reason: impl Into<String>) -> ImageError {
         ImageError::Import { archive: self.archive.to_owned(), reason: reason.into() }
     }
+}
+
+/// The name that an index gives an image.
+fn name_of(descriptor: &Descriptor) -> Option<&str> {
+    let annotations = descriptor.annotations().as_ref()?;
+    let name = NAME_ANNOTATIONS.iter().find_map(|key| annotations.get(*key))?;
+    // A bare tag is no name for an image.
+    name.contains(['/', ':']).then_some(name)
+}
+
+/// Of each name's images for several platforms the best one, and all that are for none in particular.
+fn for_this_machine(descriptors: &[Descriptor]) -> Vec<&Descriptor> {
+    let machine = Machine::here();
+    let mut by_name: Vec<(Option<&str>, Vec<&Descriptor>)> = Vec::new();
+    let mut chosen = Vec::new();
+    for descriptor in descriptors {
+        let name = name_of(descriptor);
+        if descriptor.platform().is_none() {
+            chosen.push(descriptor);
+        } else if let Some((_, list)) = by_name.iter_mut().find(|(known, _)| *known == name) {
+            list.push(descriptor);
+        } else {
+            by_name.push((name, vec![descriptor]));
+        }
+    }
+    chosen.extend(by_name.iter().filter_map(|(_, list)| {
+        platform::choose(&machine, list, |descriptor| {
+            let platform = descriptor.platform().as_ref()?;
+            Some((platform.os(), platform.architecture(), platform.variant().as_deref()))
+        })
+        .copied()
+    }));
+    chosen
 }
 
 /// A path of the archive without anything that leads out of it.

@@ -8,10 +8,16 @@
 //!
 //! Everything is made under a temporary name and renamed when it is whole and verified, the layers
 //! before the record that names them: a store whose writer was killed holds less, never something wrong.
+//! What is removed goes the other way: the names, the record, then the layers that nobody else
+//! [claims].
 
+mod claims;
 mod import;
+mod mirror;
+mod platform;
 mod pull;
 mod reference;
+mod removal;
 mod store;
 mod unpack;
 mod user;
@@ -20,7 +26,9 @@ mod user;
 mod tests;
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
+pub use mirror::{InvalidMirror, RegistryMirror};
 pub use reference::normalise_reference;
 pub use store::{ImageStore, ImageStoreConfig};
 pub use user::resolve_user;
@@ -106,6 +114,17 @@ pub struct Image {
     pub config: ImageConfig,
 }
 
+/// An image with what matters when it is to be decided whether it stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredImage {
+    /// The image.
+    pub image: Image,
+    /// When it came.
+    pub added_at: SystemTime,
+    /// When it was last asked for or [seen in use](ImageStorage::mark_used).
+    pub last_used_at: SystemTime,
+}
+
 /// How an image wants its program to be run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageConfig {
@@ -146,4 +165,22 @@ pub trait ImageService: Send + Sync + 'static {
     /// Fetches what is missing of an image. Several callers that want the same image share one
     /// download. `auth` is tried in order; the first that the registry accepts serves.
     async fn pull(&self, reference: &str, auth: &[RegistryAuth]) -> Result<Image, ImageError>;
+}
+
+/// Where images are kept, for whoever has to see that they do not fill the disk.
+#[async_trait::async_trait]
+pub trait ImageStorage: Send + Sync + 'static {
+    /// All that is present, in order of the ids.
+    async fn inventory(&self) -> Result<Vec<StoredImage>, ImageError>;
+
+    /// Remembers that these images are in use now.
+    async fn mark_used(&self, ids: &[String]) -> Result<(), ImageError>;
+
+    /// Removes an image with the layers that no other has, and tells how many bytes that gave back.
+    /// None of its containers may be left. No error when there is none of this id.
+    async fn remove(&self, id: &str) -> Result<u64, ImageError>;
+
+    /// Removes what belongs to no image: what a killed pull or import has left, downloads that nobody
+    /// went on with. Tells how many bytes that gave back.
+    async fn sweep(&self) -> Result<u64, ImageError>;
 }

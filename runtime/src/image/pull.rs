@@ -1,18 +1,20 @@
 //! Fetching an image from a registry.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::manifest::OciDescriptor;
+use oci_client::manifest::{ImageIndexEntry, OciDescriptor};
 use oci_client::secrets::RegistryAuth as ClientAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 use tokio::io::AsyncWriteExt;
 
-use super::store::{ImageRecord, ImageStore, is_digest};
+use super::claims::Claim;
+use super::platform::{self, Machine};
+use super::store::{ImageRecord, ImageStore, is_digest, seconds_now};
 use super::{Image, ImageError, RegistryAuth, io_error, unpack};
 
 /// Layers fetched at a time: what container engines use; more only splits the line further.
@@ -29,11 +31,23 @@ pub(super) async fn pull(
     reference: Reference,
     auth: &[RegistryAuth],
 ) -> Result<Image, ImageError> {
+    for mirror in store.mirrors().iter().filter(|mirror| mirror.serves(reference.registry())) {
+        let mut there = reference.clone();
+        there.set_mirror_registry(mirror.host.clone());
+        let client = client(mirror.plain_http || store.is_insecure(&mirror.host));
+        // What a pod may show to the registry itself is not a mirror's to know.
+        let error = match pull_as(store, &client, &there, &RegistryAuth::Anonymous).await {
+            Ok(image) => return Ok(image),
+            Err(PullError::Refused(reason)) => failed(&reference, reason),
+            Err(PullError::Other(error)) => error,
+        };
+        tracing::info!(mirror = mirror.host, %error, "a mirror does not have an image");
+    }
     let anonymous = [RegistryAuth::Anonymous];
     let candidates = if auth.is_empty() { &anonymous[..] } else { auth };
     let mut refusal = None;
     for candidate in candidates {
-        let client = client(store, &reference);
+        let client = client(store.is_insecure(reference.resolve_registry()));
         match pull_as(store, &client, &reference, candidate).await {
             Err(PullError::Refused(reason)) => refusal = Some(reason),
             Err(PullError::Other(error)) => return Err(error),
@@ -55,22 +69,27 @@ impl From<ImageError> for PullError {
     }
 }
 
-fn client(store: &ImageStore, reference: &Reference) -> Client {
+fn client(plain_http: bool) -> Client {
     // The client builds on rustls without a provider of its own. An error says that the process
     // has chosen one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let protocol = if store.is_insecure(reference.resolve_registry()) {
-        ClientProtocol::Http
-    } else {
-        ClientProtocol::Https
-    };
+    let protocol = if plain_http { ClientProtocol::Http } else { ClientProtocol::Https };
     Client::new(ClientConfig {
         protocol,
         read_timeout: Some(READ_TIMEOUT),
         connect_timeout: Some(CONNECT_TIMEOUT),
         user_agent: concat!("kutter/", env!("CARGO_PKG_VERSION")),
+        platform_resolver: Some(Box::new(for_this_machine)),
         ..ClientConfig::default()
     })
+}
+
+fn for_this_machine(entries: &[ImageIndexEntry]) -> Option<String> {
+    let chosen = platform::choose(&Machine::here(), entries, |entry| {
+        let platform = entry.platform.as_ref()?;
+        Some((&platform.os, &platform.architecture, platform.variant.as_deref()))
+    });
+    chosen.map(|entry| entry.digest.clone())
 }
 
 async fn pull_as(
@@ -105,6 +124,9 @@ async fn pull_as(
             failed(reference, "its configuration does not name its layers".to_owned())
         })?;
 
+    let (claiming, ids) = (store.clone(), diff_ids.clone());
+    let claim = tokio::task::spawn_blocking(move || Claim::new(&claiming, &ids)).await;
+    let _claim = claim.map_err(|error| failed(reference, error.to_string()))??;
     let store_for_layers = Arc::new(store.clone());
     stream::iter(manifest.layers.iter().zip(&diff_ids).map(Ok))
         .try_for_each_concurrent(PARALLEL_LAYERS, |(layer, diff_id)| {
@@ -121,8 +143,11 @@ async fn pull_as(
         diff_ids,
         size_bytes: manifest.layers.iter().map(|layer| layer.size.max(0) as u64).sum(),
         config,
+        added_at: seconds_now(),
     };
-    Ok(store.commit(record, &[reference.whole()])?)
+    let (committing, name) = (store.clone(), reference.whole());
+    let committed = tokio::task::spawn_blocking(move || committing.commit(record, &[name])).await;
+    Ok(committed.map_err(|error| failed(reference, error.to_string()))??)
 }
 
 /// The digests of the unpacked layers, out of an image's configuration.
@@ -147,7 +172,7 @@ async fn fetch_layer(
     if store.layer_path(diff_id).is_dir() {
         return Ok(());
     }
-    let blob = download(store, client, reference, layer).await?;
+    let blob = download_whole(store, client, reference, layer).await?;
     let (store, diff_id, digest) = (store.clone(), diff_id.to_owned(), layer.digest.clone());
     let unpacked = tokio::task::spawn_blocking(move || {
         let result = unpack::verify_blob(&blob, &digest)
@@ -162,50 +187,98 @@ async fn fetch_layer(
     }
 }
 
-/// Downloads a blob to a file, going on where an earlier attempt stopped. Not verified yet.
-async fn download(
+/// Downloads a blob to a file. A connection that breaks is made anew as long as each one brings the
+/// download further. Not verified yet.
+async fn download_whole(
     store: &ImageStore,
     client: &Client,
     reference: &Reference,
     layer: &OciDescriptor,
 ) -> Result<PathBuf, PullError> {
     let path = store.ingest_path(&format!("blob-{}", layer.digest.replacen(':', "-", 1)));
-    let have = tokio::fs::metadata(&path).await.map_or(0, |metadata| metadata.len());
+    let mut before = length(&path).await;
+    loop {
+        let error = match download(client, reference, layer, &path).await {
+            Ok(()) => return Ok(path),
+            Err(DownloadError::Final(error)) => return Err(error),
+            Err(DownloadError::BrokeOff(reason)) => reason,
+        };
+        let now = length(&path).await;
+        if now <= before {
+            return Err(failed(reference, format!("download broke off: {error}")).into());
+        }
+        tracing::info!(image = %reference, bytes = now, error, "resuming a download that broke off");
+        before = now;
+    }
+}
+
+async fn length(path: &Path) -> u64 {
+    tokio::fs::metadata(path).await.map_or(0, |metadata| metadata.len())
+}
+
+/// Whether going on makes sense.
+enum DownloadError {
+    BrokeOff(String),
+    Final(PullError),
+}
+
+impl From<ImageError> for DownloadError {
+    fn from(error: ImageError) -> Self {
+        Self::Final(error.into())
+    }
+}
+
+/// Downloads a blob to a file, going on where an earlier attempt stopped.
+async fn download(
+    client: &Client,
+    reference: &Reference,
+    layer: &OciDescriptor,
+    path: &Path,
+) -> Result<(), DownloadError> {
+    let have = length(path).await;
     let size = u64::try_from(layer.size).unwrap_or(0);
     if have == size && size > 0 {
-        return Ok(path);
+        return Ok(());
     }
-    let explain = |error| explain(reference, error);
+    let explain = |error| DownloadError::Final(explain(reference, error));
     let mut options = tokio::fs::OpenOptions::new();
     options.create(true);
-    let (stream, options) = if have > 0 && have < size {
+    let (stream, options, mut written) = if have > 0 && have < size {
         match client
             .pull_blob_stream_partial(reference, layer, have, None)
             .await
             .map_err(explain)?
         {
-            BlobResponse::Partial(stream) => (stream, options.append(true)),
-            BlobResponse::Full(stream) => (stream, options.write(true).truncate(true)),
+            BlobResponse::Partial(stream) => (stream, options.append(true), have),
+            BlobResponse::Full(stream) => (stream, options.write(true).truncate(true), 0),
         }
     } else {
         let stream = client.pull_blob_stream(reference, layer).await.map_err(explain)?;
-        (stream, options.write(true).truncate(true))
+        (stream, options.write(true).truncate(true), 0)
     };
-    let mut file = options.open(&path).await.map_err(io_error("open", &path))?;
+    let mut file = options.open(path).await.map_err(io_error("open", path))?;
     let mut stream = stream.stream;
-    let mut written = 0;
     while let Some(chunk) = stream.next().await {
-        let chunk =
-            chunk.map_err(|error| failed(reference, format!("download broke off: {error}")))?;
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                // What came is there to go on from.
+                file.flush().await.map_err(io_error("write", path))?;
+                return Err(DownloadError::BrokeOff(error.to_string()));
+            }
+        };
         written += chunk.len() as u64;
         if size > 0 && written > size {
             let reason = format!("layer {} is larger than its manifest says", layer.digest);
             return Err(failed(reference, reason).into());
         }
-        file.write_all(&chunk).await.map_err(io_error("write", &path))?;
+        file.write_all(&chunk).await.map_err(io_error("write", path))?;
     }
-    file.flush().await.map_err(io_error("write", &path))?;
-    Ok(path)
+    file.flush().await.map_err(io_error("write", path))?;
+    match written < size {
+        true => Err(DownloadError::BrokeOff(format!("it ended after {written} of {size} bytes"))),
+        false => Ok(()),
+    }
 }
 
 fn failed(reference: &Reference, reason: String) -> ImageError {

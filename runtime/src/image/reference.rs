@@ -10,7 +10,7 @@ use oci_client::Reference;
 
 use super::ImageError;
 
-const DEFAULT_REGISTRY: &str = "docker.io";
+pub(super) const DEFAULT_REGISTRY: &str = "docker.io";
 /// What Docker once called it.
 const DEFAULT_REGISTRY_ALIAS: &str = "index.docker.io";
 /// Holds the images of the default registry that are named without an owner.
@@ -79,7 +79,7 @@ fn split_registry(name: &str) -> Result<(String, String), String> {
     Ok((registry.to_owned(), format!("{prefix}{repository}")))
 }
 
-fn check_registry(registry: &str) -> Result<(), String> {
+pub(super) fn check_registry(registry: &str) -> Result<(), String> {
     let wrong = || {
         Err(format!(
             "the registry \"{registry}\" must be a host name or an address, with :port or without"

@@ -14,15 +14,20 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::reference::{normalise_reference, parse_reference};
-use super::{Image, ImageConfig, ImageError, ImageService, RegistryAuth, io_error};
+use super::{
+    Image, ImageConfig, ImageError, ImageService, ImageStorage, RegistryAuth, RegistryMirror,
+    StoredImage, io_error, removal,
+};
 
 /// Where an [`ImageStore`] is and whom it may ask.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ImageStoreConfig {
     /// The folder of the store; made when it does not exist.
     pub root: PathBuf,
     /// Registries, as `host:port`, that are asked over plain HTTP. Loopback registries always are.
     pub insecure_registries: Vec<String>,
+    /// Asked in this order, as nobody, before the registry that an image names.
+    pub mirrors: Vec<RegistryMirror>,
 }
 
 /// Images on this machine. Several processes may use one store at a time.
@@ -50,13 +55,16 @@ pub(super) struct ImageRecord {
     pub(super) size_bytes: u64,
     /// The image's configuration, as it came.
     pub(super) config: serde_json::Value,
+    /// Seconds since the epoch; 0 in a record of an earlier version.
+    #[serde(default)]
+    pub(super) added_at: u64,
 }
 
 /// What a name stands for; `refs/<sha256 of the name>.json`.
 #[derive(Serialize, Deserialize)]
-struct ReferenceRecord {
-    reference: String,
-    id: String,
+pub(super) struct ReferenceRecord {
+    pub(super) reference: String,
+    pub(super) id: String,
 }
 
 impl ImageStore {
@@ -65,7 +73,7 @@ impl ImageStore {
     /// # Errors
     /// When the folders cannot be made.
     pub fn open(config: ImageStoreConfig) -> Result<Self, ImageError> {
-        for folder in ["images", "refs", "layers", "ingest"] {
+        for folder in ["images", "refs", "layers", "ingest", "claims"] {
             let path = config.root.join(folder);
             fs::create_dir_all(&path).map_err(io_error("create", &path))?;
         }
@@ -90,18 +98,58 @@ impl ImageStore {
     /// # Errors
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
-        let folder = self.config.root.join("images");
-        let mut images = Vec::new();
+        let mut images = self
+            .records()?
+            .into_iter()
+            .map(|(_, record)| self.image(record))
+            .collect::<Result<Vec<_>, _>>()?;
+        images.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(images)
+    }
+
+    /// The records of all images, and their files.
+    pub(super) fn records(&self) -> Result<Vec<(PathBuf, ImageRecord)>, ImageError> {
+        self.read_all("images")
+    }
+
+    /// All names, and their files.
+    pub(super) fn references(&self) -> Result<Vec<(PathBuf, ReferenceRecord)>, ImageError> {
+        self.read_all("refs")
+    }
+
+    fn read_all<T: serde::de::DeserializeOwned>(
+        &self,
+        folder: &str,
+    ) -> Result<Vec<(PathBuf, T)>, ImageError> {
+        let folder = self.folder(folder);
+        let mut all = Vec::new();
         for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
             let path = entry.map_err(io_error("read", &folder))?.path();
             if path.extension().is_some_and(|extension| extension == "json")
-                && let Some(record) = read_json::<ImageRecord>(&path)?
+                && let Some(content) = read_json(&path)?
             {
-                images.push(self.image(record)?);
+                all.push((path, content));
             }
         }
-        images.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(images)
+        Ok(all)
+    }
+
+    /// One of the store's folders.
+    pub(super) fn folder(&self, name: &str) -> PathBuf {
+        self.config.root.join(name)
+    }
+
+    pub(super) fn mirrors(&self) -> &[RegistryMirror] {
+        &self.config.mirrors
+    }
+
+    /// Waits until no other process, and nobody else in this one, changes what the store holds. Held
+    /// for the moments in which names, records and layers are put in or taken out together.
+    pub(super) fn lock(&self) -> Result<fs::File, ImageError> {
+        let path = self.config.root.join("lock");
+        let file = fs::File::create(&path).map_err(io_error("create", &path))?;
+        file.lock().map_err(io_error("lock", &path))?;
+        Ok(file)
     }
 
     pub(super) fn find(&self, reference: &str) -> Result<Option<Image>, ImageError> {
@@ -123,10 +171,12 @@ impl ImageStore {
         mut record: ImageRecord,
         references: &[String],
     ) -> Result<Image, ImageError> {
+        let _alone = self.lock()?;
         let path = self.record_path(&record.id);
         if let Some(known) = read_json::<ImageRecord>(&path)? {
             record.repo_digests.extend(known.repo_digests);
             record.tags.extend(known.tags);
+            record.added_at = known.added_at;
         }
         for names in [&mut record.repo_digests, &mut record.tags] {
             names.sort();
@@ -175,7 +225,7 @@ impl ImageStore {
             || self.config.insecure_registries.iter().any(|insecure| insecure == registry)
     }
 
-    fn record_path(&self, id: &str) -> PathBuf {
+    pub(super) fn record_path(&self, id: &str) -> PathBuf {
         self.config.root.join("images").join(format!("{}.json", file_name(id)))
     }
 
@@ -184,7 +234,7 @@ impl ImageStore {
         self.config.root.join("refs").join(format!("{name}.json"))
     }
 
-    fn image(&self, record: ImageRecord) -> Result<Image, ImageError> {
+    pub(super) fn image(&self, record: ImageRecord) -> Result<Image, ImageError> {
         let config: ImageConfiguration =
             serde_json::from_value(record.config).map_err(|error| ImageError::Io {
                 operation: "decode",
@@ -216,7 +266,11 @@ impl ImageStore {
 impl ImageService for ImageStore {
     async fn lookup(&self, reference: &str) -> Result<Option<Image>, ImageError> {
         // Two small files that the page cache holds: quicker than a trip to the blocking pool.
-        self.find(reference)
+        let found = self.find(reference)?;
+        if let Some(image) = &found {
+            removal::touch(self, &image.id)?;
+        }
+        Ok(found)
     }
 
     async fn pull(&self, reference: &str, auth: &[RegistryAuth]) -> Result<Image, ImageError> {
@@ -253,6 +307,40 @@ impl ImageService for ImageStore {
                 },
             },
         })
+    }
+}
+
+#[async_trait::async_trait]
+impl ImageStorage for ImageStore {
+    async fn inventory(&self) -> Result<Vec<StoredImage>, ImageError> {
+        self.blocking(removal::inventory).await
+    }
+
+    async fn mark_used(&self, ids: &[String]) -> Result<(), ImageError> {
+        let ids = ids.to_vec();
+        self.blocking(move |store| ids.iter().try_for_each(|id| removal::touch(store, id))).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<u64, ImageError> {
+        let id = id.to_owned();
+        self.blocking(move |store| removal::remove(store, &id)).await
+    }
+
+    async fn sweep(&self) -> Result<u64, ImageError> {
+        self.blocking(removal::sweep).await
+    }
+}
+
+impl ImageStore {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let store = self.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(result) => result,
+            Err(error) => Err(io_error("use", &self.config.root)(std::io::Error::other(error))),
+        }
     }
 }
 
@@ -294,6 +382,12 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, I
 /// `sha256:abc…` as a file name; digests are checked to be such before they get here.
 fn file_name(digest: &str) -> String {
     digest.replacen(':', "-", 1)
+}
+
+/// Seconds since the epoch.
+pub(super) fn seconds_now() -> u64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

@@ -22,7 +22,7 @@ impl Folder {
 
     fn store(&self) -> ImageStore {
         let root = self.0.join("store");
-        ImageStore::open(ImageStoreConfig { root, insecure_registries: Vec::new() }).unwrap()
+        ImageStore::open(ImageStoreConfig { root, ..ImageStoreConfig::default() }).unwrap()
     }
 }
 
@@ -154,6 +154,117 @@ fn a_layer_cannot_write_outside_of_its_folder() {
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
         assert_eq!(fs::read(outside.join("kept")).unwrap(), b"kept");
     }
+}
+
+/// An entry of PAX extensions for the next one.
+fn pax(tar: Tar, extensions: &[(&str, &[u8])]) -> Tar {
+    let mut data = Vec::new();
+    for (key, value) in extensions {
+        let rest = key.len() + value.len() + 3;
+        let mut length = rest + 1;
+        while rest + length.to_string().len() != length {
+            length += 1;
+        }
+        data.extend(format!("{length} {key}=").into_bytes());
+        data.extend(*value);
+        data.push(b'\n');
+    }
+    tar.add("pax", tar::EntryType::XHeader, 0o644, "", &data)
+}
+
+#[test]
+fn attributes_are_kept_but_those_that_steer_overlayfs() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let extensions: [(&str, &[u8]); 4] = [
+        ("SCHILY.xattr.user.colour", b"blue"),
+        ("SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
+        ("SCHILY.xattr.trusted.other", b"x"),
+        ("SCHILY.xattr.user.overlay.opaque", b"y"),
+    ];
+    let layer =
+        pax(pax(Tar::new(), &extensions).folder("d"), &extensions).file("d/f", b"x").bytes();
+    let path = unpack(&folder.store(), &layer).unwrap();
+    for file in ["d", "d/f"] {
+        let mut names = [0u8; 512];
+        let length = rustix::fs::listxattr(path.join(file), &mut names[..]).unwrap();
+        let names = String::from_utf8_lossy(&names[..length]).into_owned();
+        assert_eq!(names.trim_end_matches('\0'), "user.colour", "{file}");
+    }
+}
+
+#[test]
+fn a_path_in_extensions_is_no_way_out_either() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let outside = folder.0.join("outside");
+    fs::create_dir(&outside).unwrap();
+    let store = folder.store();
+    let absolute = outside.join("evil").to_str().unwrap().to_owned();
+    for path in ["../../outside/evil", "a/../../../../outside/evil", absolute.as_str()] {
+        let layer = pax(Tar::new(), &[("path", path.as_bytes())]).file("f", b"x").bytes();
+        let _ = unpack(&store, &layer);
+        let link = pax(Tar::new(), &[("linkpath", path.as_bytes())]);
+        let link = link.add("f", tar::EntryType::Link, 0o644, "x", b"").bytes();
+        let _ = unpack(&store, &link);
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{path}");
+    }
+}
+
+#[test]
+fn what_a_layer_may_not_hold_is_refused_and_leaves_nothing() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let store = folder.store();
+    for (layer, reason) in [
+        (Tar::new().add("d", tar::EntryType::Char, 0o666, "", b""), "device"),
+        (Tar::new().add("d", tar::EntryType::new(b'Z'), 0o666, "", b""), "unknown type"),
+        (Tar::new().add("a", tar::EntryType::Link, 0o644, "/", b""), "links to the root"),
+        (Tar::new().add("a", tar::EntryType::Link, 0o644, "not/there", b""), "not/there"),
+        (Tar::new().file("d/.wh...", b""), "no name to delete"),
+        (Tar::new().file("a/../../b", b""), "leads out"),
+    ] {
+        let error = unpack(&store, &layer.bytes()).unwrap_err().to_string();
+        assert!(error.contains(reason) || reason == "not/there", "{error}");
+        assert_eq!(fs::read_dir(folder.0.join("store/layers")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(folder.0.join("store/ingest")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_sparse_file_larger_than_the_disk_is_refused_at_once() {
+    let folder = Folder::new();
+    let mut header = tar::Header::new_gnu();
+    header.set_path("bomb").unwrap();
+    header.set_entry_type(tar::EntryType::GNUSparse);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(512);
+    let gnu = header.as_gnu_mut().unwrap();
+    // A petabyte, of which the last block is there.
+    let (size, offset) = (1u64 << 50, (1u64 << 50) - 512);
+    let binary = |value: u64| {
+        let mut field = [0u8; 12];
+        field[0] = 0x80;
+        field[4..].copy_from_slice(&value.to_be_bytes());
+        field
+    };
+    gnu.realsize = binary(size);
+    gnu.sparse[0].offset = binary(offset);
+    gnu.sparse[0].numbytes = binary(512);
+    header.set_cksum();
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append(&header, &[7u8; 512][..]).unwrap();
+    let error = unpack(&folder.store(), &builder.into_inner().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("are free"), "{error}");
 }
 
 #[test]

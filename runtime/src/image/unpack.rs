@@ -24,6 +24,9 @@ const OPAQUE: &str = ".wh..wh..opq";
 /// How overlayfs itself marks such a folder.
 const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
 
+/// A file from so many bytes on is first compared with the room there is.
+const LARGE_FILE: u64 = 64 << 20;
+
 /// Checks that a downloaded blob is what its digest says.
 pub(super) fn verify_blob(blob: &Path, digest: &str) -> Result<(), ImageError> {
     let mut file = File::open(blob).map_err(io_error("open", blob))?;
@@ -187,6 +190,7 @@ impl Unpacker {
         let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
         match kind {
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
+                self.has_room_for(entry.size())?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                 let flags = flags | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?;
@@ -231,6 +235,19 @@ impl Unpacker {
         }
         set_xattrs(entry, parent, name)?;
         set_times(parent, name, header.mtime()?.cast_signed())
+    }
+
+    /// A sparse file of a few bytes in the archive can be larger than any disk.
+    fn has_room_for(&self, size: u64) -> io::Result<()> {
+        if size < LARGE_FILE {
+            return Ok(());
+        }
+        let disk = rustix::fs::fstatvfs(&reopen(&self.root)?)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        match size < free {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("has {size} bytes, and {free} are free"))),
+        }
     }
 
     fn folder_metadata<R: Read>(
