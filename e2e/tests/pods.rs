@@ -174,7 +174,7 @@ fn confinement(lab: &Lab) -> Result<()> {
     }
     let cat = ["exec", "all", "-c", "second", "--", "/testserver", "cat", "/proc/self/status"];
     let second = kubecfg(lab, &cat)?;
-    ensure!(second.contains("CapBnd:\t00000000a80425fb"), "not the customary set: {second}");
+    ensure!(second.contains("CapBnd:\t00000000a80405fb"), "not the customary set: {second}");
     let masked = ["exec", "all", "-c", "second", "--", "/testserver", "cat", "/proc/keys"];
     ensure!(kubecfg(lab, &masked).map_or(true, |text| text.is_empty()), "/proc/keys can be read");
     Ok(())

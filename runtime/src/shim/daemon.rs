@@ -118,12 +118,18 @@ fn redirect_output(folder: &SandboxFolder) -> Result<(), Failure> {
     rustix::stdio::dup2_stderr(&log).doing("redirect standard error")
 }
 
+/// What takes power on a host and harms nobody within a sandbox: to ping, and to listen on the ports
+/// that were once for root alone. Containers of containerd have it so as well.
+const DEFAULT_SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ping_group_range", "0 2147483647"), ("net.ipv4.ip_unprivileged_port_start", "0")];
+
 fn make_namespaces(record: &SandboxRecord) -> Result<(), Failure> {
     let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     nix::sched::unshare(flags).doing("make namespaces")?;
     nix::unistd::sethostname(&record.config.hostname).doing("set the host name")?;
     sys::bring_up_loopback().doing("bring up the loopback interface")?;
-    for (name, value) in &record.config.sysctls {
+    let own = record.config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in DEFAULT_SYSCTLS.into_iter().chain(own) {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
         fs::write(&path, value).doing(format_args!("set {name}"))?;
     }
