@@ -16,6 +16,7 @@ pub mod cleanup;
 pub mod config;
 pub mod credentials;
 pub mod dns;
+mod downward;
 pub mod enrollment;
 mod files;
 pub mod join;

@@ -132,3 +132,43 @@ async fn a_part_that_leads_out_of_its_volume_is_not_mounted() {
     assert!(!node.folder.path().join("made").exists());
     node.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_of_a_pod_is_in_its_files() {
+    let Some(shim) = shim() else { return };
+    let node = Node::start(shim).await;
+    let mut spec = script(
+        STAY,
+        json!({
+            "volumeMounts": [{"name": "told", "mountPath": "/told"}, {"name": "all", "mountPath": "/all"}],
+            "resources": {"limits": {"memory": "64Mi"}}
+        }),
+    );
+    let labels = json!({"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}});
+    let memory = json!({"path": "memory", "resourceFieldRef": {
+        "containerName": "main", "resource": "limits.memory", "divisor": "1Mi"
+    }});
+    spec["volumes"] = json!([
+        {"name": "told", "downwardAPI": {"items": [labels, memory]}},
+        {"name": "all", "projected": {"sources": [
+            {"downwardAPI": {"items": [labels]}},
+            {"configMap": {"name": "later", "optional": true}}
+        ]}}
+    ]);
+    node.put("web", spec);
+    node.until_phase("web", "Running").await;
+    let told = "cat /told/labels /told/memory; cat /all/labels; cat /all/* | grep later";
+    assert_eq!(node.exec("web", told).await.0, "64");
+    node.label("web", &[("app", "web")]);
+    let labels = node.folder.path().join("root/pods/uid-web/volumes/all/labels");
+    node.until("the labels are told", || fs::read_to_string(&labels).unwrap() == "app=\"web\"")
+        .await;
+    assert_eq!(node.exec("web", told).await.0, "app=\"web\"64app=\"web\"");
+    // What was optional appears.
+    put_config_map(&node, "later", json!({"key": "later"}));
+    let key = labels.with_file_name("key");
+    node.until("the map is there", || key.exists()).await;
+    assert_eq!(node.exec("web", "cat /all/key").await.0, "later");
+    node.remove("web").await;
+    node.finish().await;
+}

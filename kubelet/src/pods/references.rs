@@ -1,29 +1,57 @@
 //! Which ConfigMaps and Secrets of its namespace a pod refers to.
 
-use proto::k8s::api::core::v1::{EnvFromSource, EnvVar, Pod, PodSpec};
+use proto::k8s::api::core::v1::{EnvFromSource, EnvVar, Pod, PodSpec, VolumeProjection};
 
 /// Whether a change of this ConfigMap may matter to the pod.
 pub(crate) fn names_config_map(pod: &Pod, name: &str) -> bool {
     let Some(spec) = &pod.spec else { return false };
-    let volumes = spec.volumes.iter().flatten().filter_map(|v| Some(&v.config_map.as_ref()?.name));
     let from = env_from(spec).filter_map(|from| Some(&from.config_map_ref.as_ref()?.name));
     let env =
         env(spec).filter_map(|e| Some(&e.value_from.as_ref()?.config_map_key_ref.as_ref()?.name));
-    volumes.chain(from).chain(env).any(|named| named == name)
+    shown_config_maps(spec).chain(from).chain(env).any(|named| named == name)
 }
 
 /// Whether a change of this Secret may matter to the pod.
 pub(crate) fn names_secret(pod: &Pod, name: &str) -> bool {
     let Some(spec) = &pod.spec else { return false };
-    let volumes = spec
-        .volumes
-        .iter()
-        .flatten()
-        .filter_map(|volume| volume.secret.as_ref()?.secret_name.as_ref());
     let from = env_from(spec).filter_map(|from| Some(&from.secret_ref.as_ref()?.name));
     let env = env(spec).filter_map(|e| Some(&e.value_from.as_ref()?.secret_key_ref.as_ref()?.name));
     let pull = spec.image_pull_secrets.iter().flatten().map(|reference| &reference.name);
-    volumes.chain(from).chain(env).chain(pull).any(|named| named == name)
+    shown_secrets(spec).chain(from).chain(env).chain(pull).any(|named| named == name)
+}
+
+/// The ConfigMaps that volumes show.
+pub(crate) fn shown_config_maps(spec: &PodSpec) -> impl Iterator<Item = &String> {
+    let whole =
+        spec.volumes.iter().flatten().filter_map(|v| v.config_map.as_ref().map(|map| &map.name));
+    whole.chain(projections(spec).filter_map(|source| Some(&source.config_map.as_ref()?.name)))
+}
+
+/// The Secrets that volumes show.
+pub(crate) fn shown_secrets(spec: &PodSpec) -> impl Iterator<Item = &String> {
+    let whole =
+        spec.volumes.iter().flatten().filter_map(|v| v.secret.as_ref()?.secret_name.as_ref());
+    whole.chain(projections(spec).filter_map(|source| Some(&source.secret.as_ref()?.name)))
+}
+
+/// Whether volumes show something that the two say differently of themselves.
+pub(crate) fn shows_otherwise(new: &Pod, old: &Pod) -> bool {
+    let Some(spec) = &new.spec else { return false };
+    let shows = spec.volumes.iter().flatten().any(|volume| volume.downward_api.is_some())
+        || projections(spec).any(|source| source.downward_api.is_some());
+    let amounts = |pod: &Pod| -> Vec<_> {
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        containers.map(|container| container.resources.clone()).collect()
+    };
+    shows
+        && (new.metadata.labels != old.metadata.labels
+            || new.metadata.annotations != old.metadata.annotations
+            || amounts(new) != amounts(old))
+}
+
+fn projections(spec: &PodSpec) -> impl Iterator<Item = &VolumeProjection> {
+    let volumes = spec.volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref());
+    volumes.flat_map(|projected| projected.sources.iter().flatten())
 }
 
 fn env_from(spec: &PodSpec) -> impl Iterator<Item = &EnvFromSource> {

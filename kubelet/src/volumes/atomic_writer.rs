@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path};
 
 use jiff::Timestamp;
@@ -23,6 +23,8 @@ pub(super) type Files = BTreeMap<String, ProjectedFile>;
 pub(super) struct ProjectedFile {
     pub(super) content: Vec<u8>,
     pub(super) mode: u32,
+    /// Nobody in particular: the kubelet's user.
+    pub(super) owner: Option<u32>,
 }
 
 const DATA: &str = "..data";
@@ -77,6 +79,8 @@ fn write_version(version: &Path, files: &Files) -> io::Result<()> {
         options.write(true).create_new(true).mode(0o600);
         let mut opened = options.open(&path)?;
         opened.write_all(&file.content)?;
+        // Before the mode: a change of the owner takes bits away.
+        std::os::unix::fs::fchown(&opened, file.owner, None)?;
         opened.set_permissions(fs::Permissions::from_mode(file.mode))?;
     }
     Ok(())
@@ -117,6 +121,7 @@ fn remove_old_versions(dir: &Path) -> io::Result<()> {
 }
 
 fn read_back(version: &Path) -> io::Result<Files> {
+    let own = nix::unistd::geteuid().as_raw();
     let mut files = Files::new();
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
@@ -128,8 +133,10 @@ fn read_back(version: &Path) -> io::Result<Files> {
                 folders.push(path);
                 continue;
             }
-            let mode = entry.metadata()?.permissions().mode() & 0o777;
-            files.insert(path, ProjectedFile { content: fs::read(entry.path())?, mode });
+            let metadata = entry.metadata()?;
+            let mode = metadata.permissions().mode() & 0o777;
+            let owner = Some(metadata.uid()).filter(|owner| *owner != own);
+            files.insert(path, ProjectedFile { content: fs::read(entry.path())?, mode, owner });
         }
     }
     Ok(files)

@@ -3,7 +3,8 @@
 //! ```text
 //! <root-dir>/pods/<uid>/
 //!   record.json           who the pod is and what was last reported of it
-//!   volumes/<name>/       emptyDir, ConfigMap and Secret volumes; the latter on tmpfs
+//!   volumes/<name>/       emptyDir, ConfigMap, Secret, downward and projected volumes; the latter
+//!                         three on tmpfs
 //!   etc/                  hosts, hostname, resolv.conf
 //!   messages/<container>/ termination messages, one file per attempt
 //! ```
@@ -27,7 +28,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use proto::k8s::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Pod, Secret, Volume};
+use proto::k8s::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Node, Pod, Secret, Volume};
 use proto::quantity::Quantity;
 
 /// The volumes of a pod, by name.
@@ -42,11 +43,13 @@ pub(crate) struct PreparedVolume {
     pub(crate) read_only: bool,
 }
 
-/// The ConfigMaps and Secrets that a pod's volumes show, by name.
+/// What a pod's volumes show beside the pod itself: ConfigMaps and Secrets, by name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Objects {
     pub(crate) config_maps: HashMap<String, Arc<ConfigMap>>,
     pub(crate) secrets: HashMap<String, Arc<Secret>>,
+    /// What it has to give is what a container without limits may use.
+    pub(crate) node: Option<Arc<Node>>,
 }
 
 /// A volume could not be prepared.
@@ -101,7 +104,7 @@ impl PodDir {
 pub(crate) fn prepare(dir: &PodDir, pod: &Pod, objects: &Objects) -> Result<Volumes, VolumeError> {
     let mut prepared = Volumes::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        let one = prepare_one(dir, volume, objects).map_err(|problem| {
+        let one = prepare_one(dir, pod, volume, objects).map_err(|problem| {
             let (message, awaits_object) = match problem {
                 Problem::Missing(message) => (message, true),
                 Problem::Failed(message) => (message, false),
@@ -150,6 +153,7 @@ impl From<io::Error> for Problem {
 
 fn prepare_one(
     dir: &PodDir,
+    pod: &Pod,
     volume: &Volume,
     objects: &Objects,
 ) -> Result<PreparedVolume, Problem> {
@@ -162,17 +166,13 @@ fn prepare_one(
         host_path::check(host_path).map_err(Problem::Failed)?;
         return Ok(PreparedVolume { source: host_path.path.clone().into(), read_only: false });
     }
-    if let Some(config_map) = &volume.config_map {
-        let files = payload::of_config_map(config_map, objects).map_err(Problem::Missing)?;
-        make_dir(&source, 0o755)?;
-        atomic_writer::write(&source, &files)?;
-        return Ok(PreparedVolume { source, read_only: true });
-    }
-    if let Some(secret) = &volume.secret {
-        let files = payload::of_secret(secret, objects).map_err(Problem::Missing)?;
+    if let Some(files) = payload::of_volume(volume, pod, objects) {
+        let files = files.map_err(Problem::Missing)?;
         make_dir(&source, 0o755)?;
         // Secrets never touch a disk.
-        mounts::ensure_tmpfs(&source, None, 0o755)?;
+        if volume.config_map.is_none() {
+            mounts::ensure_tmpfs(&source, None, 0o755)?;
+        }
         atomic_writer::write(&source, &files)?;
         return Ok(PreparedVolume { source, read_only: true });
     }

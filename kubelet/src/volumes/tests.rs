@@ -27,7 +27,7 @@ fn config_map(data: &[(&str, &str)]) -> Arc<ConfigMap> {
 fn objects(data: &[(&str, &str)]) -> Objects {
     Objects {
         config_maps: [("settings".to_owned(), config_map(data))].into(),
-        secrets: HashMap::new(),
+        ..Objects::default()
     }
 }
 
@@ -201,6 +201,77 @@ fn a_secret_lies_in_memory_and_leaves_nothing() {
     assert_eq!(tmpfs, nix::sys::statfs::TMPFS_MAGIC);
     remove_pod(&dir).unwrap();
     assert!(!dir.path().exists());
+}
+
+#[test]
+fn a_projected_volume_shows_all_its_sources_in_one_folder() {
+    if !is_root() {
+        return;
+    }
+    let (_root, dir) = pod_dir();
+    let mut pod = pod(json!([{"name": "all", "projected": {"defaultMode": 256, "sources": [
+        {"configMap": {"name": "settings", "items": [{"key": "a", "path": "map/a", "mode": 420}]}},
+        {"configMap": {"name": "none", "optional": true}},
+        {"secret": {"name": "keys", "items": [{"key": "key", "path": "key", "user": 7}]}},
+        {"downwardAPI": {"items": [
+            {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
+            {"path": "map/cpu", "resourceFieldRef": {
+                "containerName": "main", "resource": "limits.cpu", "divisor": "1m"
+            }},
+            {"path": "memory", "resourceFieldRef": {
+                "containerName": "main", "resource": "limits.memory", "divisor": "1Mi"
+            }}
+        ]}}
+    ]}}]));
+    pod.metadata.labels = Some([("app".to_owned(), "web".to_owned())].into());
+    pod.spec.as_mut().unwrap().containers = vec![
+        serde_json::from_value(json!({
+            "name": "main", "resources": {"limits": {"cpu": "0.5"}}
+        }))
+        .unwrap(),
+    ];
+    let mut objects = objects(&[("a", "1"), ("b", "2")]);
+    let node = json!({"status": {"allocatable": {"cpu": "2", "memory": "1Gi"}}});
+    objects.node = Some(Arc::new(serde_json::from_value(node).unwrap()));
+    let missing = prepare(&dir, &pod, &objects).unwrap_err();
+    assert!(missing.awaits_object);
+    assert_eq!(missing.message, "secret \"keys\" not found");
+
+    let data = [("key".to_owned(), ByteString(b"s3cret".to_vec()))].into();
+    let secret = Arc::new(Secret { data: Some(data), ..Secret::default() });
+    objects.secrets.insert("keys".to_owned(), secret);
+    let path = prepare(&dir, &pod, &objects).unwrap()["all"].source.clone();
+    let files = ["map/a", "key", "labels", "map/cpu", "memory"];
+    assert_eq!(
+        files.map(|file| read(&path.join(file))),
+        ["1", "s3cret", "app=\"web\"", "500", "1024"]
+    );
+    let modes = files.map(|file| mode(&path.join(file)));
+    assert_eq!(modes, [0o644, 0o400, 0o400, 0o400, 0o400]);
+    assert_eq!(fs::metadata(path.join("key")).unwrap().uid(), 7);
+    let data = fs::read_link(path.join("..data")).unwrap();
+    prepare(&dir, &pod, &objects).unwrap();
+    assert_eq!(fs::read_link(path.join("..data")).unwrap(), data);
+
+    pod.metadata.labels = Some([("app".to_owned(), "api".to_owned())].into());
+    prepare(&dir, &pod, &objects).unwrap();
+    assert_eq!(read(&path.join("labels")), "app=\"api\"");
+    assert_ne!(fs::read_link(path.join("..data")).unwrap(), data);
+    remove_pod(&dir).unwrap();
+}
+
+#[test]
+fn all_that_is_missing_of_a_projected_volume_is_told_at_once() {
+    let (_root, dir) = pod_dir();
+    let pod = pod(json!([{"name": "all", "projected": {"sources": [
+        {"configMap": {"name": "settings", "items": [{"key": "c", "path": "c"}]}},
+        {"secret": {"name": "keys"}}
+    ]}}]));
+    let error = prepare(&dir, &pod, &objects(&[("a", "1")])).unwrap_err();
+    assert_eq!(
+        error.message,
+        "[configmap references non-existent config key: c, secret \"keys\" not found]"
+    );
 }
 
 #[test]

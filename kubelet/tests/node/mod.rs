@@ -118,6 +118,16 @@ impl Node {
         });
     }
 
+    /// Somebody changes the labels of a pod.
+    pub fn label(&self, name: &str, labels: &[(&str, &str)]) {
+        let key = ObjectKey::new("shop", name);
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.state.write([Change::Pod(key.clone())], |cluster| {
+            let pod = Arc::make_mut(cluster.pods.get_mut(&key).unwrap());
+            pod.metadata.labels = Some(labels);
+        });
+    }
+
     pub fn delete(&self, name: &str) {
         let key = ObjectKey::new("shop", name);
         self.state.write([Change::Pod(key.clone())], |cluster| {

@@ -19,7 +19,7 @@ use crate::pods::images::{PullPolicy, credentials};
 use crate::pods::names::{PodIdentity, log_path};
 use crate::pods::observed::{Attempt, Job, Sandbox, StopReason, Stopping};
 use crate::pods::plan::{Intent, PodAction};
-use crate::pods::{logs, security, spec, termination};
+use crate::pods::{logs, references, security, spec, termination};
 use crate::volumes::etc::ClusterDns;
 use crate::volumes::{self, Objects, PodDir, VolumeError, Volumes};
 
@@ -181,26 +181,22 @@ impl Worker {
         });
     }
 
-    /// The ConfigMaps and Secrets that the volumes show, as far as they are there.
+    /// What the volumes show, as far as it is there.
     fn objects(&self) -> Objects {
-        let namespace = &self.identity.key.namespace;
-        let volumes = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        self.context.dependencies.state.read(|cluster| {
-            let mut objects = Objects::default();
-            for volume in volumes {
-                if let Some(source) = &volume.config_map
-                    && let Some(map) =
-                        cluster.config_maps.get(&ObjectKey::new(namespace, &source.name))
-                {
-                    objects.config_maps.insert(source.name.clone(), Arc::clone(map));
-                }
-                if let Some(name) = volume.secret.as_ref().and_then(|s| s.secret_name.as_ref())
-                    && let Some(secret) = cluster.secrets.get(&ObjectKey::new(namespace, name))
-                {
-                    objects.secrets.insert(name.clone(), Arc::clone(secret));
-                }
-            }
-            objects
+        let key = |name: &String| ObjectKey::new(&self.identity.key.namespace, name);
+        let Some(spec) = &self.pod.spec else { return Objects::default() };
+        self.context.dependencies.state.read(|cluster| Objects {
+            config_maps: references::shown_config_maps(spec)
+                .filter_map(|name| {
+                    Some((name.clone(), Arc::clone(cluster.config_maps.get(&key(name))?)))
+                })
+                .collect(),
+            secrets: references::shown_secrets(spec)
+                .filter_map(|name| {
+                    Some((name.clone(), Arc::clone(cluster.secrets.get(&key(name))?)))
+                })
+                .collect(),
+            node: cluster.node.clone(),
         })
     }
 

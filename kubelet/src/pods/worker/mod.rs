@@ -43,7 +43,7 @@ use super::plan::{Intent, grace, plan};
 use super::probes::ProbeNews;
 use super::record::Record;
 use super::recover::recover;
-use super::{PodsConfig, PodsDependencies, spec, status};
+use super::{PodsConfig, PodsDependencies, references, spec, status};
 use crate::volumes::PodDir;
 use act::Done;
 use health::Probes;
@@ -256,6 +256,7 @@ impl Worker {
         });
         match pod {
             Some(pod) => {
+                self.observed.volumes_stale |= references::shows_otherwise(&pod, &self.pod);
                 self.pod = pod;
                 self.know_ephemeral();
             }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, ResourceRequirements, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, ObjectFieldSelector, PodSpec, Probe, ResourceFieldSelector,
+    ResourceRequirements, Volume,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::quantity::Quantity;
 use proto::{ephemeral, k8s as k8s_openapi};
@@ -67,12 +70,7 @@ fn default_container(container: &mut Container) {
     }
     for env in container.env.iter_mut().flatten() {
         let Some(source) = env.value_from.as_mut() else { continue };
-        if let Some(field) = source.field_ref.as_mut() {
-            set(&mut field.api_version, "v1");
-        }
-        if let Some(resource) = source.resource_field_ref.as_mut() {
-            resource.divisor.get_or_insert_with(|| Quantity::ZERO.to_wire());
-        }
+        default_field(source.field_ref.as_mut(), source.resource_field_ref.as_mut());
     }
     for probe in [
         &mut container.liveness_probe,
@@ -86,6 +84,19 @@ fn default_container(container: &mut Container) {
     let resources = container.resources.get_or_insert_default();
     for list in [&mut resources.limits, &mut resources.requests] {
         list.iter_mut().for_each(round_to_milli);
+    }
+}
+
+/// What a variable or a file is made of.
+fn default_field(
+    field: Option<&mut ObjectFieldSelector>,
+    resource: Option<&mut ResourceFieldSelector>,
+) {
+    if let Some(field) = field {
+        set(&mut field.api_version, "v1");
+    }
+    if let Some(resource) = resource {
+        resource.divisor.get_or_insert_with(|| Quantity::ZERO.to_wire());
     }
 }
 
@@ -122,6 +133,16 @@ fn default_volume(volume: &mut Volume) {
     if let Some(secret) = volume.secret.as_mut() {
         secret.default_mode.get_or_insert(FILE_MODE);
     }
+    if let Some(told) = volume.downward_api.as_mut() {
+        told.default_mode.get_or_insert(FILE_MODE);
+        default_files(told.items.as_mut());
+    }
+    if let Some(projected) = volume.projected.as_mut() {
+        projected.default_mode.get_or_insert(FILE_MODE);
+        for source in projected.sources.iter_mut().flatten() {
+            default_files(source.downward_api.as_mut().and_then(|told| told.items.as_mut()));
+        }
+    }
     if let Some(path) = volume.host_path.as_mut() {
         path.type_.get_or_insert_default();
     }
@@ -129,6 +150,12 @@ fn default_volume(volume: &mut Volume) {
     let bare = Volume { name: volume.name.clone(), ..Default::default() };
     if *volume == bare {
         volume.empty_dir = Some(Default::default());
+    }
+}
+
+fn default_files(files: Option<&mut Vec<DownwardAPIVolumeFile>>) {
+    for file in files.into_iter().flatten() {
+        default_field(file.field_ref.as_mut(), file.resource_field_ref.as_mut());
     }
 }
 

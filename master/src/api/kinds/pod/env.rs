@@ -33,6 +33,14 @@ const OTHER_FIELDS: &[&str] = &[
     "spec.schedulerName",
     "status.phase",
 ];
+/// What a file of a volume may be made of.
+pub(super) const OF_VOLUMES: &[&str] = &[
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+];
 const RESOURCES: &[&str] = &["limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
 
 /// All that is wrong with `env` and `envFrom`.
@@ -93,7 +101,7 @@ fn validate_source(
     let mut count = 0;
     if let Some(field) = field_ref {
         count += 1;
-        validate_field(field, &path.child("fieldRef"), errors);
+        validate_field(field, FIELDS, &path.child("fieldRef"), errors);
     }
     if let Some(resource) = resource_field_ref {
         count += 1;
@@ -115,7 +123,13 @@ fn validate_source(
     count
 }
 
-fn validate_field(field: &ObjectFieldSelector, path: &Path, errors: &mut FieldErrors) {
+/// `known` are the fields that there are at this place.
+pub(super) fn validate_field(
+    field: &ObjectFieldSelector,
+    known: &[&str],
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
     let text = field.field_path.as_str();
     let path_to_path = path.child("fieldPath");
     if text.is_empty() {
@@ -141,15 +155,15 @@ fn validate_field(field: &ObjectFieldSelector, path: &Path, errors: &mut FieldEr
             invalid_each(path, &key, names::qualified_name(&key), errors);
         }
         Some((map, _)) => broken(format!("field label does not support subscript: {map}")),
-        None if FIELDS.contains(&text) => {}
-        None if OTHER_FIELDS.contains(&text) => {
-            errors.push(FieldError::not_supported(path_to_path, text, FIELDS));
+        None if known.contains(&text) => {}
+        None if FIELDS.contains(&text) || OTHER_FIELDS.contains(&text) => {
+            errors.push(FieldError::not_supported(path_to_path, text, known));
         }
         None => broken(format!("field label not supported: {text}")),
     }
 }
 
-fn validate_resource(
+pub(super) fn validate_resource(
     resource: &ResourceFieldSelector,
     spec: &PodSpec,
     path: &Path,
@@ -161,13 +175,17 @@ fn validate_resource(
         other => errors.push(FieldError::not_supported(path.child("resource"), other, RESOURCES)),
     }
     if let Some(name) = resource.container_name.as_deref().filter(|name| !name.is_empty())
-        && !spec.containers.iter().any(|container| container.name == name)
+        && !containers(spec).any(|container| container.name == name)
     {
         errors.push(FieldError::not_found(path.child("containerName"), name));
     }
     if let Some(divisor) = &resource.divisor {
         validate_divisor(&resource.resource, divisor, &path.child("divisor"), errors);
     }
+}
+
+fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.containers.iter().chain(spec.init_containers.iter().flatten())
 }
 
 /// In which unit the amount is told.

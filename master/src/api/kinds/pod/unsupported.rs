@@ -225,9 +225,9 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         azure_file,
         cephfs,
         cinder,
-        config_map,
+        config_map: _,
         csi,
-        downward_api,
+        downward_api: _,
         empty_dir,
         ephemeral,
         fc,
@@ -244,15 +244,15 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         persistent_volume_claim,
         photon_persistent_disk,
         portworx_volume,
-        projected,
+        projected: _,
         quobyte,
         rbd,
         scale_io,
-        secret,
+        secret: _,
         storageos,
         vsphere_volume,
     } = volume;
-    let instead = "use emptyDir, hostPath, configMap or secret";
+    let instead = "use emptyDir, hostPath, configMap, secret, downwardAPI or projected";
     let kinds = [
         (aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
         (azure_disk.is_some(), "azureDisk"),
@@ -260,7 +260,6 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         (cephfs.is_some(), "cephfs"),
         (cinder.is_some(), "cinder"),
         (csi.is_some(), "csi"),
-        (downward_api.is_some(), "downwardAPI"),
         (ephemeral.is_some(), "ephemeral"),
         (fc.is_some(), "fc"),
         (flex_volume.is_some(), "flexVolume"),
@@ -274,7 +273,6 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         (persistent_volume_claim.is_some(), "persistentVolumeClaim"),
         (photon_persistent_disk.is_some(), "photonPersistentDisk"),
         (portworx_volume.is_some(), "portworxVolume"),
-        (projected.is_some(), "projected"),
         (quobyte.is_some(), "quobyte"),
         (rbd.is_some(), "rbd"),
         (scale_io.is_some(), "scaleIO"),
@@ -290,23 +288,5 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
     {
         let instead = "the disk that a volume fills is not counted; use medium Memory";
         refuse(&path.child("emptyDir.sizeLimit"), size_limit, instead, errors);
-    }
-    let owners = "files belong to root; choose the mode";
-    let sources = [
-        ("configMap", config_map.as_ref().map(|map| (map.default_user, &map.items))),
-        ("secret", secret.as_ref().map(|secret| (secret.default_user, &secret.items))),
-    ];
-    for (field, source) in sources {
-        let Some((user, items)) = source else { continue };
-        let of_items = items
-            .iter()
-            .flatten()
-            .enumerate()
-            .map(|(index, item)| (format!("items[{index}].user"), item.user));
-        for (owner, user) in of_items.chain([("defaultUser".to_owned(), user)]) {
-            if user.is_some() {
-                refuse(&path.child(field).child(&owner), user, owners, errors);
-            }
-        }
     }
 }

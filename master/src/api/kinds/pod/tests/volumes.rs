@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::super::testing::{check, with};
+use super::super::super::testing::{check, defaulted, with};
 use super::super::Pods;
 use super::full;
 
@@ -107,7 +107,7 @@ fn volumes_and_mounts_keep_to_the_rules() {
             (
                 "/spec/volumes/5",
                 json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}}),
-                "spec.volumes[5].persistentVolumeClaim: Forbidden: is not supported by this version of Kutter: use emptyDir, hostPath, configMap or secret",
+                "spec.volumes[5].persistentVolumeClaim: Forbidden: is not supported by this version of Kutter: use emptyDir, hostPath, configMap, secret, downwardAPI or projected",
             ),
             (
                 &mount("name"),
@@ -173,4 +173,129 @@ fn a_mount_has_one_sub_path() {
             "spec.containers[0].volumeMounts[0].subPathExpr: Invalid value: \"b\": subPathExpr and subPath are mutually exclusive",
         )],
     );
+}
+
+#[test]
+fn files_are_made_of_objects_and_of_the_pod_itself() {
+    let files = json!([
+        {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
+        {"path": "tier", "fieldRef": {"fieldPath": "metadata.annotations['tier']"}, "mode": 256},
+        {"path": "cpu", "resourceFieldRef": {"containerName": "main", "resource": "limits.cpu", "divisor": "1m"}},
+    ]);
+    let volumes = json!([
+        {"name": "told", "downwardAPI": {"items": files}},
+        {"name": "all", "projected": {"sources": [
+            {"configMap": {"name": "web", "items": [{"key": "a", "path": "map/a", "user": 7}]}},
+            {"secret": {"name": "web", "optional": true}},
+            {"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+        ], "defaultMode": 256}},
+    ]);
+    let pod = with(&full(), "/spec/volumes", volumes);
+    let pod = with(&pod, "/spec/containers/0/volumeMounts", json!([]));
+    let defaulted = defaulted::<Pods>(&pod);
+    let told = &defaulted["spec"]["volumes"][0]["downwardAPI"];
+    assert_eq!(told["defaultMode"], 420);
+    assert_eq!(told["items"][0]["fieldRef"]["apiVersion"], "v1");
+    let item = |rest: &str| format!("/spec/volumes/0/downwardAPI/items/0/{rest}");
+    let source = |rest: &str| format!("/spec/volumes/1/projected/sources/{rest}");
+    let of_volume = "spec.volumes[0].downwardAPI";
+    let of_source = |index: usize| format!("spec.volumes[1].projected.sources[{index}]");
+    let twice = "conflicting duplicate paths";
+    let cases: Vec<(String, serde_json::Value, String)> = vec![
+        (item("path"), json!(""), format!("{of_volume}.path: Required value")),
+        (
+            item("path"),
+            json!("../x"),
+            format!("{of_volume}.path: Invalid value: \"../x\": must not contain '..'"),
+        ),
+        (
+            item("fieldRef"),
+            json!(null),
+            format!(
+                "{of_volume}: Required value: one of fieldRef and resourceFieldRef is required"
+            ),
+        ),
+        (
+            item("fieldRef/fieldPath"),
+            json!("status.podIP"),
+            format!(
+                "{of_volume}.fieldRef.fieldPath: Unsupported value: \"status.podIP\": supported values: \"metadata.annotations\", \"metadata.labels\""
+            ),
+        ),
+        (
+            item("resourceFieldRef"),
+            json!({"containerName": "main", "resource": "limits.cpu"}),
+            format!(
+                "{of_volume}: Invalid value: \"resource\": fieldRef and resourceFieldRef can not be specified simultaneously"
+            ),
+        ),
+        (
+            "/spec/volumes/0/downwardAPI/items/2/resourceFieldRef/containerName".to_owned(),
+            json!(""),
+            format!("{of_volume}.resourceFieldRef.containerName: Required value"),
+        ),
+        (
+            "/spec/volumes/0/downwardAPI/items/2/resourceFieldRef/containerName".to_owned(),
+            json!("other"),
+            format!("{of_volume}.resourceFieldRef.containerName: Not found: \"other\""),
+        ),
+        (
+            item("mode"),
+            json!(512),
+            format!("{of_volume}.mode: Invalid value: 512: must be a number"),
+        ),
+        (item("user"), json!(-1), format!("{of_volume}.user: Invalid value: -1: must be between")),
+        (
+            "/spec/volumes/1/projected/defaultMode".to_owned(),
+            json!(-1),
+            "spec.volumes[1].projected.defaultMode: Invalid value: -1".to_owned(),
+        ),
+        (
+            source("0/configMap/name"),
+            json!(""),
+            format!("{}.configMap.name: Required value", of_source(0)),
+        ),
+        (
+            source("0/configMap/items/0/path"),
+            json!("/a"),
+            format!("{}.configMap.items[0].path: Invalid value: \"/a\"", of_source(0)),
+        ),
+        (
+            source("1/secret/items"),
+            json!([{"key": "b", "path": "map/a"}]),
+            format!("spec.volumes[1].projected: Invalid value: \"web\": {twice}"),
+        ),
+        (
+            source("2/downwardAPI/items/0/path"),
+            json!("map/a"),
+            format!("spec.volumes[1].projected: Invalid value: \"map/a\": {twice}"),
+        ),
+        (
+            source("2/configMap"),
+            json!({"name": "x"}),
+            format!(
+                "{}: Forbidden: may not specify more than 1 volume type per source",
+                of_source(2)
+            ),
+        ),
+        (
+            source("0"),
+            json!({"clusterTrustBundle": {"name": "x", "path": "y"}}),
+            format!(
+                "{}.clusterTrustBundle: Forbidden: is not supported by this version of Kutter: use a ConfigMap",
+                of_source(0)
+            ),
+        ),
+        (
+            source("0"),
+            json!({"podCertificate": {"signerName": "x/y", "keyType": "ED25519"}}),
+            format!(
+                "{}.podCertificate: Forbidden: is not supported by this version of Kutter: use a Secret",
+                of_source(0)
+            ),
+        ),
+    ];
+    for (pointer, value, told) in &cases {
+        check::<Pods>(&pod, vec![(pointer, value.clone(), told)]);
+    }
 }

@@ -1,17 +1,22 @@
 //! The volumes of a pod, and where its containers mount them.
 
+mod mounts;
+mod projected;
+
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, PodSpec, Volume,
-};
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, PodSpec, Volume};
 use proto::quantity::Quantity;
 use proto::{k8s as k8s_openapi, names};
 
+use self::projected::{file_mode, validate_items};
 use super::super::path::Path;
+use super::security::validate_id;
 use super::validate::{climbs, invalid_each, unique};
 use super::{resources, unsupported};
 use crate::api::field_error::{FieldError, FieldErrors};
+
+pub(super) use mounts::validate_mounts;
 
 const HOST_PATH_TYPES: &[&str] = &[
     "",
@@ -23,7 +28,6 @@ const HOST_PATH_TYPES: &[&str] = &[
     "FileOrCreate",
     "Socket",
 ];
-const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const CLIMBS: &str = "must not contain '..'";
 
 /// All that is wrong with the volumes; gives the names that containers may mount.
@@ -42,12 +46,12 @@ pub(super) fn validate<'a>(
             invalid_each(&path.child("name"), name, names::dns_label(name), errors);
         }
         unique(&mut seen, name, &path.child("name"), errors);
-        validate_source(volume, &path, errors);
+        validate_source(volume, spec, &path, errors);
     }
     seen
 }
 
-fn validate_source(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
+fn validate_source(volume: &Volume, spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     unsupported::volume(volume, path, errors);
     // In Kubernetes' order the first counts, each further one is one too many.
     let mut chosen = false;
@@ -76,6 +80,7 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
             errors.push(FieldError::required(path.child("secretName"), ""));
         }
         file_mode(secret.default_mode, &path.child("defaultMode"), errors);
+        validate_id(secret.default_user, &path.child("defaultUser"), errors);
         validate_items(secret.items.as_deref(), &path.child("items"), errors);
     }
     if let Some(map) = &volume.config_map
@@ -86,7 +91,18 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
             errors.push(FieldError::required(path.child("name"), ""));
         }
         file_mode(map.default_mode, &path.child("defaultMode"), errors);
+        validate_id(map.default_user, &path.child("defaultUser"), errors);
         validate_items(map.items.as_deref(), &path.child("items"), errors);
+    }
+    if let Some(told) = &volume.downward_api
+        && is_first("downwardAPI", errors)
+    {
+        projected::validate_downward(told, spec, &path.child("downwardAPI"), errors);
+    }
+    if let Some(sources) = &volume.projected
+        && is_first("projected", errors)
+    {
+        projected::validate(sources, spec, &path.child("projected"), errors);
     }
 }
 
@@ -122,80 +138,6 @@ fn validate_host_path(host: &HostPathVolumeSource, path: &Path, errors: &mut Fie
     }
     if !HOST_PATH_TYPES.contains(&kind) {
         errors.push(FieldError::not_supported(path.child("type"), kind, HOST_PATH_TYPES));
-    }
-}
-
-fn validate_items(items: Option<&[KeyToPath]>, path: &Path, errors: &mut FieldErrors) {
-    for (index, item) in items.into_iter().flatten().enumerate() {
-        let path = path.index(index);
-        if item.key.is_empty() {
-            errors.push(FieldError::required(path.child("key"), ""));
-        }
-        let (text, path_to_path) = (item.path.as_str(), path.child("path"));
-        if text.is_empty() {
-            errors.push(FieldError::required(&path_to_path, ""));
-        }
-        projected_path(text, &path_to_path, errors);
-        file_mode(item.mode, &path.child("mode"), errors);
-    }
-}
-
-/// Where a file is put within a volume.
-fn projected_path(text: &str, path: &Path, errors: &mut FieldErrors) {
-    descending(text, path, errors);
-    // Names such as `..data` hold the versions of the volume.
-    if text.starts_with("..") && !text.starts_with("../") {
-        errors.push(FieldError::invalid(path, text, "must not start with '..'"));
-    }
-}
-
-fn file_mode(mode: Option<i32>, path: &Path, errors: &mut FieldErrors) {
-    if let Some(mode) = mode.filter(|mode| !(0..=0o777).contains(mode)) {
-        errors.push(FieldError::invalid(path, mode, FILE_MODE));
-    }
-}
-
-/// All that is wrong with the mounts of a container.
-pub(super) fn validate_mounts(
-    container: &Container,
-    volumes: &BTreeSet<&str>,
-    path: &Path,
-    errors: &mut FieldErrors,
-) {
-    let mut seen = BTreeSet::new();
-    let of_list = path;
-    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        let path = path.index(index);
-        if mount.name.is_empty() {
-            errors.push(FieldError::required(path.child("name"), ""));
-        } else if !volumes.contains(mount.name.as_str()) {
-            errors.push(FieldError::not_found(path.child("name"), mount.name.as_str()));
-        }
-        let (text, path_to_path) = (mount.mount_path.as_str(), path.child("mountPath"));
-        if text.is_empty() {
-            errors.push(FieldError::required(&path_to_path, ""));
-        } else if climbs(text) {
-            errors.push(FieldError::invalid(&path_to_path, text, CLIMBS));
-        } else if !text.starts_with('/') {
-            errors.push(FieldError::invalid(&path_to_path, text, "must be an absolute path"));
-        } else if text.trim_end_matches('/').is_empty() {
-            let detail = "must not be the root of the file system, which the image provides";
-            errors.push(FieldError::invalid(&path_to_path, text, detail));
-        } else if !seen.insert(text.trim_end_matches('/')) {
-            errors.push(FieldError::invalid(&path_to_path, text, "must be unique"));
-        }
-        let (sub_path, expression) = (&mount.sub_path, &mount.sub_path_expr);
-        if let Some(expression) = expression.as_deref().filter(|text| !text.is_empty())
-            && sub_path.as_ref().is_some_and(|sub_path| !sub_path.is_empty())
-        {
-            let detail = "subPathExpr and subPath are mutually exclusive";
-            errors.push(FieldError::invalid(path.child("subPathExpr"), expression, detail));
-        }
-        // Ascribed to the list, as in Kubernetes.
-        for (field, text) in [("subPath", sub_path), ("subPathExpr", expression)] {
-            descending(text.as_deref().unwrap_or_default(), &of_list.child(field), errors);
-        }
-        unsupported::mount(mount, &path, errors);
     }
 }
 

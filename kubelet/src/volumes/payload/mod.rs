@@ -1,0 +1,101 @@
+//! What files a volume consists of that is made of objects, or of what the pod says of itself.
+
+mod keys;
+mod told;
+
+use proto::k8s::api::core::v1::{Pod, ProjectedVolumeSource, Volume};
+
+use self::keys::Choice;
+use super::Objects;
+use super::atomic_writer::{Files, ProjectedFile};
+
+/// What files are made with that do not say otherwise themselves.
+#[derive(Clone, Copy)]
+struct Defaults {
+    mode: Option<i32>,
+    user: Option<i64>,
+}
+
+/// Kubernetes' default.
+const DEFAULT_MODE: i32 = 0o644;
+
+impl Defaults {
+    fn file(self, content: Vec<u8>, mode: Option<i32>, user: Option<i64>) -> ProjectedFile {
+        let mode = mode.or(self.mode).unwrap_or(DEFAULT_MODE);
+        ProjectedFile {
+            content,
+            // Validated to lie between 0 and 0777, and to be a user.
+            mode: u32::try_from(mode).unwrap_or(0) & 0o777,
+            owner: user.or(self.user).and_then(|user| u32::try_from(user).ok()),
+        }
+    }
+}
+
+/// What the files of a volume are; nothing for a volume of another kind. The error says, for the user,
+/// what is missing.
+pub(super) fn of_volume(
+    volume: &Volume,
+    pod: &Pod,
+    objects: &Objects,
+) -> Option<Result<Files, String>> {
+    if let Some(map) = &volume.config_map {
+        let choice = Choice {
+            name: &map.name,
+            items: map.items.as_deref(),
+            optional: map.optional == Some(true),
+            defaults: Defaults { mode: map.default_mode, user: map.default_user },
+        };
+        return Some(keys::of_config_map(&choice, objects));
+    }
+    if let Some(secret) = &volume.secret {
+        let choice = Choice {
+            name: secret.secret_name.as_deref().unwrap_or_default(),
+            items: secret.items.as_deref(),
+            optional: secret.optional == Some(true),
+            defaults: Defaults { mode: secret.default_mode, user: secret.default_user },
+        };
+        return Some(keys::of_secret(&choice, objects));
+    }
+    if let Some(source) = &volume.downward_api {
+        let defaults = Defaults { mode: source.default_mode, user: source.default_user };
+        let items = source.items.as_deref().unwrap_or_default();
+        return Some(told::of_items(items, defaults, pod, objects));
+    }
+    volume.projected.as_ref().map(|projected| of_projected(projected, pod, objects))
+}
+
+/// All sources in one folder; where two have a file of one name, the later one's stands.
+fn of_projected(
+    volume: &ProjectedVolumeSource,
+    pod: &Pod,
+    objects: &Objects,
+) -> Result<Files, String> {
+    let defaults = Defaults { mode: volume.default_mode, user: volume.default_user };
+    let mut all = Files::new();
+    let mut problems = Vec::new();
+    for source in volume.sources.iter().flatten() {
+        let files = if let Some(map) = &source.config_map {
+            let (name, items) = (map.name.as_str(), map.items.as_deref());
+            let optional = map.optional == Some(true);
+            keys::of_config_map(&Choice { name, items, optional, defaults }, objects)
+        } else if let Some(secret) = &source.secret {
+            let (name, items) = (secret.name.as_str(), secret.items.as_deref());
+            let optional = secret.optional == Some(true);
+            keys::of_secret(&Choice { name, items, optional, defaults }, objects)
+        } else if let Some(source) = &source.downward_api {
+            let items = source.items.as_deref().unwrap_or_default();
+            told::of_items(items, defaults, pod, objects)
+        } else {
+            Err("this kind of source is not supported by this node".to_owned())
+        };
+        match files {
+            Ok(files) => all.extend(files),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    match problems.len() {
+        0 => Ok(all),
+        1 => Err(problems.remove(0)),
+        _ => Err(format!("[{}]", problems.join(", "))),
+    }
+}

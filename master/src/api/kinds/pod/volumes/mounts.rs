@@ -1,0 +1,56 @@
+//! Where the containers of a pod mount its volumes.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Container;
+use proto::k8s as k8s_openapi;
+
+use super::super::super::path::Path;
+use super::super::unsupported;
+use super::super::validate::climbs;
+use super::{CLIMBS, descending};
+use crate::api::field_error::{FieldError, FieldErrors};
+
+/// All that is wrong with the mounts of a container.
+pub(in super::super) fn validate_mounts(
+    container: &Container,
+    volumes: &BTreeSet<&str>,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    let mut seen = BTreeSet::new();
+    let of_list = path;
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        let path = path.index(index);
+        if mount.name.is_empty() {
+            errors.push(FieldError::required(path.child("name"), ""));
+        } else if !volumes.contains(mount.name.as_str()) {
+            errors.push(FieldError::not_found(path.child("name"), mount.name.as_str()));
+        }
+        let (text, path_to_path) = (mount.mount_path.as_str(), path.child("mountPath"));
+        if text.is_empty() {
+            errors.push(FieldError::required(&path_to_path, ""));
+        } else if climbs(text) {
+            errors.push(FieldError::invalid(&path_to_path, text, CLIMBS));
+        } else if !text.starts_with('/') {
+            errors.push(FieldError::invalid(&path_to_path, text, "must be an absolute path"));
+        } else if text.trim_end_matches('/').is_empty() {
+            let detail = "must not be the root of the file system, which the image provides";
+            errors.push(FieldError::invalid(&path_to_path, text, detail));
+        } else if !seen.insert(text.trim_end_matches('/')) {
+            errors.push(FieldError::invalid(&path_to_path, text, "must be unique"));
+        }
+        let (sub_path, expression) = (&mount.sub_path, &mount.sub_path_expr);
+        if let Some(expression) = expression.as_deref().filter(|text| !text.is_empty())
+            && sub_path.as_ref().is_some_and(|sub_path| !sub_path.is_empty())
+        {
+            let detail = "subPathExpr and subPath are mutually exclusive";
+            errors.push(FieldError::invalid(path.child("subPathExpr"), expression, detail));
+        }
+        // Ascribed to the list, as in Kubernetes.
+        for (field, text) in [("subPath", sub_path), ("subPathExpr", expression)] {
+            descending(text.as_deref().unwrap_or_default(), &of_list.child(field), errors);
+        }
+        unsupported::mount(mount, &path, errors);
+    }
+}
