@@ -129,6 +129,7 @@ impl Traces {
             data_dir: self.root_dir.join("containers"),
             shim_path: self.shim.clone(),
             cgroup_root: self.cgroup_root.clone(),
+            user_ids: runtime::DEFAULT_USER_IDS,
         }
     }
 

@@ -111,6 +111,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
             node_addresses: vec![address],
             memory_capacity_bytes: machine.observe().memory_bytes,
             pod_max_pids: config.pod_max_pids,
+            own_users: false,
         },
         runtime: Arc::new(runtime),
         images: Arc::new(images),

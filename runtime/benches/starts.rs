@@ -37,7 +37,7 @@ async fn report() {
     ] {
         let mut times = Times::default();
         for round in 0..ROUNDS {
-            one_life(&rig, &format!("pod{round}"), seccomp, &mut times).await;
+            one_life(&rig, &format!("pod{round}"), seccomp.clone(), &mut times).await;
         }
         println!("{name}, {ROUNDS} rounds:");
         for (step, times) in [

@@ -59,6 +59,36 @@ pub struct SandboxConfig {
     pub cgroup_parent: String,
     /// Kernel parameters of the sandbox's namespaces.
     pub sysctls: BTreeMap<String, String>,
+    /// Which namespaces it has of the machine and not for itself.
+    #[serde(default)]
+    pub of_host: HostNamespaces,
+    /// Whether its containers see each other's processes, under a first process that is the shim's:
+    /// a container that ends takes only its own along.
+    #[serde(default)]
+    pub shares_processes: bool,
+    /// Whether its users are other users of the machine, out of a range that no other sandbox has.
+    #[serde(default)]
+    pub own_users: bool,
+}
+
+/// What a sandbox uses of the machine instead of having it for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostNamespaces {
+    /// The network, and with it the host name.
+    pub network: bool,
+    /// The processes.
+    pub processes: bool,
+    /// Shared memory, semaphores and message queues.
+    pub ipc: bool,
+}
+
+/// Users, or groups, of the machine that those of a sandbox are, in their order from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct IdRange {
+    /// Who 0 is.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
 }
 
 /// A sandbox as it stands.
@@ -71,6 +101,8 @@ pub struct SandboxState {
     pub ready: bool,
     /// `/proc/PID/ns/net` of the shim: where a network interface is put. Nothing when not ready.
     pub network_namespace: Option<PathBuf>,
+    /// Who its users are on the machine; nothing: the same.
+    pub users: Option<IdRange>,
     /// Its containers, running and exited, in order of their start.
     pub containers: Vec<ContainerState>,
     /// When it was made.
@@ -100,6 +132,13 @@ pub struct ContainerConfig {
     pub resources: Resources,
     /// Changes of the default capability set, by names as in `NET_ADMIN`; `ALL` is known.
     pub capabilities: CapabilityChanges,
+    /// Whether it may do all that root of its sandbox's users may: all capabilities and devices, no
+    /// system-call filter, nothing masked, `/sys` and control groups writable.
+    #[serde(default)]
+    pub privileged: bool,
+    /// Whether it sees all of `/proc`, of which otherwise parts are masked or read-only.
+    #[serde(default)]
+    pub unmasked_proc: bool,
     /// The system-call filter.
     pub seccomp: SeccompProfile,
     /// Whether set-user-id programs are without effect.
@@ -191,13 +230,15 @@ pub struct CapabilityChanges {
 }
 
 /// The system-call filter of a container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeccompProfile {
     /// What containers customarily get.
     #[default]
     RuntimeDefault,
     /// No filter.
     Unconfined,
+    /// What this file of the machine says, in the JSON of OCI specifications or of Docker.
+    File(PathBuf),
 }
 
 /// A container as it stands.

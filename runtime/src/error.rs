@@ -35,6 +35,14 @@ pub enum Error {
         /// Why, in words a user understands.
         reason: String,
     },
+    /// What the container is to be made from is not there, or not good for it; the text is for the user.
+    #[error("failed to create container {container}: {reason}")]
+    Create {
+        /// Which one.
+        container: ContainerId,
+        /// Why, in words a user understands.
+        reason: String,
+    },
     /// A program could not be executed in a running container.
     #[error("failed to execute in container {container}: {reason}")]
     Exec {
@@ -70,6 +78,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// More sandboxes want users of their own than there are.
+    #[error("all users that sandboxes may have of their own are given")]
+    NoUsersLeft,
     /// An image operation failed.
     #[error(transparent)]
     Image(#[from] crate::image::ImageError),

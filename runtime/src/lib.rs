@@ -19,6 +19,6 @@ mod spec;
 mod sys;
 
 pub use api::*;
-pub use client::{ShimRuntime, ShimRuntimeConfig};
+pub use client::{DEFAULT_USER_IDS, ShimRuntime, ShimRuntimeConfig};
 pub use error::{Error, Result};
 pub use fake::FakeRuntime;

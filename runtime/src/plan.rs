@@ -1,11 +1,11 @@
 //! What the caller of a shim has decided about a container, written to its folder for the shim
 //! and its creators to act on. Nothing in here is looked up or defaulted any more.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::User;
+use crate::api::{IdRange, User};
 use crate::isolation::Capabilities;
 
 /// Name of the file in a container's folder that holds its [`LaunchPlan`].
@@ -24,6 +24,78 @@ pub(crate) struct LaunchPlan {
     /// Whose process namespace it joins, by its id.
     #[serde(default)]
     pub(crate) joins_processes_of: Option<String>,
+    /// In which process namespace it is otherwise.
+    #[serde(default)]
+    pub(crate) processes: Processes,
+    /// Who its users are on the machine; nothing: the same.
+    #[serde(default)]
+    pub(crate) users: Option<IdRange>,
+    /// Where it is put together, if its users are not the machine's.
+    #[serde(default)]
+    pub(crate) stage: Option<StagePlan>,
+    /// Where its creator mounts the namespaces that it joins, each under its name.
+    #[serde(default)]
+    pub(crate) entrances: PathBuf,
+}
+
+impl LaunchPlan {
+    /// Who a user of the container is on the machine.
+    pub(crate) fn on_host(&self, id: u32) -> u32 {
+        self.users.map_or(id, |users| users.first.saturating_add(id))
+    }
+}
+
+/// How a container is put together whose users are not the machine's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StagePlan {
+    /// A folder that everybody may enter, on which the creator mounts a file system of its own.
+    pub(crate) folder: PathBuf,
+    /// Sources of mounts, files or folders of the machine.
+    pub(crate) mounts: Vec<PathBuf>,
+}
+
+impl StagePlan {
+    pub(crate) fn root(&self) -> PathBuf {
+        self.folder.join("rootfs")
+    }
+
+    pub(crate) fn layers(&self) -> PathBuf {
+        self.folder.join("layers")
+    }
+
+    pub(crate) fn mount(&self, number: usize) -> PathBuf {
+        self.folder.join("mounts").join(number.to_string())
+    }
+}
+
+/// A namespace that a container joins by the path at which its creator has mounted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    Users,
+    Processes,
+    Time,
+}
+
+impl Entrance {
+    pub(crate) fn path(self, entrances: &Path) -> PathBuf {
+        entrances.join(match self {
+            Entrance::Users => "user",
+            Entrance::Processes => "processes",
+            Entrance::Time => "time",
+        })
+    }
+}
+
+/// Among which processes a container is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Processes {
+    /// In a namespace of its own, that ends with it.
+    #[default]
+    Own,
+    /// In the sandbox's.
+    OfSandbox,
+    /// In the machine's.
+    OfHost,
 }
 
 /// A process and its confinement, beyond what its namespaces are.
@@ -63,6 +135,9 @@ pub(crate) struct RootPlan {
     pub(crate) layers: Vec<PathBuf>,
     pub(crate) upper: PathBuf,
     pub(crate) work: PathBuf,
+    /// To whom of the machine what is made in it belongs.
+    #[serde(default)]
+    pub(crate) owner: u32,
     /// Where the container's own mounts will be.
     pub(crate) mount_points: Vec<MountPoint>,
 }

@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::api::{ContainerConfig, Mount, MountSource, Resources};
+use crate::api::{ContainerConfig, IdRange, Mount, MountSource};
 use crate::isolation::{Capabilities, confine};
-use crate::plan::{LaunchPlan, Limit, LimitKind, LogPlan, ProcessPlan, RootPlan};
+use crate::plan::{
+    Entrance, LaunchPlan, Limit, LimitKind, LogPlan, ProcessPlan, Processes, RootPlan, StagePlan,
+};
 use crate::shim::records::ContainerFolder;
 
 /// What a container is put into.
@@ -25,10 +27,18 @@ pub(crate) struct Surroundings {
     pub(crate) shared_memory: PathBuf,
     /// The container's control group.
     pub(crate) cgroup: String,
-    /// Where its creator will have mounted the process namespace that it joins.
-    pub(crate) process_namespace: PathBuf,
-    /// Where its creator will have bound what is known for certain only once it is open.
+    /// Among which processes it is, if it does not join those of another container.
+    pub(crate) processes: Processes,
+    /// Who its users are on the machine, if not the same.
+    pub(crate) users: Option<IdRange>,
+    /// A folder that everybody may enter, for the stage of a container with other users.
+    pub(crate) stage: PathBuf,
+    /// Its own folder, closed to others.
     pub(crate) folder: ContainerFolder,
+    /// Whether the sandbox has clocks of its own.
+    pub(crate) has_clocks: bool,
+    /// The machine's devices, for a privileged container.
+    pub(crate) devices: Vec<DeviceNode>,
     /// Whether control groups are of version 2 alone.
     pub(crate) unified_cgroups: bool,
     /// Whether the kernel accounts swap to control groups.
@@ -62,6 +72,24 @@ const MASKED_PATHS: [&str; 12] = [
 const READ_ONLY_PATHS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+impl Surroundings {
+    /// Where its creator will have mounted the namespaces that it joins.
+    fn entrances(&self) -> &Path {
+        if self.users.is_some() { &self.stage } else { &self.folder.0 }
+    }
+}
+
+/// A device of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceNode {
+    pub(crate) path: PathBuf,
+    pub(crate) is_block: bool,
+    pub(crate) number: (u32, u32),
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
 /// The OCI specification of a container.
 pub(crate) fn oci_spec(config: &ContainerConfig, around: &Surroundings) -> Value {
     let mut process = json!({
@@ -74,23 +102,69 @@ pub(crate) fn oci_spec(config: &ContainerConfig, around: &Surroundings) -> Value
     if config.no_new_privileges {
         process["noNewPrivileges"] = json!(true);
     }
-    let mut processes = json!({ "type": "pid" });
-    if config.joins_processes_of.is_some() {
-        processes["path"] = json!(around.process_namespace);
+    let stage = stage_plan(config, around);
+    let root = stage.as_ref().map_or_else(|| PathBuf::from("rootfs"), StagePlan::root);
+    let (masked, read_only): (&[&str], &[&str]) = match config.privileged || config.unmasked_proc {
+        true => (&[], &[]),
+        false => (&MASKED_PATHS, &READ_ONLY_PATHS),
+    };
+    let mut linux = json!({
+        "namespaces": namespaces(config, around),
+        "cgroupsPath": around.cgroup,
+        "resources": resources(config, around),
+        "maskedPaths": masked,
+        "readonlyPaths": read_only,
+    });
+    // Bound into a namespace of other users, a device of the machine could not be opened anyway.
+    if config.privileged && around.users.is_none() {
+        linux["devices"] = around.devices.iter().map(device).collect();
     }
     json!({
         "ociVersion": "1.0.2",
         "process": process,
-        "root": { "path": "rootfs", "readonly": config.read_only_root },
-        "mounts": mounts(config, around),
-        "linux": {
-            "namespaces": [processes, { "type": "mount" }, { "type": "cgroup" }],
-            "cgroupsPath": around.cgroup,
-            "resources": resources(&config.resources, around),
-            "maskedPaths": MASKED_PATHS,
-            "readonlyPaths": READ_ONLY_PATHS,
-        },
+        "root": { "path": root, "readonly": config.read_only_root },
+        "mounts": mounts(config, around, stage.as_ref()),
+        "linux": linux,
     })
+}
+
+fn namespaces(config: &ContainerConfig, around: &Surroundings) -> Vec<Value> {
+    let own = |kind: &str| json!({ "type": kind });
+    let joined = |kind: &str, entrance: Entrance| json!({ "type": kind, "path": entrance.path(around.entrances()) });
+    let processes = match (&config.joins_processes_of, around.processes) {
+        (Some(_), _) | (None, Processes::OfSandbox) => Some(joined("pid", Entrance::Processes)),
+        (None, Processes::Own) => Some(own("pid")),
+        (None, Processes::OfHost) => None,
+    };
+    let users = around.users.map(|_| joined("user", Entrance::Users));
+    let clocks = around.has_clocks.then(|| joined("time", Entrance::Time));
+    [processes, Some(own("mount")), Some(own("cgroup")), users, clocks]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn device(node: &DeviceNode) -> Value {
+    json!({
+        "path": node.path,
+        "type": if node.is_block { "b" } else { "c" },
+        "major": node.number.0,
+        "minor": node.number.1,
+        "fileMode": node.mode,
+        "uid": node.uid,
+        "gid": node.gid,
+    })
+}
+
+/// The number of the shared memory among the mounts of a stage; after it come the container's own.
+const STAGED_SHARED_MEMORY: usize = 0;
+
+fn stage_plan(config: &ContainerConfig, around: &Surroundings) -> Option<StagePlan> {
+    around.users?;
+    let own = config.mounts.iter().enumerate();
+    let own = own.filter_map(|(index, mount)| source_of(mount, index, around));
+    let mounts = std::iter::once(around.shared_memory.clone()).chain(own).collect();
+    Some(StagePlan { folder: around.stage.clone(), mounts })
 }
 
 /// Everything about a container's processes and output. A wrong capability is the error.
@@ -113,7 +187,7 @@ pub(crate) fn launch_plan(
             path => path.to_owned(),
         },
         user: config.user.clone(),
-        capabilities: Capabilities::with_changes(&config.capabilities)?,
+        capabilities: capabilities(config)?,
         no_new_privileges: config.no_new_privileges,
         seccomp,
         limits: vec![
@@ -131,7 +205,19 @@ pub(crate) fn launch_plan(
         stdin: config.stdin,
         log,
         joins_processes_of: config.joins_processes_of.as_ref().map(|id| id.0.clone()),
+        processes: around.processes,
+        users: around.users,
+        stage: stage_plan(config, around),
+        entrances: around.entrances().to_owned(),
     })
+}
+
+/// What a container keeps of root's power. A name that nobody knows is the error.
+pub(crate) fn capabilities(config: &ContainerConfig) -> Result<Capabilities, String> {
+    match config.privileged {
+        true => Ok(Capabilities::ALL),
+        false => Capabilities::with_changes(&config.capabilities),
+    }
 }
 
 /// The variables every container has, before its own.
@@ -149,12 +235,22 @@ fn environment(config: &ContainerConfig, around: &Surroundings) -> Vec<(String, 
     missing.chain(config.env.iter().cloned()).collect()
 }
 
-fn mounts(config: &ContainerConfig, around: &Surroundings) -> Vec<Value> {
+fn mounts(
+    config: &ContainerConfig,
+    around: &Surroundings,
+    stage: Option<&StagePlan>,
+) -> Vec<Value> {
     let kernel = |kind: &str, destination: &str, options: &[&str]| {
         json!({
             "destination": destination, "type": kind, "source": kind, "options": options,
         })
     };
+    let access = if config.privileged { "rw" } else { "ro" };
+    let staged = |number: usize, otherwise: &Path| match stage {
+        Some(stage) => stage.mount(number),
+        None => otherwise.to_owned(),
+    };
+    let shared_memory = staged(STAGED_SHARED_MEMORY, &around.shared_memory);
     let mut mounts = vec![
         kernel("proc", "/proc", &["nosuid", "noexec", "nodev"]),
         kernel("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -163,36 +259,52 @@ fn mounts(config: &ContainerConfig, around: &Surroundings) -> Vec<Value> {
             "/dev/pts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        bind(&around.shared_memory, "/dev/shm", &["nosuid", "noexec", "nodev"]),
+        bind(&shared_memory, "/dev/shm", &["nosuid", "noexec", "nodev"]),
         kernel("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
-        kernel("sysfs", "/sys", &["nosuid", "noexec", "nodev", "ro"]),
+        kernel("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
     ];
     // With version 1 a container could write through this mount, read-only or not.
-    if around.unified_cgroups {
-        let options = ["nosuid", "noexec", "nodev", "relatime", "ro"];
+    if around.unified_cgroups || config.privileged {
+        let options = ["nosuid", "noexec", "nodev", "relatime", access];
         mounts.push(kernel("cgroup", "/sys/fs/cgroup", &options));
     }
-    let places = (0..).map(|index| around.folder.sub_path(index));
-    mounts.extend(config.mounts.iter().zip(places).map(|(own, place)| mount(own, &place)));
+    let mut number = STAGED_SHARED_MEMORY;
+    for (index, own) in config.mounts.iter().enumerate() {
+        mounts.push(match source_of(own, index, around) {
+            Some(source) => {
+                number += 1;
+                let access = if own.read_only { "ro" } else { "rw" };
+                bind(&staged(number, &source), &own.destination, &[access])
+            }
+            None => tmpfs(own),
+        });
+    }
     mounts
 }
 
-/// `place` is for a source that is known for certain only once it is open.
-fn mount(mount: &Mount, place: &Path) -> Value {
-    let access = if mount.read_only { "ro" } else { "rw" };
+/// Where on the machine the files of a mount are, in the creator's eyes.
+fn source_of(mount: &Mount, index: usize, around: &Surroundings) -> Option<PathBuf> {
     match &mount.source {
-        MountSource::Host(path) => bind(path, &mount.destination, &[access]),
-        MountSource::Below { .. } => bind(place, &mount.destination, &[access]),
-        MountSource::Tmpfs { size_bytes } => {
-            let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
-            options.extend([access.to_owned(), "mode=1777".to_owned()]);
-            options.extend(size_bytes.map(|bytes| format!("size={bytes}")));
-            json!({
-                "destination": mount.destination, "type": "tmpfs", "source": "tmpfs",
-                "options": options,
-            })
-        }
+        MountSource::Host(path) => Some(path.clone()),
+        // It is known for certain only once it is open.
+        MountSource::Below { .. } => Some(around.folder.sub_path(index)),
+        MountSource::Tmpfs { .. } => None,
     }
+}
+
+fn tmpfs(mount: &Mount) -> Value {
+    let size_bytes = match mount.source {
+        MountSource::Tmpfs { size_bytes } => size_bytes,
+        MountSource::Host(_) | MountSource::Below { .. } => None,
+    };
+    let access = if mount.read_only { "ro" } else { "rw" };
+    let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
+    options.extend([access.to_owned(), "mode=1777".to_owned()]);
+    options.extend(size_bytes.map(|bytes| format!("size={bytes}")));
+    json!({
+        "destination": mount.destination, "type": "tmpfs", "source": "tmpfs",
+        "options": options,
+    })
 }
 
 fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
@@ -202,10 +314,11 @@ fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
     })
 }
 
-fn resources(resources: &Resources, around: &Surroundings) -> Value {
+fn resources(config: &ContainerConfig, around: &Surroundings) -> Value {
+    let resources = &config.resources;
     let mut value = json!({
         // Everything is refused; libcontainer then allows the standard devices again.
-        "devices": [{ "allow": false, "access": "rwm" }],
+        "devices": [{ "allow": config.privileged, "access": "rwm" }],
         "pids": { "limit": resources.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT) },
     });
     let mut cpu = serde_json::Map::new();

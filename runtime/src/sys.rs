@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -93,6 +93,20 @@ pub(crate) fn reset_signals() -> nix::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
+/// Ignores a signal.
+pub(crate) fn ignore(signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    // SAFETY: ignoring is no handler, so nothing can be called.
+    unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) }.map(drop)
+}
+
+/// Closes all descriptors of a process that will use none any more.
+pub(crate) fn close_all() -> nix::Result<()> {
+    // SAFETY: the caller, the first process of a sandbox, does nothing but pause from here on: no
+    // owner of a descriptor is ever used or dropped.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0) };
+    Errno::result(result).map(drop)
+}
+
 /// Makes sure that no descriptor but the first three outlives the next `execve`.
 pub(crate) fn close_others_on_exec() -> nix::Result<()> {
     // SAFETY: this only sets a flag of descriptors; none is closed now.
@@ -135,6 +149,40 @@ pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(descriptor) }.map_err(|e| e.into_parts().1)
 }
 
+/// Shows the files of a mount that is not in use yet as those of other users: of the user namespace,
+/// who is 0 in the files is who is 0 in there. With `below`, those of all mounts below it too.
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>, below: bool) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
+    let recursive = if below { libc::AT_RECURSIVE } else { 0 };
+    set_attributes(mount, &attributes, recursive)
+}
+
+fn set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: &libc::mount_attr,
+    flags: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the empty path is a terminated string, the structure has the size that is passed,
+    // and both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | flags,
+            attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
+}
+
 /// A private copy of the mount that a file is on, showing only this file, refusing writes. What
 /// is executed from it cannot be overwritten through `/proc/PID/exe`.
 pub(crate) fn read_only_view(path: &Path) -> io::Result<OwnedFd> {
@@ -150,19 +198,7 @@ pub(crate) fn read_only_view(path: &Path) -> io::Result<OwnedFd> {
         propagation: 0,
         userns_fd: 0,
     };
-    // SAFETY: the empty path is a terminated string, the structure has the size that is passed,
-    // and both outlive the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            view.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    Errno::result(result)?;
+    set_attributes(view.as_fd(), &attributes, 0)?;
     Ok(view)
 }
 

@@ -131,6 +131,8 @@ const EXPECTED_OF_EXEC: &[(&str, &[&str])] =
 const EXPECTED_WITHOUT_POWER: &[(&str, &[&str])] = &[
     // Not even its own root may be changed.
     ("chroot and back", &["EPERM"]),
+    // A parameter that nobody may write is first of all that.
+    ("block device queue", &["EACCES", "EROFS", "ENOENT"]),
 ];
 
 /// Of the host, what an attack could have changed and no other test does. (Mounts, control groups

@@ -210,8 +210,8 @@ async fn a_program_is_confined_as_its_container_is() {
         let executed = String::from_utf8(rig.exec(&running, look).await.output).unwrap();
         assert_eq!(executed, own);
         assert_eq!(status_field(&own, "Seccomp"), "2");
-        assert_eq!(status_field(&own, "CapBnd"), "00000000aa0425fb");
-        let effective = if uid == 0 { "00000000aa0425fb" } else { "0000000000000000" };
+        assert_eq!(status_field(&own, "CapBnd"), "00000000aa0405fb");
+        let effective = if uid == 0 { "00000000aa0405fb" } else { "0000000000000000" };
         assert_eq!(status_field(&own, "CapEff"), effective);
         assert_eq!(status_field(&own, "SigIgn"), "0000000000000000");
         assert_eq!(status_field(&own, "SigBlk"), "0000000000000000");

@@ -13,7 +13,7 @@ use super::PodsConfig;
 use super::env::{self, ConfigError, Sources};
 use super::names::{AttemptLabels, PodIdentity, log_path};
 use super::resources::{cgroup_parent, resources};
-use super::security::confinement;
+use super::security::{confinement, has_own_users, namespaces_of_host};
 use crate::state::ClusterState;
 use crate::volumes::{PodDir, Volumes, etc};
 
@@ -77,6 +77,10 @@ pub(crate) fn sandbox(config: &PodsConfig, identity: &PodIdentity, pod: &Pod) ->
             .flatten()
             .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
             .collect(),
+        of_host: namespaces_of_host(pod),
+        shares_processes: pod.spec.as_ref().and_then(|spec| spec.share_process_namespace)
+            == Some(true),
+        own_users: has_own_users(pod, config.own_users),
     }
 }
 
@@ -98,7 +102,7 @@ pub(crate) fn prepare(
     };
     let environment = env::environment(container, &image.config, &sources)?;
     let args = env::command_line(container, &image.config, &sources)?;
-    let confinement = confinement(pod, container, user)?;
+    let confinement = confinement(pod, container, user, &config.root_dir)?;
     let labels = AttemptLabels {
         container: container.name.clone(),
         number: input.number,
@@ -132,6 +136,8 @@ pub(crate) fn prepare(
         user: confinement.user,
         mounts: without_shadowed(mounts),
         resources: resources(pod, container, config),
+        privileged: confinement.privileged,
+        unmasked_proc: confinement.unmasked_proc,
         capabilities: confinement.capabilities,
         seccomp: confinement.seccomp,
         no_new_privileges: confinement.no_new_privileges,

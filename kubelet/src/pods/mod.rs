@@ -66,6 +66,8 @@ pub struct PodsConfig {
     pub memory_capacity_bytes: u64,
     /// Processes and threads a container may have.
     pub pod_max_pids: i64,
+    /// Whether a pod that says nothing has users of its own.
+    pub own_users: bool,
 }
 
 /// [`PodsConfig::pod_max_pids`], unless the operator says otherwise: far beyond what a service

@@ -1,8 +1,10 @@
 //! From security contexts to how a process is confined. What the container says wins over what
 //! the pod says.
 
-use proto::k8s::api::core::v1::{Container, Pod};
-use runtime::{CapabilityChanges, SeccompProfile, User};
+use std::path::{Component, Path, PathBuf};
+
+use proto::k8s::api::core::v1::{Container, Pod, PodSpec};
+use runtime::{CapabilityChanges, HostNamespaces, SeccompProfile, User};
 
 use super::env::ConfigError;
 
@@ -10,6 +12,8 @@ use super::env::ConfigError;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Confinement {
     pub(crate) user: User,
+    pub(crate) privileged: bool,
+    pub(crate) unmasked_proc: bool,
     pub(crate) capabilities: CapabilityChanges,
     pub(crate) seccomp: SeccompProfile,
     pub(crate) no_new_privileges: bool,
@@ -28,11 +32,41 @@ pub(crate) fn user_name(
     }
 }
 
+/// What the pod has of its node instead of having it for itself.
+pub(crate) fn namespaces_of_host(pod: &Pod) -> HostNamespaces {
+    let says =
+        |field: fn(&PodSpec) -> Option<bool>| pod.spec.as_ref().and_then(field) == Some(true);
+    HostNamespaces {
+        network: says(|spec| spec.host_network),
+        processes: says(|spec| spec.host_pid),
+        ipc: says(|spec| spec.host_ipc),
+    }
+}
+
+/// Whether the pod's users are others than its node's. One that says nothing has what the node has
+/// for a default, unless it asks for the node itself: its namespaces, or all of root's power.
+pub(crate) fn has_own_users(pod: &Pod, default: bool) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    if let Some(of_host) = spec.host_users {
+        return !of_host;
+    }
+    let privileged = |container: &Container| {
+        let context = container.security_context.as_ref();
+        context.and_then(|context| context.privileged) == Some(true)
+    };
+    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    default && namespaces_of_host(pod) == HostNamespaces::default() && !containers.any(privileged)
+}
+
+/// Where a node's own system-call filters are, below the kubelet's folder, as in Kubernetes.
+const SECCOMP_PROFILES: &str = "seccomp";
+
 /// Works out the confinement. `user` is what the image makes of [`user_name`].
 pub(crate) fn confinement(
     pod: &Pod,
     container: &Container,
     user: Result<User, String>,
+    root_dir: &Path,
 ) -> Result<Confinement, ConfigError> {
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let of_container = container.security_context.as_ref();
@@ -43,13 +77,14 @@ pub(crate) fn confinement(
     let seccomp = match profile.map(|profile| profile.type_.as_str()) {
         None | Some("RuntimeDefault") => SeccompProfile::RuntimeDefault,
         Some("Unconfined") => SeccompProfile::Unconfined,
+        Some("Localhost") => {
+            let file = profile.and_then(|profile| profile.localhost_profile.as_deref());
+            SeccompProfile::File(profile_file(file.unwrap_or_default(), root_dir)?)
+        }
         Some(other) => {
             return Err(ConfigError(format!("seccomp profile type {other:?} is not supported")));
         }
     };
-    if of_container.and_then(|context| context.privileged) == Some(true) {
-        return Err(ConfigError("privileged containers are not supported".to_owned()));
-    }
     let changes = of_container.and_then(|context| context.capabilities.as_ref());
     let names = |list: Option<&Vec<String>>| -> Vec<String> {
         list.into_iter()
@@ -59,6 +94,9 @@ pub(crate) fn confinement(
     };
     Ok(Confinement {
         user,
+        privileged: of_container.and_then(|context| context.privileged) == Some(true),
+        unmasked_proc: of_container.and_then(|context| context.proc_mount.as_deref())
+            == Some("Unmasked"),
         capabilities: CapabilityChanges {
             add: names(changes.and_then(|changes| changes.add.as_ref())),
             drop: names(changes.and_then(|changes| changes.drop.as_ref())),
@@ -69,6 +107,16 @@ pub(crate) fn confinement(
         read_only_root: of_container.and_then(|context| context.read_only_root_filesystem)
             == Some(true),
     })
+}
+
+/// The file of a `Localhost` profile. The name is checked by the master; what it leads to is the node's.
+fn profile_file(name: &str, root_dir: &Path) -> Result<PathBuf, ConfigError> {
+    let path = Path::new(name);
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    if name.is_empty() || !path.components().all(plain) {
+        return Err(ConfigError(format!("{name:?} is no name of a seccomp profile")));
+    }
+    Ok(root_dir.join(SECCOMP_PROFILES).join(path))
 }
 
 fn wanted_user(pod: &Pod, container: &Container) -> Option<i64> {
@@ -147,7 +195,8 @@ mod tests {
         };
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let name = user_name(&pod, container, image_user).map_err(|error| error.0)?;
-        confinement(&pod, container, resolve(&name)).map_err(|error| error.0)
+        confinement(&pod, container, resolve(&name), Path::new("/root-dir"))
+            .map_err(|error| error.0)
     }
 
     fn user_of(pod: serde_json::Value, context: serde_json::Value, image: &str) -> User {
@@ -210,9 +259,47 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_enforced_is_refused() {
-        let localhost = json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "x"}});
-        assert!(confined(json!({}), localhost, "").is_err());
-        assert!(confined(json!({}), json!({"privileged": true}), "").is_err());
+    fn a_profile_of_the_node_is_a_file_below_the_kubelets_folder() {
+        let profile =
+            |name: &str| json!({"seccompProfile": {"type": "Localhost", "localhostProfile": name}});
+        let found = confined(profile("audit.json"), json!({}), "").unwrap();
+        assert_eq!(found.seccomp, SeccompProfile::File("/root-dir/seccomp/audit.json".into()));
+        for name in ["", "../x", "/etc/x", "a/../../x"] {
+            assert!(confined(profile(name), json!({}), "").is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn power_is_given_when_asked_for() {
+        let confined = confined(json!({}), json!({"privileged": true}), "").unwrap();
+        assert!(confined.privileged && !confined.unmasked_proc);
+        let unmasked = super::tests::confined(json!({}), json!({"procMount": "Unmasked"}), "");
+        assert!(unmasked.unwrap().unmasked_proc);
+    }
+
+    #[test]
+    fn users_are_its_own_by_default_unless_the_pod_asks_for_the_node() {
+        let own = |spec: serde_json::Value, default| {
+            let mut spec = spec;
+            if spec.get("containers").is_none() {
+                spec["containers"] = json!([{"name": "main"}]);
+            }
+            let pod = json!({"metadata": {"name": "web"}, "spec": spec});
+            has_own_users(&serde_json::from_value(pod).unwrap(), default)
+        };
+        assert!(own(json!({}), true));
+        assert!(!own(json!({}), false));
+        for default in [true, false] {
+            assert!(own(json!({"hostUsers": false}), default));
+            assert!(!own(json!({"hostUsers": true}), default));
+        }
+        for asks in ["hostNetwork", "hostPID", "hostIPC"] {
+            assert!(!own(json!({asks: true}), true), "{asks}");
+            assert!(own(json!({asks: false}), true), "{asks}");
+        }
+        let privileged = json!([{"name": "main", "securityContext": {"privileged": true}}]);
+        assert!(!own(json!({"containers": privileged}), true));
+        assert!(own(json!({"containers": privileged, "hostUsers": false}), true));
+        assert!(!own(json!({"initContainers": privileged}), true));
     }
 }

@@ -30,6 +30,7 @@ pub(crate) fn config() -> PodsConfig {
         node_addresses: vec!["192.0.2.1".parse().unwrap()],
         memory_capacity_bytes: 4 << 30,
         pod_max_pids: DEFAULT_POD_MAX_PIDS,
+        own_users: false,
     }
 }
 

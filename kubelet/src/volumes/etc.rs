@@ -7,8 +7,18 @@ use std::path::Path;
 
 use proto::k8s::api::core::v1::{Pod, PodDNSConfig};
 
+/// Whether the pod has its node's network, and with that its name.
+pub(crate) fn is_on_host(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true)
+}
+
 /// The name of the host that a pod's containers think they run on.
 pub(crate) fn hostname(pod: &Pod) -> String {
+    if is_on_host(pod)
+        && let Ok(name) = nix::unistd::gethostname()
+    {
+        return name.to_string_lossy().into_owned();
+    }
     let stated = pod.spec.as_ref().and_then(|spec| spec.hostname.as_deref());
     let name =
         stated.filter(|name| !name.is_empty()).or(pod.metadata.name.as_deref()).unwrap_or_default();
@@ -37,12 +47,40 @@ pub(crate) fn write(
 ) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let hostname = hostname(pod);
-    fs::write(dir.join("hosts"), hosts(pod, &hostname, addresses))?;
+    let known = match is_on_host(pod) {
+        true => Known::Host(fs::read_to_string("/etc/hosts")?),
+        false => Known::Pod { hostname: &hostname, addresses },
+    };
+    fs::write(dir.join("hosts"), hosts(pod, &known))?;
     fs::write(dir.join("hostname"), format!("{hostname}\n"))?;
     fs::write(dir.join("resolv.conf"), resolv_conf(pod, &host_resolv_conf()?, cluster))
 }
 
-fn hosts(pod: &Pod, hostname: &str, addresses: &[IpAddr]) -> String {
+/// What `/etc/hosts` begins with.
+enum Known<'a> {
+    /// The file of the node.
+    Host(String),
+    /// The pod itself.
+    Pod { hostname: &'a str, addresses: &'a [IpAddr] },
+}
+
+fn hosts(pod: &Pod, known: &Known<'_>) -> String {
+    let mut text = match known {
+        Known::Host(file) => format!("# Kubernetes-managed hosts file (host network).\n{file}"),
+        Known::Pod { hostname, addresses } => hosts_of_pod(hostname, addresses),
+    };
+    let aliases = pod.spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten());
+    for (index, alias) in aliases.enumerate() {
+        if index == 0 {
+            text.push_str("\n# Entries added by HostAliases.\n");
+        }
+        let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
+        text.push_str(&format!("{}\t{names}\n", alias.ip));
+    }
+    text
+}
+
+fn hosts_of_pod(hostname: &str, addresses: &[IpAddr]) -> String {
     let mut text = "# Kubernetes-managed hosts file.\n\
         127.0.0.1\tlocalhost\n\
         ::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -53,14 +91,6 @@ fn hosts(pod: &Pod, hostname: &str, addresses: &[IpAddr]) -> String {
         .to_owned();
     for address in addresses {
         text.push_str(&format!("{address}\t{hostname}\n"));
-    }
-    let aliases = pod.spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten());
-    for (index, alias) in aliases.enumerate() {
-        if index == 0 {
-            text.push_str("\n# Entries added by HostAliases.\n");
-        }
-        let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
-        text.push_str(&format!("{}\t{names}\n", alias.ip));
     }
     text
 }
@@ -94,7 +124,7 @@ pub(crate) fn host_resolvers() -> io::Result<Vec<IpAddr>> {
 /// What the pod's DNS policy makes of the host's configuration and the cluster's server.
 fn resolv_conf(pod: &Pod, host: &str, cluster: Option<&ClusterDns>) -> String {
     let spec = pod.spec.as_ref();
-    let on_host = spec.and_then(|spec| spec.host_network) == Some(true);
+    let on_host = is_on_host(pod);
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let cluster_first = match policy {
         "ClusterFirst" => !on_host,
@@ -199,13 +229,29 @@ mod tests {
         let pod = pod(serde_json::json!({
             "hostAliases": [{"ip": "10.0.0.9", "hostnames": ["db", "db.local"]}]
         }));
-        let text = hosts(&pod, "web-0", &["10.244.1.7".parse().unwrap()]);
+        let addresses = ["10.244.1.7".parse().unwrap()];
+        let text = hosts(&pod, &Known::Pod { hostname: "web-0", addresses: &addresses });
         assert!(text.contains("127.0.0.1\tlocalhost\n"), "{text}");
         assert!(text.contains("\n10.244.1.7\tweb-0\n"), "{text}");
         assert!(
             text.ends_with("# Entries added by HostAliases.\n10.0.0.9\tdb\tdb.local\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn on_the_hosts_network_its_names_are_known() {
+        let pod = pod(serde_json::json!({
+            "hostNetwork": true,
+            "hostname": "db",
+            "hostAliases": [{"ip": "10.0.0.9", "hostnames": ["db"]}]
+        }));
+        assert_eq!(
+            hosts(&pod, &Known::Host("10.0.0.1\tnode-1\n".to_owned())),
+            "# Kubernetes-managed hosts file (host network).\n10.0.0.1\tnode-1\n\n\
+             # Entries added by HostAliases.\n10.0.0.9\tdb\n"
+        );
+        assert_eq!(hostname(&pod), nix::unistd::gethostname().unwrap().to_string_lossy());
     }
 
     #[test]

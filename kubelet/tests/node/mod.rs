@@ -65,6 +65,7 @@ impl Node {
             data_dir: folder.path().join("data"),
             shim_path: Some(shim),
             cgroup_root: format!("/kutter-pods-test-{}", std::process::id()),
+            user_ids: runtime::DEFAULT_USER_IDS,
         };
         let state = StateHandle::default();
         state.write([Change::Everything], |cluster| cluster.confirmed = true);
@@ -82,6 +83,7 @@ impl Node {
             node_addresses: vec!["192.0.2.1".parse().unwrap()],
             memory_capacity_bytes: 4 << 30,
             pod_max_pids: DEFAULT_POD_MAX_PIDS,
+            own_users: false,
         };
         let dependencies = PodsDependencies {
             state: state.clone(),

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 
 use super::{Inner, Sandbox, io_error};
 use crate::api::*;
-use crate::isolation::Capabilities;
-use crate::plan::{MountPoint, RootPlan, SubPath};
+use crate::isolation::devices;
+use crate::plan::{MountPoint, Processes, RootPlan, SubPath};
 use crate::shim::records::{self, SandboxFolder, SandboxRecord};
 use crate::spec::{self, Surroundings};
 use crate::{Error, Result};
@@ -54,7 +54,20 @@ pub(super) fn check_sandbox(config: &SandboxConfig) -> Result<()> {
     if !group.is_absolute() || !group.components().skip(1).all(is_plain) {
         return Err(Error::Invalid(format!("{:?} is no control group", config.cgroup_parent)));
     }
+    let HostNamespaces { network, processes, ipc } = config.of_host;
+    if config.own_users && (network || processes || ipc) {
+        let reason = "a sandbox with users of its own cannot have the machine's namespaces";
+        return Err(Error::Invalid(reason.to_owned()));
+    }
     for name in config.sysctls.keys() {
+        let of_host = match name.starts_with("net.") || name.starts_with("net/") {
+            true => network,
+            false => ipc,
+        };
+        if of_host {
+            let reason = format!("the kernel parameter {name} would be set for the machine");
+            return Err(Error::Invalid(reason));
+        }
         let dotted = name.replace('/', ".");
         let own = SANDBOX_SYSCTLS.iter().any(|known| match known.ends_with('.') {
             true => dotted.starts_with(known),
@@ -141,32 +154,42 @@ impl Inner {
         if folder.0.exists() {
             self.remove_container_remains(record, &config.id)?;
         }
+        let of_host = record.config.of_host;
+        let devices = match config.privileged && record.users.is_none() {
+            true => devices::of_machine().map_err(io_error("read", Path::new("/dev")))?,
+            false => Vec::new(),
+        };
         let around = Surroundings {
-            hostname: record.config.hostname.clone(),
-            shared_memory: sandbox.folder.shared_memory(),
+            hostname: self.hostname(&record.config).map_err(fault)?,
+            shared_memory: match of_host.ipc {
+                true => PathBuf::from("/dev/shm"),
+                false => sandbox.folder.shared_memory(),
+            },
             cgroup: container_cgroup(&record.config, &config.id),
-            process_namespace: folder.process_namespace(),
+            processes: match (of_host.processes, record.config.shares_processes) {
+                (true, _) => Processes::OfHost,
+                (false, true) => Processes::OfSandbox,
+                (false, false) => Processes::Own,
+            },
+            users: record.users,
+            stage: stage_folder(&self.config.state_dir).map_err(fault)?,
             folder: folder.clone(),
+            has_clocks: self.has_clocks && !of_host.processes,
+            devices,
             unified_cgroups: self.hierarchies.is_unified(),
             swap_accounting: self.swap_accounting,
         };
-        let seccomp = match config.seccomp {
-            SeccompProfile::Unconfined => None,
-            SeccompProfile::RuntimeDefault => {
-                let capabilities =
-                    Capabilities::with_changes(&config.capabilities).map_err(fault)?;
-                let path = self.filters.runtime_default(capabilities);
-                Some(path.map_err(io_error(
-                    "compile the system-call filter in",
-                    self.filters.folder(),
-                ))?)
-            }
-        };
+        let unfit = |reason: String| Error::Create { container: config.id.clone(), reason };
+        if let Some(users) = record.users {
+            check_users(&config.user, users).map_err(unfit)?;
+        }
+        let seccomp = self.filter_of(config).map_err(unfit)?;
         let data = self.container_data(&record.config.id, &config.id);
         let root = RootPlan {
             layers: config.layers.clone(),
             upper: data.join("upper"),
             work: data.join("work"),
+            owner: record.users.map_or(0, |users| users.first),
             mount_points,
         };
         let plan = spec::launch_plan(config, &around, root.clone(), seccomp).map_err(fault)?;
@@ -178,12 +201,40 @@ impl Inner {
         // The root of the container is this folder: everybody in it may enter.
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&root.upper, open).map_err(io_error("open up", &root.upper))?;
+        std::os::unix::fs::chown(&root.upper, Some(root.owner), Some(root.owner))
+            .map_err(io_error("hand over", &root.upper))?;
         let write = |path: PathBuf, result: &dyn Fn(&Path) -> io::Result<()>| {
             result(&path).map_err(io_error("write", &path))
         };
         write(folder.config(), &|path| records::write(path, config))?;
         write(folder.spec(), &|path| records::write(path, &oci))?;
         write(folder.launch(), &|path| records::write(path, &plan))
+    }
+
+    /// What a container takes for the name of its machine.
+    fn hostname(&self, config: &SandboxConfig) -> std::result::Result<String, String> {
+        if !config.of_host.network {
+            return Ok(config.hostname.clone());
+        }
+        let name = nix::unistd::gethostname().map_err(|e| format!("find the host name: {e}"))?;
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    /// The file with the compiled system-call filter of a container, if it has one.
+    fn filter_of(&self, config: &ContainerConfig) -> std::result::Result<Option<PathBuf>, String> {
+        if config.privileged {
+            return Ok(None);
+        }
+        let capabilities = spec::capabilities(config)?;
+        let path = match &config.seccomp {
+            SeccompProfile::Unconfined => return Ok(None),
+            SeccompProfile::RuntimeDefault => self
+                .filters
+                .runtime_default(capabilities)
+                .map_err(|e| format!("compile the system-call filter: {e}"))?,
+            SeccompProfile::File(file) => self.filters.of_file(file, capabilities)?,
+        };
+        Ok(Some(path))
     }
 
     /// Where a container's own files are.
@@ -193,6 +244,32 @@ impl Inner {
 
     pub(super) fn sandbox_data(&self, sandbox: &SandboxId) -> PathBuf {
         self.config.data_dir.join("sandboxes").join(&sandbox.0)
+    }
+}
+
+/// Folders that are there on every machine and that everybody may enter. Over one of them a creator
+/// mounts, for itself alone, what a container with users of its own is put together from.
+const STAGES: [&str; 4] = ["/mnt", "/media", "/srv", "/usr"];
+
+/// One of them that does not hide what the creator itself still needs.
+fn stage_folder(state_dir: &Path) -> std::result::Result<PathBuf, String> {
+    let fits = |folder: &&Path| folder.is_dir() && !state_dir.starts_with(folder);
+    let mut folders = STAGES.iter().map(Path::new);
+    let found = folders.find(fits).map(Path::to_owned);
+    found.ok_or_else(|| format!("none of the folders {STAGES:?} is there"))
+}
+
+/// Whether a container can run as this user among those that it has.
+fn check_users(user: &User, users: IdRange) -> std::result::Result<(), String> {
+    let groups = user.additional_gids.iter().map(|gid| ("group", *gid));
+    let mut all = [("user", user.uid), ("group", user.gid)].into_iter().chain(groups);
+    match all.find(|(_, id)| *id >= users.count) {
+        Some((what, id)) => Err(format!(
+            "{what} {id} is beyond the {} that a pod with users of its own has; \
+             set hostUsers: true in the pod",
+            users.count
+        )),
+        None => Ok(()),
     }
 }
 

@@ -18,6 +18,7 @@ mod exec;
 mod launch;
 mod operations;
 mod removal;
+mod users;
 
 use std::collections::HashMap;
 use std::fs;
@@ -37,6 +38,7 @@ use crate::shim::protocol::{Call, Refusal, Reply};
 use crate::shim::records::{self, SandboxFolder, SandboxRecord};
 use crate::{Error, Result, sys};
 use control::{Control, Details, Knowledge};
+use users::Ranges;
 
 /// Where a [`ShimRuntime`] keeps things.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +51,14 @@ pub struct ShimRuntimeConfig {
     pub shim_path: Option<PathBuf>,
     /// Control group of everything of this node, starting with `/`. Shims are in `shims` below it.
     pub cgroup_root: String,
+    /// Users and groups of the machine, for sandboxes with users of their own.
+    pub user_ids: IdRange,
 }
+
+/// [`ShimRuntimeConfig::user_ids`], unless the operator says otherwise: beyond what distributions and
+/// systemd give to anybody, enough for 4000 sandboxes.
+pub const DEFAULT_USER_IDS: IdRange =
+    IdRange { first: 0x7000_0000, count: 4000 * users::IDS_PER_SANDBOX };
 
 impl ShimRuntimeConfig {
     fn shim_cgroup(&self) -> String {
@@ -70,6 +79,9 @@ struct Inner {
     config: ShimRuntimeConfig,
     hierarchies: Hierarchies,
     swap_accounting: bool,
+    /// Whether the kernel has clocks for each sandbox.
+    has_clocks: bool,
+    ranges: Ranges,
     filters: FilterCache,
     /// The shim's program, where nothing can write to it.
     shim_program: OwnedFd,
@@ -149,6 +161,8 @@ impl Inner {
         let hierarchies = Hierarchies::read()?;
         Ok(Inner {
             swap_accounting: hierarchies.account_swap(),
+            has_clocks: Path::new("/proc/self/ns/time_for_children").exists(),
+            ranges: Ranges::new(config.user_ids),
             hierarchies,
             filters: FilterCache::new(config.data_dir.join("seccomp")),
             config,
@@ -199,6 +213,9 @@ impl Inner {
             Err(e) => Err(io_error("read", &path)(e)),
         })
         .await?;
+        if let Some(users) = record.as_ref().and_then(|record| record.users) {
+            self.ranges.note(&id, users);
+        }
         let Some(record) = record else {
             // Making it, or removing it, was not brought to its end.
             return self.clear_away(&id).await;
@@ -223,8 +240,10 @@ impl Inner {
 
     /// Removes what there is in the system and on disk of a sandbox whose shim has been told.
     async fn clear_away(self: &Arc<Self>, id: &SandboxId) -> Result<()> {
-        let (inner, id) = (Arc::clone(self), id.clone());
-        blocking(move || inner.remove_sandbox_remains(&id)).await
+        let (inner, sandbox) = (Arc::clone(self), id.clone());
+        blocking(move || inner.remove_sandbox_remains(&sandbox)).await?;
+        self.ranges.take_back(id);
+        Ok(())
     }
 }
 
@@ -234,6 +253,7 @@ impl Sandbox {
         SandboxState {
             config: self.record.config.clone(),
             ready: shim.is_some(),
+            users: self.record.users,
             network_namespace: shim.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net"))),
             containers: self.knowledge.containers(),
             created_at: self.record.created_at,

@@ -34,6 +34,10 @@ impl Inner {
             config: config.clone(),
             created_at: SystemTime::now(),
             shim_cgroup: self.config.shim_cgroup(),
+            users: match config.own_users {
+                true => Some(self.ranges.give(&config.id).ok_or(Error::NoUsersLeft)?),
+                false => None,
+            },
         };
         let (worker, written) = (Arc::clone(self), record.clone());
         let folder = blocking(move || worker.launch_shim(&written)).await?;

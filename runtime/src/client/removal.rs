@@ -38,7 +38,9 @@ impl Inner {
     /// Removes a sandbox with all its containers, its shim included.
     pub(super) fn remove_sandbox_remains(&self, sandbox: &SandboxId) -> Result<()> {
         let folder = self.folder(sandbox);
-        kill_shim(&folder)?;
+        // The shim first: it would take the end of the other for an accident.
+        kill_process(&folder, &folder.shim())?;
+        kill_process(&folder, &folder.first_process())?;
         match records::read::<SandboxRecord>(&folder.config()) {
             Ok(record) => {
                 let containers = folder.containers();
@@ -60,13 +62,13 @@ impl Inner {
     }
 }
 
-/// Makes sure that a shim is no more. Its network, IPC and UTS namespaces go with it.
-fn kill_shim(folder: &SandboxFolder) -> Result<()> {
-    let path = folder.shim();
-    let identity: ProcessIdentity = match records::read(&path) {
+/// Makes sure that a process is no more whose identity is in a file: a shim, with which its network, IPC
+/// and UTS namespaces go; or the first of the processes that containers share, with which all go.
+fn kill_process(folder: &SandboxFolder, path: &Path) -> Result<()> {
+    let identity: ProcessIdentity = match records::read(path) {
         Ok(identity) => identity,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(io_error("read", &path)(e)),
+        Err(e) => return Err(io_error("read", path)(e)),
     };
     let Some(pid) = i32::try_from(identity.pid).ok().and_then(rustix::process::Pid::from_raw)
     else {

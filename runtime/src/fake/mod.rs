@@ -236,6 +236,7 @@ impl FakeSandbox {
         SandboxState {
             config: self.config.clone(),
             ready: self.ready,
+            users: self.config.own_users.then_some(IdRange { first: 1 << 20, count: 1 << 16 }),
             network_namespace: self
                 .ready
                 .then(|| PathBuf::from(format!("/fake/ns/net/{}", self.config.id))),

@@ -12,6 +12,7 @@ fn sandbox_config(id: &str) -> SandboxConfig {
         hostname: id.to_owned(),
         cgroup_parent: "/test".to_owned(),
         sysctls: BTreeMap::new(),
+        ..Default::default()
     }
 }
 

@@ -174,6 +174,16 @@ fn c_string(text: &str) -> Result<CString, String> {
     CString::new(text).map_err(|_| format!("{text:?} contains a zero byte"))
 }
 
+/// Becomes root of the user namespace that this process has entered, and keeps its power there.
+pub(crate) fn become_root() -> io::Result<()> {
+    use rustix::thread;
+    let (user, group) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
+    thread::set_thread_groups(&[])?;
+    thread::set_thread_res_gid(group, group, group)?;
+    thread::set_thread_res_uid(user, user, user)?;
+    Ok(())
+}
+
 fn become_user(process: &ProcessPlan) -> io::Result<()> {
     use rustix::thread;
     let user = &process.user;

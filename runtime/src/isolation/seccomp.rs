@@ -13,7 +13,7 @@ use nix::libc;
 use sha2::{Digest, Sha256};
 
 use super::Capabilities;
-use super::seccomp_profile as profile;
+use super::{seccomp_file, seccomp_profile as profile};
 
 /// Compiled filters in a folder, by what they were compiled from.
 #[derive(Clone, Debug)]
@@ -26,10 +26,6 @@ impl FilterCache {
         FilterCache { folder }
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// The file with the default filter for these capabilities.
     pub(crate) fn runtime_default(&self, capabilities: Capabilities) -> io::Result<PathBuf> {
         let path = self.folder.join(format!("{}.bpf", fingerprint(capabilities)));
@@ -40,6 +36,37 @@ impl FilterCache {
         }
         Ok(path)
     }
+
+    /// The file with the filter that another file describes, for these capabilities. It is looked up by
+    /// what that says now, so a changed one is compiled anew. The error is for the user.
+    pub(crate) fn of_file(
+        &self,
+        file: &Path,
+        capabilities: Capabilities,
+    ) -> Result<PathBuf, String> {
+        let of = |e: &dyn std::fmt::Display| format!("seccomp profile {}: {e}", file.display());
+        let text = match fs::read(file) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(of(&"there is no such file on this node"));
+            }
+            read => read.map_err(|e| of(&e))?,
+        };
+        let mut hash = Sha256::new();
+        hash.update(&text);
+        hash.update(format!("{capabilities:?} {:?}", libseccomp::ScmpVersion::current().ok()));
+        let path = self.folder.join(format!("file-{}.bpf", name_of(hash)));
+        if !path.exists() {
+            let program = seccomp_file::compile(&text, capabilities).map_err(|e| of(&e))?;
+            fs::create_dir_all(&self.folder)
+                .and_then(|()| write_atomically(&path, &program))
+                .map_err(|e| of(&e))?;
+        }
+        Ok(path)
+    }
+}
+
+fn name_of(hash: Sha256) -> String {
+    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -65,7 +92,7 @@ fn fingerprint(capabilities: Capabilities) -> String {
     // The compiler's version: its tables decide which names are known.
     let version = libseccomp::ScmpVersion::current().map(|v| format!("{v:?}"));
     hash.update(version.unwrap_or_default());
-    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    name_of(hash)
 }
 
 /// The native architecture and those that its kernel runs beside it.
@@ -128,7 +155,7 @@ fn add(
     Ok(())
 }
 
-fn export(filter: &ScmpFilterContext) -> io::Result<Vec<u8>> {
+pub(super) fn export(filter: &ScmpFilterContext) -> io::Result<Vec<u8>> {
     let memory = rustix::fs::memfd_create("filter", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = fs::File::from(memory);
     filter.export_bpf(&file).map_err(io::Error::other)?;

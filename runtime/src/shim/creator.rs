@@ -4,7 +4,7 @@
 //! is gone with the container's last process, however that ends.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -23,12 +23,13 @@ use nix::unistd::Pid;
 
 use super::complaints;
 use super::failure::{Doing, Failure};
+use super::namespaces::Held;
 use super::protocol;
 use super::records::{ContainerFolder, ProcessIdentity};
 use super::report::{self, Report};
-use super::{root, sub_path};
+use super::{root, stage, sub_path};
 use crate::isolation::confine;
-use crate::plan::{LaunchPlan, ProcessPlan};
+use crate::plan::{Entrance, LaunchPlan, ProcessPlan, Processes};
 use crate::sys;
 
 /// libcontainer's name for the one container in a folder.
@@ -72,6 +73,7 @@ pub(super) fn create(
     folder: &ContainerFolder,
     mut plan: LaunchPlan,
     joined: Option<ProcessIdentity>,
+    held: &Held,
     stdio: Option<Stdio>,
     report: &Arc<OwnedFd>,
 ) -> Result<(), Failure> {
@@ -83,16 +85,21 @@ pub(super) fn create(
     nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
         .doing("detach the mount namespace")?;
     sub_path::bind_all(&mut plan.root.mount_points)?;
-    root::prepare(&plan.root, &folder.root())?;
-    if let Some(target) = joined {
-        mount_process_namespace(target, &folder.process_namespace())?;
+    match (&plan.stage, &held.users) {
+        (Some(stage), Some(users)) => {
+            let taken = stage::take(&plan.root, stage, users.as_fd())?;
+            let root = stage::lay_out(taken, &plan.root, stage)?;
+            root::prepare(&root, &stage.root())?;
+        }
+        _ => root::prepare(&plan.root, &folder.root())?,
     }
+    mount_entrances(&plan, joined, held)?;
 
     // What libcontainer forks from here inherits both.
     confine::set_oom_score(plan.process.oom_score_adj).doing("set the OOM score")?;
     confine::set_limits(&plan.process).doing("set resource limits")?;
 
-    let uid = plan.process.user.uid;
+    let uid = plan.on_host(plan.process.user.uid);
     let program = Program { process: Rc::new(plan.process), filter, report: Arc::clone(report) };
     fs::create_dir_all(folder.oci()).doing("make libcontainer's folder")?;
     let mut builder = ContainerBuilder::new(OCI_ID.to_owned(), SyscallType::default())
@@ -127,19 +134,42 @@ pub(super) fn create(
     report::send(report, &Report::Born { pid: pid.as_raw() }, terminal)
 }
 
-/// Puts the process namespace of a container at a path for libcontainer, which enters by path alone.
-/// By its number a process could have become another by then.
-fn mount_process_namespace(target: ProcessIdentity, path: &Path) -> Result<(), Failure> {
+/// Puts the namespaces that the container joins at paths for libcontainer, which enters by path alone.
+fn mount_entrances(
+    plan: &LaunchPlan,
+    joined: Option<ProcessIdentity>,
+    held: &Held,
+) -> Result<(), Failure> {
+    let mount = |namespace: BorrowedFd<'_>, entrance: Entrance| {
+        let path = entrance.path(&plan.entrances);
+        fs::File::create(&path).doing("make a place for a namespace")?;
+        let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
+        nix::mount::mount(Some(&*source), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .doing("mount a namespace to join")
+    };
+    if let (Some(users), Some(_)) = (&held.users, &plan.stage) {
+        mount(users.as_fd(), Entrance::Users)?;
+    }
+    if let Some(time) = &held.time {
+        mount(time.as_fd(), Entrance::Time)?;
+    }
+    match (joined, plan.processes, &held.processes) {
+        (Some(target), _, _) => mount(processes_of(target)?.as_fd(), Entrance::Processes),
+        (None, Processes::OfSandbox, Some(shared)) => mount(shared.as_fd(), Entrance::Processes),
+        _ => Ok(()),
+    }
+}
+
+/// The process namespace of a container. By its number a process could have become another by the time
+/// that libcontainer opens the path.
+fn processes_of(target: ProcessIdentity) -> Result<fs::File, Failure> {
     let namespace = fs::File::open(format!("/proc/{}/ns/pid", target.pid))
         .doing("look at the process namespace to join")?;
     // Looked at afterwards: what was opened is the target's if that lives still.
-    if !target.is_alive() {
-        return Err(Failure("the container to join has ended".to_owned()));
+    match target.is_alive() {
+        true => Ok(namespace),
+        false => Err(Failure("the container to join has ended".to_owned())),
     }
-    fs::File::create(path).doing("make a place for the process namespace")?;
-    let source = format!("/proc/self/fd/{}", namespace.as_fd().as_raw_fd());
-    nix::mount::mount(Some(&*source), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .doing("mount the process namespace to join")
 }
 
 /// The compiled system-call filter of a process, if it has one.
@@ -149,7 +179,8 @@ pub(super) fn read_filter(process: &ProcessPlan) -> Result<Option<Rc<[u8]>>, Fai
     Ok(Some(filter.into()))
 }
 
-/// Lets the container's user open its own `/dev/stdout`, which leads to the pipe.
+/// Lets the container's user, by its number on the machine, open its own `/dev/stdout`, which leads to
+/// the pipe.
 pub(super) fn give_to(end: &OwnedFd, uid: u32) -> Result<(), Failure> {
     let kind = rustix::fs::fstat(end).doing("look at a descriptor")?.st_mode;
     if uid == 0 || rustix::fs::FileType::from_raw_mode(kind) != rustix::fs::FileType::Fifo {

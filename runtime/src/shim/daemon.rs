@@ -8,10 +8,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use nix::mount::MsFlags;
-use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 
 use super::failure::{Doing, Failure};
+use super::namespaces;
 use super::records::{self, ProcessIdentity, SOCKET, SandboxFolder, SandboxRecord};
 use super::server::Server;
 use crate::cgroup::Hierarchies;
@@ -73,28 +73,40 @@ fn prepare(folder: &SandboxFolder) -> Result<(Server, SandboxRecord), Failure> {
     rustix::thread::set_name(c"kutter-shim").doing("set the name")?;
     confine::set_oom_score(OOM_SCORE_ADJ).doing("protect from the OOM killer")?;
     let hierarchies = Hierarchies::read().doing("find the control groups")?;
-    make_namespaces(&record)?;
-    mount_shared_memory(&folder.shared_memory())?;
+    let held = namespaces::make(&record)?;
+    if let Some(first) = held.first {
+        let identity = identity_of(first.as_raw() as u32)?;
+        records::write(&folder.first_process(), &identity).doing("write its identity")?;
+    }
+    if !record.config.of_host.ipc {
+        mount_shared_memory(&folder.shared_memory())?;
+    }
 
     let listener = listen(folder)?;
-    let own = ProcessIdentity::of(std::process::id())
-        .ok_or_else(|| Failure("/proc does not show this process".to_owned()))?;
+    let own = identity_of(std::process::id())?;
     records::write(&folder.shim(), &own).doing("write the shim's identity")?;
-    let server = Server::new(folder.clone(), hierarchies, listener)?;
+    let server = Server::new(folder.clone(), hierarchies, listener, held)?;
     Ok((server, record))
+}
+
+fn identity_of(pid: u32) -> Result<ProcessIdentity, Failure> {
+    let found = ProcessIdentity::of(pid);
+    found.ok_or_else(|| Failure(format!("/proc does not show the process {pid}")))
 }
 
 /// Moves out of the control groups of the caller, so that it can be restarted by itself. The
 /// kernel takes long for a move: a fork waits for it, while the shim serves.
 fn leave_caller_groups(server: &mut Server, record: &SandboxRecord) {
     let shim = nix::unistd::Pid::this();
-    let moved = match sys::fork() {
+    let moved: crate::Result<()> = match sys::fork() {
         Ok(Fork::Parent(mover)) => return server.expect_mover(mover),
         Ok(Fork::Child) => {
             // Without the shim there is nothing to move.
             let signal = Some(rustix::process::Signal::KILL);
             let _ = rustix::process::set_parent_process_death_signal(signal);
-            server.hierarchies().enter(&record.shim_cgroup, shim)
+            let first = server.first_process();
+            let mut all = [Some(shim), first].into_iter().flatten();
+            all.try_for_each(|pid| server.hierarchies().enter(&record.shim_cgroup, pid))
         }
         Err(errno) => return eprintln!("the shim stays in its caller's control groups: {errno}"),
     };
@@ -116,24 +128,6 @@ fn redirect_output(folder: &SandboxFolder) -> Result<(), Failure> {
     rustix::stdio::dup2_stdin(&null).doing("redirect standard input")?;
     rustix::stdio::dup2_stdout(&log).doing("redirect standard output")?;
     rustix::stdio::dup2_stderr(&log).doing("redirect standard error")
-}
-
-/// What takes power on a host and harms nobody within a sandbox: to ping, and to listen on the ports
-/// that were once for root alone. Containers of containerd have it so as well.
-const DEFAULT_SYSCTLS: [(&str, &str); 2] =
-    [("net.ipv4.ping_group_range", "0 2147483647"), ("net.ipv4.ip_unprivileged_port_start", "0")];
-
-fn make_namespaces(record: &SandboxRecord) -> Result<(), Failure> {
-    let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    nix::sched::unshare(flags).doing("make namespaces")?;
-    nix::unistd::sethostname(&record.config.hostname).doing("set the host name")?;
-    sys::bring_up_loopback().doing("bring up the loopback interface")?;
-    let own = record.config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    for (name, value) in DEFAULT_SYSCTLS.into_iter().chain(own) {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        fs::write(&path, value).doing(format_args!("set {name}"))?;
-    }
-    Ok(())
 }
 
 /// Containers of a sandbox share memory by name as they share the IPC namespace. The mount is

@@ -19,7 +19,7 @@ use super::records::ProcessIdentity;
 use super::report::{self, Report};
 use crate::cgroup::Hierarchies;
 use crate::isolation::confine;
-use crate::plan::ProcessPlan;
+use crate::plan::{LaunchPlan, ProcessPlan};
 use crate::sys::{self, Fork};
 
 /// Where a program's input and output go.
@@ -29,14 +29,25 @@ pub(super) enum Streams {
     Terminal(OwnedFd),
 }
 
+/// Which container is entered.
+pub(super) struct Target {
+    /// Its first process.
+    pub(super) process: ProcessIdentity,
+    /// Whether it has clocks of its own.
+    pub(super) has_clocks: bool,
+}
+
 /// Forks the program as a sibling, so the shim is its parent.
 pub(super) fn enter(
     hierarchies: &Hierarchies,
-    target: ProcessIdentity,
-    process: ProcessPlan,
+    target: Target,
+    plan: LaunchPlan,
     streams: Streams,
     report: &Arc<OwnedFd>,
 ) -> Result<(), Failure> {
+    let Target { process: target, has_clocks } = target;
+    let user_on_host = plan.on_host(plan.process.user.uid);
+    let process = plan.process;
     let filter = read_filter(&process)?;
     let pid = i32::try_from(target.pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Failure("the container has no process".to_owned()))?;
@@ -50,6 +61,13 @@ pub(super) fn enter(
     let own_users = fs::read_link("/proc/self/ns/user").doing("look at the user namespace")?;
     let users = fs::read_link(format!("/proc/{}/ns/user", target.pid))
         .doing("look at the container's user namespace")?;
+
+    // In there, nothing of the machine may be given away.
+    if let Streams::Given(stdio) = &streams {
+        for end in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
+            give_to(end, user_on_host)?;
+        }
+    }
 
     // From here on this process is not the shim's equal any more: seen from inside the container
     // it must give away neither its memory nor its program.
@@ -65,25 +83,42 @@ pub(super) fn enter(
     let groups = fs::File::open(format!("/proc/{}/ns/cgroup", target.pid))
         .doing("look at the container's cgroup namespace")?;
     let mut namespaces = ThreadNameSpaceType::MOUNT
-        | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
-    if own_users != users {
-        namespaces |= ThreadNameSpaceType::USER;
+    if has_clocks {
+        namespaces |= ThreadNameSpaceType::TIME;
     }
-    rustix::thread::move_into_thread_name_spaces(handle.as_fd(), namespaces)
-        .doing("enter the container's namespaces")?;
+    let other_users = own_users != users;
+    let enter = |namespaces| {
+        rustix::thread::move_into_thread_name_spaces(handle.as_fd(), namespaces)
+            .doing("enter the container's namespaces")
+    };
+    // A child is born among the container's processes. Whose users are the machine's must then be
+    // in its files already, or it could be asked for the machine's. Other users cannot ask; and they
+    // could not have a child in a control group that is the machine's.
+    match other_users {
+        true => enter(ThreadNameSpaceType::PROCESS_ID)?,
+        false => enter(namespaces | ThreadNameSpaceType::PROCESS_ID)?,
+    }
 
     match sys::fork_sibling(group.as_ref().map(AsFd::as_fd)).doing("fork")? {
         Fork::Parent(pid) => report::send(report, &Report::Born { pid: pid.as_raw() }, None),
         Fork::Child => {
+            let entered = match other_users {
+                true => enter(namespaces | ThreadNameSpaceType::USER)
+                    // Root of the machine is nobody in there.
+                    .and_then(|()| confine::become_root().doing("become root of the container")),
+                false => Ok(()),
+            };
             drop(handle);
-            let entered = rustix::thread::move_into_link_name_space(
-                groups.as_fd(),
-                Some(LinkNameSpaceType::ControlGroup),
-            )
-            .doing("enter the container's cgroup namespace");
+            let entered = entered.and_then(|()| {
+                rustix::thread::move_into_link_name_space(
+                    groups.as_fd(),
+                    Some(LinkNameSpaceType::ControlGroup),
+                )
+                .doing("enter the container's cgroup namespace")
+            });
             let prepared = entered
                 .and_then(|()| report::await_go(report))
                 .and_then(|()| become_program(&process, streams));
@@ -100,12 +135,7 @@ pub(super) fn enter(
 fn become_program(process: &ProcessPlan, streams: Streams) -> Result<(), Failure> {
     nix::unistd::setsid().doing("make a session")?;
     let stdio = match streams {
-        Streams::Given(stdio) => {
-            for end in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
-                give_to(end, process.user.uid)?;
-            }
-            stdio
-        }
+        Streams::Given(stdio) => stdio,
         Streams::Terminal(socket) => open_terminal(&socket, process.user.uid)?,
     };
     rustix::stdio::dup2_stdin(&stdio.stdin).doing("set standard input")?;

@@ -22,12 +22,15 @@ mod creator;
 mod daemon;
 mod enter;
 mod failure;
+mod first;
+mod namespaces;
 mod output;
 pub(crate) mod protocol;
 pub(crate) mod records;
 mod report;
 mod root;
 mod server;
+mod stage;
 mod sub_path;
 
 use std::path::PathBuf;

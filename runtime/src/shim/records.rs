@@ -4,6 +4,7 @@
 //! STATE/sandboxes/SANDBOX/
 //!   config.json            what the caller asked for        (written by the caller)
 //!   shim.json shim.sock    the shim's identity and socket   (written by the shim)
+//!   first.json             the first process of those that containers share (by the shim)
 //!   shim.log               what the shim has to complain about
 //!   shm/                   the sandbox's shared memory, mounted
 //!   containers/CONTAINER/
@@ -11,8 +12,8 @@
 //!     launch.json          what is to be done about it      (written by the caller)
 //!     bundle/config.json   the OCI specification            (written by the caller)
 //!     state.json           pid, start, and in the end exit  (written by the shim)
-//!     processes            the process namespace that it joins, if it joins one
 //!     sub-path-N           where its creator binds the source of the Nth mount, if it has to open it
+//!     user processes time  where its creator mounts the namespaces that it joins
 //!     oci/                 libcontainer's own
 //! ```
 //!
@@ -26,7 +27,7 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{ContainerId, SandboxConfig, SandboxId};
+use crate::api::{ContainerId, IdRange, SandboxConfig, SandboxId};
 
 /// What the caller has written about a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,9 @@ pub(crate) struct SandboxRecord {
     pub(crate) created_at: SystemTime,
     /// The control group in which all shims are.
     pub(crate) shim_cgroup: String,
+    /// Who the sandbox's users are on the machine, if not the same.
+    #[serde(default)]
+    pub(crate) users: Option<IdRange>,
 }
 
 /// Which process a shim is.
@@ -79,6 +83,10 @@ impl SandboxFolder {
 
     pub(crate) fn shim(&self) -> PathBuf {
         self.0.join("shim.json")
+    }
+
+    pub(crate) fn first_process(&self) -> PathBuf {
+        self.0.join("first.json")
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -134,13 +142,9 @@ impl ContainerFolder {
         self.bundle().join("rootfs")
     }
 
-    /// Where the process namespace is mounted that it joins, for its creator alone to see.
+    /// Where its creator binds the source of a mount that it has to open.
     pub(crate) fn sub_path(&self, mount: usize) -> PathBuf {
         self.0.join(format!("sub-path-{mount}"))
-    }
-
-    pub(crate) fn process_namespace(&self) -> PathBuf {
-        self.0.join("processes")
     }
 
     pub(crate) fn oci(&self) -> PathBuf {

@@ -22,7 +22,8 @@ pub(super) fn prepare(plan: &RootPlan, target: &Path) -> Result<(), Failure> {
     mount(plan, target)?;
     let root: OwnedFd = File::open(target).doing("open the root file system")?.into();
     for point in &plan.mount_points {
-        make(&root, point).doing(format_args!("make the mount point {}", point.path.display()))?;
+        make(&root, point, plan.owner)
+            .doing(format_args!("make the mount point {}", point.path.display()))?;
     }
     Ok(())
 }
@@ -58,7 +59,7 @@ const MAX_LINKS: u32 = 40;
 /// What lies on top of these is not in the root, and libcontainer makes it.
 const MOUNTED_OVER: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-fn make(root: &OwnedFd, point: &MountPoint) -> rustix::io::Result<()> {
+fn make(root: &OwnedFd, point: &MountPoint, owner: u32) -> rustix::io::Result<()> {
     if MOUNTED_OVER.iter().any(|covered| point.path.starts_with(covered)) {
         return Ok(());
     }
@@ -93,16 +94,27 @@ fn make(root: &OwnedFd, point: &MountPoint) -> rustix::io::Result<()> {
             Ok(_) => chain.push(open_folder(here, &name)?),
             Err(Errno::NOENT) if wanted_folder => {
                 rustix::fs::mkdirat(here, &name, Mode::from_raw_mode(0o755))?;
+                give(here, &name, owner)?;
                 chain.push(open_folder(here, &name)?);
             }
             Err(Errno::NOENT) => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
                 rustix::fs::openat(here, &name, flags, Mode::from_raw_mode(0o644))?;
+                give(here, &name, owner)?;
             }
             Err(errno) => return Err(errno),
         }
     }
     Ok(())
+}
+
+/// What root makes is root's already.
+fn give(at: impl AsFd, name: &Path, owner: u32) -> rustix::io::Result<()> {
+    if owner == 0 {
+        return Ok(());
+    }
+    let (user, group) = (rustix::fs::Uid::from_raw(owner), rustix::fs::Gid::from_raw(owner));
+    rustix::fs::chownat(at, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 fn open_folder(at: impl AsFd, name: &Path) -> rustix::io::Result<OwnedFd> {

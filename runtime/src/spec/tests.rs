@@ -1,13 +1,17 @@
 use super::*;
-use crate::api::{CapabilityChanges, ContainerId, User};
+use crate::api::{CapabilityChanges, ContainerId, Resources, User};
 
 fn around() -> Surroundings {
     Surroundings {
         hostname: "web-0".to_owned(),
         shared_memory: PathBuf::from("/run/kutter/sandboxes/a/shm"),
         cgroup: "/kutter/pod1/web".to_owned(),
-        process_namespace: PathBuf::from("/run/kutter/sandboxes/a/containers/web/processes"),
+        processes: Processes::Own,
+        users: None,
+        stage: PathBuf::from("/mnt"),
         folder: ContainerFolder(PathBuf::from("/run/kutter/sandboxes/a/containers/web")),
+        has_clocks: false,
+        devices: Vec::new(),
         unified_cgroups: false,
         swap_accounting: true,
     }
@@ -27,6 +31,7 @@ fn root() -> RootPlan {
         layers: vec![],
         upper: PathBuf::from("/upper"),
         work: PathBuf::from("/work"),
+        owner: 0,
         mount_points: vec![],
     }
 }
@@ -155,4 +160,84 @@ fn a_container_may_see_the_processes_of_another() {
     );
     serde_json::from_value::<oci_spec::runtime::Spec>(spec).unwrap();
     assert_eq!(plan(&config).joins_processes_of.as_deref(), Some("main-0"));
+}
+
+#[test]
+fn processes_are_its_own_the_sandboxs_or_the_machines() {
+    let namespace = |processes| {
+        let spec = oci_spec(&config(), &Surroundings { processes, ..around() });
+        let all = spec["linux"]["namespaces"].as_array().unwrap().clone();
+        all.into_iter().find(|namespace| namespace["type"] == "pid")
+    };
+    assert_eq!(namespace(Processes::Own), Some(json!({ "type": "pid" })));
+    assert_eq!(
+        namespace(Processes::OfSandbox).unwrap()["path"],
+        "/run/kutter/sandboxes/a/containers/web/processes"
+    );
+    assert_eq!(namespace(Processes::OfHost), None);
+}
+
+#[test]
+fn a_privileged_container_has_all_devices_and_nothing_masked() {
+    let disk = DeviceNode {
+        path: PathBuf::from("/dev/vda"),
+        is_block: true,
+        number: (254, 0),
+        mode: 0o660,
+        uid: 0,
+        gid: 6,
+    };
+    let around = Surroundings { devices: vec![disk], ..around() };
+    let config = ContainerConfig { privileged: true, ..config() };
+    let spec = oci_spec(&config, &around);
+    let linux = &spec["linux"];
+    assert_eq!((&linux["maskedPaths"], &linux["readonlyPaths"]), (&json!([]), &json!([])));
+    assert_eq!(linux["resources"]["devices"], json!([{ "allow": true, "access": "rwm" }]));
+    let disk = json!({
+        "path": "/dev/vda", "type": "b", "major": 254, "minor": 0,
+        "fileMode": 0o660, "uid": 0, "gid": 6,
+    });
+    assert_eq!(linux["devices"], json!([disk]));
+    let mounts = spec["mounts"].as_array().unwrap();
+    let sys = mounts.iter().find(|mount| mount["destination"] == "/sys").unwrap();
+    assert!(sys["options"].as_array().unwrap().contains(&json!("rw")));
+    serde_json::from_value::<oci_spec::runtime::Spec>(spec.clone()).unwrap();
+    let plan = launch_plan(&config, &around, root(), None).unwrap();
+    assert_eq!(plan.process.capabilities, Capabilities::ALL);
+    // Of other users than the machine's, it could not open them.
+    let users = Some(IdRange { first: 100_000, count: 65_536 });
+    let spec = oci_spec(&config, &Surroundings { users, ..around });
+    assert_eq!(spec["linux"].get("devices"), None);
+}
+
+#[test]
+fn with_users_of_its_own_everything_is_found_on_the_stage() {
+    let users = Some(IdRange { first: 100_000, count: 65_536 });
+    let around = Surroundings { users, has_clocks: true, ..around() };
+    let mount =
+        |path: &str, source| Mount { source, destination: path.to_owned(), read_only: false };
+    let mounts = vec![
+        mount("/a", MountSource::Host(PathBuf::from("/data/a"))),
+        mount("/tmp", MountSource::Tmpfs { size_bytes: None }),
+        mount("/b", MountSource::Host(PathBuf::from("/data/b"))),
+    ];
+    let config = ContainerConfig { mounts, ..config() };
+    let spec = oci_spec(&config, &around);
+    assert_eq!(spec["root"]["path"], "/mnt/rootfs");
+    let sources = ["/dev/shm", "/a", "/b"].map(|destination| {
+        let mounts = spec["mounts"].as_array().unwrap();
+        mounts.iter().find(|m| m["destination"] == destination).unwrap()["source"].clone()
+    });
+    assert_eq!(sources, ["/mnt/mounts/0", "/mnt/mounts/1", "/mnt/mounts/2"]);
+    let entered = json!([
+        { "type": "pid" }, { "type": "mount" }, { "type": "cgroup" },
+        { "type": "user", "path": "/mnt/user" },
+        { "type": "time", "path": "/mnt/time" },
+    ]);
+    assert_eq!(spec["linux"]["namespaces"], entered);
+    serde_json::from_value::<oci_spec::runtime::Spec>(spec).unwrap();
+    let plan = launch_plan(&config, &around, root(), None).unwrap();
+    let sources = ["/run/kutter/sandboxes/a/shm", "/data/a", "/data/b"].map(PathBuf::from);
+    assert_eq!(plan.stage.clone().unwrap().mounts, sources);
+    assert_eq!((plan.on_host(0), plan.on_host(7)), (100_000, 100_007));
 }

@@ -48,6 +48,7 @@ impl Rig {
             data_dir: folder.path().join("data"),
             shim_path: Some(PathBuf::from(env!("CARGO_BIN_EXE_shim"))),
             cgroup_root: format!("/kutter-test-{}-{number}", std::process::id()),
+            user_ids: runtime::DEFAULT_USER_IDS,
         };
         let runtime = ShimRuntime::open(config.clone()).await.unwrap();
         Rig { runtime, config, layer, folder }

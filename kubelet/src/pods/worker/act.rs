@@ -143,18 +143,21 @@ impl Worker {
         let network = Arc::clone(&self.context.dependencies.network);
         let (pod, dir) = (Arc::clone(&self.pod), self.dir.clone());
         let uid = self.identity.uid.clone();
+        let node_addresses = self.context.config.node_addresses.clone();
         let cluster = self.context.dependencies.state.read(|state| {
             let server = dns::server_address(state)?.into();
             let domain = Some(state.cluster_domain.clone()).filter(|domain| !domain.is_empty())?;
             Some(ClusterDns { server, domain })
         });
         self.jobs.spawn(async move {
-            let ports = host_ports(&pod);
             let attached = async {
-                let addresses = network
-                    .attach(&uid, &network_namespace, &ports)
-                    .await
-                    .map_err(|error| error.to_string())?;
+                let addresses = match volumes::etc::is_on_host(&pod) {
+                    true => node_addresses,
+                    false => network
+                        .attach(&uid, &network_namespace, &host_ports(&pod))
+                        .await
+                        .map_err(|error| error.to_string())?,
+                };
                 let known = addresses.clone();
                 let write = move || volumes::etc::write(&dir.etc(), &pod, &known, cluster.as_ref());
                 blocking(write).await?;

@@ -5,7 +5,7 @@ use super::*;
 
 fn make_in(folder: &Path, path: &str, is_folder: bool) -> rustix::io::Result<()> {
     let root: OwnedFd = File::open(folder.join("root")).unwrap().into();
-    make(&root, &MountPoint { path: PathBuf::from(path), is_folder, sub_path: None })
+    make(&root, &MountPoint { path: PathBuf::from(path), is_folder, sub_path: None }, 0)
 }
 
 fn root() -> tempfile::TempDir {

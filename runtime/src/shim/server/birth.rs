@@ -14,9 +14,9 @@ use super::container::{Container, End};
 use super::streams::{Output, Stream};
 use super::{Server, kill_session};
 use crate::api::ContainerId;
-use crate::plan::LaunchPlan;
+use crate::plan::{LaunchPlan, Processes};
 use crate::shim::creator::{self, OCI_ID, Stdio};
-use crate::shim::enter::{self, Streams};
+use crate::shim::enter::{self, Streams, Target};
 use crate::shim::failure::{Doing, Failure};
 use crate::shim::output::{Log, StreamName};
 use crate::shim::protocol::{ContainerRecord, Refusal, Reply};
@@ -48,7 +48,7 @@ enum Newborn {
     Container {
         id: String,
         group: String,
-        joins: bool,
+        has_company: bool,
         output: Output,
     },
     Exec,
@@ -87,7 +87,7 @@ impl Server {
         let plan: LaunchPlan =
             records::read(&folder.launch()).doing("read the container's plan")?;
         let joined = plan.joins_processes_of.clone();
-        let joined = joined.map(|target| self.running(&target)).transpose()?;
+        let joined = joined.map(|target| self.runs_as(&target)).transpose()?;
         let log = plan.log.clone().map(Log::open).transpose().doing("open the log")?;
         let group = plan.cgroup.clone();
         let (stdio, mut output) = match plan.tty {
@@ -97,17 +97,20 @@ impl Server {
                 (Some(stdio), output)
             }
         };
-        let work = |report: &Arc<OwnedFd>| creator::create(&folder, plan, joined, stdio, report);
+        let has_company = joined.is_some() || plan.processes != Processes::Own;
+        let held = &self.held;
+        let work =
+            |report: &Arc<OwnedFd>| creator::create(&folder, plan, joined, held, stdio, report);
         let (creator, report) = fork_creator(work)?;
         // A container that is never told to start leaves no trace of output.
         output.streams.shrink_to_fit();
-        let joins = joined.is_some();
-        self.add_birth(caller, creator, report, Newborn::Container { id, group, joins, output });
+        let what = Newborn::Container { id, group, has_company, output };
+        self.add_birth(caller, creator, report, what);
         Ok(())
     }
 
     /// The first process of a container that runs.
-    fn running(&mut self, container: &str) -> Result<ProcessIdentity, Failure> {
+    fn runs_as(&mut self, container: &str) -> Result<ProcessIdentity, Failure> {
         let found = self.find(container).filter(|found| found.record.exit.is_none());
         let found = found.ok_or_else(|| Failure(format!("{container} does not run")))?;
         Ok(ProcessIdentity { pid: found.record.pid, start_ticks: found.record.start_ticks })
@@ -128,12 +131,13 @@ impl Server {
         let target =
             ProcessIdentity { pid: found.record.pid, start_ticks: found.record.start_ticks };
         let hierarchies = &self.hierarchies;
+        let has_clocks = self.held.time.is_some();
         let (creator, report) = fork_creator(move |report| {
-            let plan: LaunchPlan =
+            let mut plan: LaunchPlan =
                 records::read(&folder.launch()).doing("read the container's plan")?;
-            let mut process = plan.process;
-            process.args = command;
-            enter::enter(hierarchies, target, process, streams, report)
+            plan.process.args = command;
+            let target = Target { process: target, has_clocks };
+            enter::enter(hierarchies, target, plan, streams, report)
         })?;
         self.add_birth(caller, creator, report, Newborn::Exec);
         Ok(())
@@ -189,7 +193,7 @@ impl Server {
         let Some(birth) = self.births.get_mut(&key) else { return Ok(()) };
         birth.born = true;
         let caller = birth.caller.0;
-        let Newborn::Container { id, group, joins, output } = &mut birth.what else {
+        let Newborn::Container { id, group, has_company, output } = &mut birth.what else {
             birth.early_end = early_end;
             self.execs.insert(caller, Pid::from_raw(pid));
             return report::let_go(&birth.report);
@@ -199,7 +203,7 @@ impl Server {
             set_nonblocking(&terminal)?;
             output.streams.push(Stream::new(terminal, StreamName::Stdout));
         }
-        let (id, group, joins) = (id.clone(), group.clone(), *joins);
+        let (id, group, has_company) = (id.clone(), group.clone(), *has_company);
         // It has ended already if there is no such process; that is found out below.
         let start_ticks = ProcessIdentity::of(pid as u32).map_or(0, |found| found.start_ticks);
         let record = ContainerRecord {
@@ -215,7 +219,7 @@ impl Server {
         self.containers.push(Container {
             record,
             group,
-            joins,
+            has_company,
             output,
             confirmed: false,
             early_end,

@@ -47,8 +47,8 @@ impl End {
 pub(super) struct Container {
     pub(super) record: ContainerRecord,
     pub(super) group: String,
-    /// It is in the process namespace of another: its first process's end ends nothing else.
-    pub(super) joins: bool,
+    /// It is in a process namespace with others: its first process's end ends nothing else.
+    pub(super) has_company: bool,
     pub(super) output: Output,
     /// Whether its program has been executed. Until then its exit is a failure to start.
     pub(super) confirmed: bool,

@@ -27,6 +27,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::failure::{Doing, Failure};
+use super::namespaces::Held;
 use super::protocol::{Event, Message, Refusal, Reply};
 use super::records::{self, SandboxFolder};
 use crate::api::ContainerId;
@@ -47,6 +48,8 @@ const REST_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct Server {
     folder: SandboxFolder,
     hierarchies: Hierarchies,
+    /// The sandbox's namespaces, as far as the shim is not in them.
+    held: Held,
     listener: UnixListener,
     signals: SignalFd,
     connections: BTreeMap<u64, Connection>,
@@ -57,6 +60,8 @@ pub(super) struct Server {
     /// Children that ended while a creator had not yet said whose they are.
     unclaimed: HashMap<i32, End>,
     next_key: u64,
+    /// The first process of those that the containers share is no more, and no other can take its place.
+    bereft: bool,
     /// The fork that moves this process to its control groups, while it does.
     mover: Option<Pid>,
     /// When to give memory back, if nothing happens until then.
@@ -82,6 +87,7 @@ impl Server {
         folder: SandboxFolder,
         hierarchies: Hierarchies,
         listener: UnixListener,
+        held: Held,
     ) -> Result<Server, Failure> {
         // Requests to end from the machine going down reach the containers too; the shim stays to
         // record how they end. It is asked to stop through its socket.
@@ -95,6 +101,7 @@ impl Server {
         Ok(Server {
             folder,
             hierarchies,
+            held,
             listener,
             signals,
             connections: BTreeMap::new(),
@@ -103,6 +110,7 @@ impl Server {
             births: BTreeMap::new(),
             unclaimed: HashMap::new(),
             next_key: 0,
+            bereft: false,
             mover: None,
             rest_at: Some(Instant::now() + REST_AFTER),
             watchers_to_be: Vec::new(),
@@ -114,6 +122,11 @@ impl Server {
     /// Takes note of the fork that moves this process to its control groups.
     pub(super) fn expect_mover(&mut self, mover: Pid) {
         self.mover = Some(mover);
+    }
+
+    /// The first of the processes that its containers share, if they do.
+    pub(super) fn first_process(&self) -> Option<Pid> {
+        self.held.first
     }
 
     pub(super) fn hierarchies(&self) -> &Hierarchies {
@@ -148,7 +161,11 @@ impl Server {
             self.end_late_births();
             self.close_connections();
             if self.has_stopped() {
+                self.end_first_process();
                 return 0;
+            }
+            if self.is_bereft() {
+                return 1;
             }
         }
     }
@@ -334,6 +351,12 @@ impl Server {
             self.mover = None;
             return;
         }
+        if self.held.first.is_some_and(|first| first.as_raw() == pid) {
+            eprintln!("the first process of the sandbox ended: {end:?}");
+            self.held.first = None;
+            self.bereft = true;
+            return;
+        }
         if self.births.values_mut().any(|birth| birth.note_end_of(pid)) {
             return;
         }
@@ -358,7 +381,7 @@ impl Server {
         let attached: Vec<u64> = output.viewers().iter().map(|viewer| viewer.connection).collect();
         drop::<Output>(output);
         // In a namespace of its own the kernel has done so.
-        if container.joins
+        if container.has_company
             && let Err(e) = self.hierarchies.kill_all(&container.group)
         {
             eprintln!("processes of {id} are left: {e}");
@@ -404,6 +427,24 @@ impl Server {
         }
         self.reply((key, number), Ok(Reply::Done));
         true
+    }
+
+    /// Nothing can be started in this sandbox any more, and the kernel has ended what ran: the shim has
+    /// no purpose once that is recorded. Its caller finds the sandbox lost, and makes another.
+    fn is_bereft(&self) -> bool {
+        self.bereft && self.births.is_empty() && self.running().next().is_none()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Container> {
+        self.containers.iter().filter(|c| c.record.exit.is_none())
+    }
+
+    /// What is left among the processes that the containers have shared goes with the first of them.
+    fn end_first_process(&self) {
+        if let Some(first) = self.held.first {
+            let _ = kill(first, Signal::SIGKILL);
+            let _ = waitpid(first, None);
+        }
     }
 
     fn find(&mut self, id: &str) -> Option<&mut Container> {
