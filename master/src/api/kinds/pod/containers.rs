@@ -8,7 +8,7 @@ use proto::{k8s as k8s_openapi, names};
 use super::super::path::Path;
 use super::super::{endpoints, ip};
 use super::validate::{climbs, invalid_each, one_of, unique};
-use super::{env, probes, resources, security, unsupported, volumes};
+use super::{env, host, probes, resources, security, unsupported, volumes};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
@@ -56,7 +56,9 @@ pub(super) fn validate_common(
     env::validate(container, spec, path, errors);
     volumes::validate_mounts(container, volume_names, &path.child("volumeMounts"), errors);
     if let Some(context) = &container.security_context {
-        security::validate_container(context, &path.child("securityContext"), errors);
+        let path = path.child("securityContext");
+        security::validate_container(context, &path, errors);
+        host::validate_proc_mount(context, spec, &path, errors);
     }
 }
 

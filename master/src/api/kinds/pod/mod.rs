@@ -1,7 +1,7 @@
 //! `pods`: containers that live and die together on one node.
 //!
 //! [`defaults`] fills in, [`validate`] checks with the help of a file for each part of the spec,
-//! [`unsupported`] names what this version does not do, [`update`] what may change ([`ephemeral`] and
+//! [`host`] what it may have of its node; [`unsupported`] names what this version does not do, [`update`] what may change ([`ephemeral`] and
 //! [`resize`]: by those subresources), [`status`] what a client may write of the status, [`columns`]
 //! prints.
 //!
@@ -14,6 +14,7 @@ mod containers;
 pub(super) mod defaults;
 mod env;
 mod ephemeral;
+mod host;
 mod probes;
 pub(crate) mod qos;
 mod resize;
@@ -74,7 +75,9 @@ impl Kind for Pods {
     ];
 
     fn default(object: &mut Pod) {
-        defaults::pod(object.spec.get_or_insert_default());
+        let spec = object.spec.get_or_insert_default();
+        defaults::pod(spec);
+        host::default_ports(spec);
     }
 
     fn prepare_create(object: &mut Pod) {

@@ -4,10 +4,11 @@ use k8s_openapi::api::core::v1::{
     AppArmorProfile, PodSecurityContext, SeccompProfile, SecurityContext,
 };
 use proto::k8s as k8s_openapi;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::path::Path;
-use super::unsupported::{self, given, refuse};
+use super::unsupported::{self, refuse};
+use super::validate::climbs;
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const MAX_ID: i64 = 2_147_483_647;
@@ -73,7 +74,7 @@ pub(super) fn validate_pod(context: &PodSecurityContext, path: &Path, errors: &m
         seccomp_profile,
         supplemental_groups,
         supplemental_groups_policy,
-        sysctls,
+        sysctls: _,
         windows_options,
     } = context;
     validate_id(*run_as_user, &path.child("runAsUser"), errors);
@@ -101,7 +102,6 @@ pub(super) fn validate_pod(context: &PodSecurityContext, path: &Path, errors: &m
         (json!(fs_group_change_policy), "fsGroupChangePolicy", no_volumes),
         (json!(se_linux_options), "seLinuxOptions", "no SELinux labels are set"),
         (json!(se_linux_change_policy), "seLinuxChangePolicy", "no SELinux labels are set"),
-        (given(sysctls), "sysctls", "kernel parameters stay as the node has them"),
         (json!(windows_options), "windowsOptions", "nodes run Linux"),
     ];
     unsupported::refuse_set(path, fields, errors);
@@ -148,18 +148,14 @@ pub(super) fn validate_container(context: &SecurityContext, path: &Path, errors:
             errors.push(FieldError::invalid(path, json!(context), detail));
         }
     }
-    let unmasked = match proc_mount.as_deref() {
-        None | Some("Default") => Value::Null,
-        Some("Unmasked") => json!(proc_mount),
+    match proc_mount.as_deref() {
+        None | Some("Default" | "Unmasked") => {}
         Some(other) => {
             let (path, supported) = (path.child("procMount"), &["Default", "Unmasked"]);
             errors.push(FieldError::not_supported(path, other, supported));
-            Value::Null
         }
-    };
+    }
     let fields = [
-        (given(privileged), "privileged", "add the capabilities that are needed"),
-        (unmasked, "procMount", "parts of /proc are always masked"),
         (json!(se_linux_options), "seLinuxOptions", "no SELinux labels are set"),
         (json!(windows_options), "windowsOptions", "nodes run Linux"),
     ];
@@ -182,9 +178,8 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut 
                 errors.push(FieldError::invalid(path, localhost_profile.clone(), detail));
             }
         }
-        "Localhost" => {
-            refuse(&path.child("type"), type_, "use RuntimeDefault or Unconfined", errors)
-        }
+        // The file is the node's: it says when there is none.
+        "Localhost" => validate_profile_name(localhost_profile.as_deref(), path, errors),
         "" => {
             let detail = "type is required when seccompProfile is set";
             errors.push(FieldError::required(path.child("type"), detail));
@@ -193,6 +188,23 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut 
             let supported = &["Localhost", "RuntimeDefault", "Unconfined"];
             errors.push(FieldError::not_supported(path.child("type"), other, supported));
         }
+    }
+}
+
+fn validate_profile_name(name: Option<&str>, path: &Path, errors: &mut FieldErrors) {
+    let path = path.child("localhostProfile");
+    match name {
+        None => {
+            errors.push(FieldError::required(path, "must be set when seccomp type is Localhost"));
+        }
+        Some("") => errors.push(FieldError::required(path, "")),
+        Some(name) if name.starts_with('/') => {
+            errors.push(FieldError::invalid(path, name, "must be a relative path"));
+        }
+        Some(name) if climbs(name) => {
+            errors.push(FieldError::invalid(path, name, "must not contain '..'"));
+        }
+        Some(_) => {}
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::path::Path;
 use super::super::{ip, metadata};
-use super::{containers, ephemeral, security, unsupported, volumes};
+use super::{containers, ephemeral, host, security, unsupported, volumes};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
@@ -52,6 +52,7 @@ pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Fiel
     if let Some(context) = &spec.security_context {
         security::validate_pod(context, &path.child("securityContext"), errors);
     }
+    host::validate(spec, path, errors);
     unsupported::spec(spec, path, errors);
 }
 

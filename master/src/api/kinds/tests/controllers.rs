@@ -65,9 +65,9 @@ fn controllers_keep_to_the_rules() {
                 "spec.template.spec.containers[0].image: Required value",
             ),
             (
-                "/spec/template/spec/hostNetwork",
-                json!(true),
-                "spec.template.spec.hostNetwork: Forbidden: true is not supported",
+                "/spec/template/spec/runtimeClassName",
+                json!("kata"),
+                "spec.template.spec.runtimeClassName: Forbidden: \"kata\" is not supported",
             ),
         ],
     );

@@ -5,6 +5,7 @@ mod columns;
 mod containers;
 mod env;
 mod ephemeral;
+mod host;
 mod probes;
 mod resize;
 mod rules;

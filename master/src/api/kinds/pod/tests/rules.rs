@@ -148,6 +148,21 @@ fn a_spec_keeps_to_the_rules() {
                 "spec.securityContext.supplementalGroups[0]: Invalid value",
             ),
             (
+                "/spec/securityContext/seccompProfile",
+                json!({"type": "Localhost"}),
+                "spec.securityContext.seccompProfile.localhostProfile: Required value: must be set when seccomp type is Localhost",
+            ),
+            (
+                "/spec/securityContext/seccompProfile",
+                json!({"type": "Localhost", "localhostProfile": "a/../b"}),
+                "spec.securityContext.seccompProfile.localhostProfile: Invalid value: \"a/../b\": must not contain '..'",
+            ),
+            (
+                "/spec/securityContext/seccompProfile",
+                json!({"type": "Localhost", "localhostProfile": "profiles/audit.json"}),
+                "",
+            ),
+            (
                 "/spec/securityContext/seccompProfile/type",
                 json!("Loose"),
                 "spec.securityContext.seccompProfile.type: Unsupported value",
@@ -179,7 +194,7 @@ fn everything_that_is_wrong_is_told_at_once() {
         "metadata": {"name": "web"},
         "spec": {
             "restartPolicy": "x",
-            "hostNetwork": true,
+            "runtimeClassName": "kata",
             "volumes": [{"name": "A"}],
             "containers": [{"name": "a", "resources": {"limits": {"cpu": "z"}}}, {"image": "b"}],
         },
@@ -187,7 +202,7 @@ fn everything_that_is_wrong_is_told_at_once() {
     let found = errors::<Pods>(&bad);
     for path in [
         "spec.restartPolicy",
-        "spec.hostNetwork",
+        "spec.runtimeClassName",
         "spec.volumes[0].name",
         "spec.containers[0].image",
         "spec.containers[0].resources.limits[cpu]",
