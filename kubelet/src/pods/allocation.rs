@@ -15,6 +15,8 @@ use proto::k8s::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::quantity::Quantity;
 use tokio::sync::watch;
 
+use super::spec::Role;
+
 /// CPU in thousandths, memory in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Amounts {
@@ -23,18 +25,41 @@ pub(crate) struct Amounts {
 }
 
 impl Amounts {
-    /// What containers ask for together.
-    pub(crate) fn of<'a>(all: impl Iterator<Item = &'a ResourceRequirements>) -> Self {
-        let mut sum = Self::default();
-        for resources in all {
-            let named = |name| {
-                let lists = [resources.requests.as_ref(), resources.limits.as_ref()];
-                lists.into_iter().flatten().find_map(|list| quantity(list, name))
-            };
-            sum.cpu_milli += named("cpu").map_or(0, |cpu| cpu.milli_value());
-            sum.memory += named("memory").map_or(0, |memory| memory.value());
+    /// What a pod needs whose containers ask for so much, in the order of their start: all that stay
+    /// together, or an init container beside the sidecars before it, whichever is more.
+    pub(crate) fn of<'a>(all: impl Iterator<Item = (Role, &'a ResourceRequirements)>) -> Self {
+        let (mut staying, mut starting) = (Self::default(), Self::default());
+        for (role, resources) in all {
+            let asked = Self::asked(resources);
+            match role {
+                Role::Init => starting = starting.max(staying.plus(asked)),
+                Role::Sidecar | Role::Regular => staying = staying.plus(asked),
+                Role::Ephemeral => {}
+            }
         }
-        sum
+        staying.max(starting)
+    }
+
+    fn asked(resources: &ResourceRequirements) -> Self {
+        let named = |name| {
+            let lists = [resources.requests.as_ref(), resources.limits.as_ref()];
+            lists.into_iter().flatten().find_map(|list| quantity(list, name))
+        };
+        Self {
+            cpu_milli: named("cpu").map_or(0, |cpu| cpu.milli_value()),
+            memory: named("memory").map_or(0, |memory| memory.value()),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { cpu_milli: self.cpu_milli + other.cpu_milli, memory: self.memory + other.memory }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            cpu_milli: self.cpu_milli.max(other.cpu_milli),
+            memory: self.memory.max(other.memory),
+        }
     }
 
     /// What a node has for pods; without bounds while it is not known.
@@ -148,10 +173,7 @@ impl Entry {
         let mut pods = self.ledger.pods();
         let had = pods.get(&self.uid).copied().unwrap_or_default();
         let others = pods.iter().filter(|(uid, _)| **uid != self.uid);
-        let others = others.fold(Amounts::default(), |sum, (_, one)| Amounts {
-            cpu_milli: sum.cpu_milli + one.cpu_milli,
-            memory: sum.memory + one.memory,
-        });
+        let others = others.fold(Amounts::default(), |sum, (_, one)| sum.plus(*one));
         decide(had, wants, others, allocatable)?;
         pods.insert(self.uid.clone(), wants);
         drop(pods);

@@ -103,12 +103,13 @@ pub(crate) fn prepare(
     let environment = env::environment(container, &image.config, &sources)?;
     let args = env::command_line(container, &image.config, &sources)?;
     let confinement = confinement(pod, container, user, &config.root_dir)?;
+    let stated = container.lifecycle.as_ref().and_then(|all| all.stop_signal.as_deref());
     let labels = AttemptLabels {
         container: container.name.clone(),
         number: input.number,
         image: container.image.clone().unwrap_or_default(),
         image_id: image.repo_digests.first().unwrap_or(&image.id).clone(),
-        stop_signal: stop_signal(image.config.stop_signal.as_deref())?,
+        stop_signal: stop_signal(stated.or(image.config.stop_signal.as_deref()))?,
         restart_delay: input.restart_delay,
     };
     let termination_message = dir.termination_message(&container.name, input.number);
@@ -246,18 +247,24 @@ fn without_shadowed(mounts: Vec<Mount>) -> Vec<Mount> {
     mounts
 }
 
-/// The number of a signal that an image wants to be stopped by; SIGTERM without one.
+/// The number of the signal that a container is to be stopped by; SIGTERM without one.
 fn stop_signal(name: Option<&str>) -> Result<i32, ConfigError> {
     use nix::sys::signal::Signal;
     let Some(name) = name.map(str::trim).filter(|name| !name.is_empty()) else {
         return Ok(Signal::SIGTERM as i32);
     };
-    let unknown = || ConfigError(format!("the image's stop signal {name:?} is not known"));
+    let unknown = || ConfigError(format!("the stop signal {name:?} is not known"));
     if let Ok(number) = name.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number).ok_or_else(unknown);
     }
     let upper = name.to_uppercase();
-    let plain = upper.strip_prefix("SIG").unwrap_or(&upper);
+    // Older names of the same signals.
+    let plain = match upper.strip_prefix("SIG").unwrap_or(&upper) {
+        "CLD" => "CHLD",
+        "IOT" => "ABRT",
+        "POLL" => "IO",
+        plain => plain,
+    };
     // Real-time signals: the C library keeps the first two to itself.
     let offset = |text: &str, sign: i32| text.parse::<i32>().ok().map(|n| sign * n);
     if let Some(rest) = plain.strip_prefix("RTMIN") {
@@ -284,6 +291,7 @@ mod tests {
             (None, Some(15)),
             (Some("SIGQUIT"), Some(3)),
             (Some("usr1"), Some(10)),
+            (Some("SIGPOLL"), Some(29)),
             (Some("37"), Some(37)),
             (Some("SIGRTMIN+3"), Some(37)),
             (Some("RTMAX-1"), Some(63)),

@@ -1,14 +1,15 @@
 //! Events about a pod, in Kubernetes' words.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use proto::k8s::api::core::v1::{Event, EventSource, ObjectReference};
+use proto::k8s::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use proto::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::clock::Clock;
 use super::names::PodIdentity;
+use super::spec::{self, Role};
 use super::status::seconds;
 use crate::reporter::Reporter;
 
@@ -19,8 +20,8 @@ pub(crate) struct Teller {
     clock: Clock,
     node: String,
     pod: PodIdentity,
-    /// Names of ephemeral containers: theirs is another field of the specification.
-    ephemeral: Arc<BTreeSet<String>>,
+    /// Whose field of the specification is not `containers`.
+    roles: Arc<BTreeMap<String, Role>>,
 }
 
 /// Kubernetes bounds an event's message to 1024 bytes.
@@ -28,17 +29,18 @@ const MAX_MESSAGE: usize = 1024;
 
 impl Teller {
     pub(crate) fn new(reporter: Reporter, clock: Clock, node: String, pod: PodIdentity) -> Self {
-        Self { reporter, clock, node, pod, ephemeral: Arc::default() }
+        Self { reporter, clock, node, pod, roles: Arc::default() }
     }
 
-    /// The same for a pod that has these ephemeral containers.
-    pub(crate) fn knowing<'a>(&self, ephemeral: impl Iterator<Item = &'a str>) -> Self {
-        Self { ephemeral: Arc::new(ephemeral.map(str::to_owned).collect()), ..self.clone() }
+    /// The same, knowing the containers of this pod.
+    pub(crate) fn knowing(&self, pod: &Pod) -> Self {
+        let others = spec::roles(pod).filter(|(role, _)| *role != Role::Regular);
+        let roles = others.map(|(role, name)| (name.to_owned(), role)).collect();
+        Self { roles: Arc::new(roles), ..self.clone() }
     }
 
     fn field(&self, container: &str) -> String {
-        let list =
-            if self.ephemeral.contains(container) { "ephemeralContainers" } else { "containers" };
+        let list = self.roles.get(container).unwrap_or(&Role::Regular).list();
         format!("spec.{list}{{{container}}}")
     }
 

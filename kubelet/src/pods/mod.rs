@@ -13,6 +13,7 @@ mod connect;
 mod container;
 mod env;
 mod events;
+mod hooks;
 mod images;
 mod logs;
 mod manager;

@@ -13,6 +13,7 @@ use runtime::image::Image;
 use super::allocation::Pending;
 use super::clock::after;
 use super::names::AttemptLabels;
+use super::spec::Role;
 use crate::volumes::Volumes;
 
 /// Everything that is known of a pod's presence on this node. The worker keeps it; the plan and
@@ -24,12 +25,14 @@ pub(crate) struct Observed {
     pub(crate) volumes: Progress<Volumes>,
     /// A ConfigMap or Secret that a volume shows has changed.
     pub(crate) volumes_stale: bool,
-    /// In the order of the specification, ephemeral ones last.
+    /// In the order of their start: init containers, those that the pod is there for, ephemeral ones.
     pub(crate) containers: Vec<ContainerRecord>,
     /// Why the pod is not promised the resources that it asks for by now.
     pub(crate) pending_resize: Option<Pending>,
     /// Ended containers that a later attempt took the place of.
     pub(crate) superseded: Vec<ContainerId>,
+    /// Why the pod may not go on, whatever its containers do.
+    pub(crate) failed: Option<PodFailure>,
     /// All containers ended, none is to be started again; this holds for ever.
     pub(crate) finished: bool,
     /// Whether sandbox, network and volumes were taken back.
@@ -41,15 +44,17 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    /// Whether a container that was added to look into the pod runs.
-    pub(crate) fn is_looked_into(&self) -> bool {
-        self.containers.iter().any(|record| record.ephemeral && record.running().is_some())
-    }
-
     /// The attempt of a container that runs, by the container's name.
     pub(crate) fn running(&self, name: &str) -> Option<&Attempt> {
         self.containers.iter().find(|record| record.name == name)?.running()
     }
+}
+
+/// Why a pod is failed by its node, as its status tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodFailure {
+    pub(crate) reason: String,
+    pub(crate) message: String,
 }
 
 /// The sandbox of a pod.
@@ -136,8 +141,7 @@ pub(crate) const BACKOFF_RESET: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(crate) struct ContainerRecord {
     pub(crate) name: String,
-    /// It was added to look into the pod: it starts once, and the pod's fate does not hang on it.
-    pub(crate) ephemeral: bool,
+    pub(crate) role: Role,
     /// The newest attempt.
     pub(crate) current: Option<Attempt>,
     /// How the attempt before it ended.
@@ -154,6 +158,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) applied: Option<ResourceRequirements>,
     /// Why the running attempt could not be given what was promised.
     pub(crate) resize_failure: Option<Failure>,
+    /// How far the running attempt's hook after its start has come.
+    pub(crate) post_start: PostStart,
     /// The running attempt was asked to end.
     pub(crate) stopping: Option<Stopping>,
     /// What the probes of the running attempt say.
@@ -161,10 +167,10 @@ pub(crate) struct ContainerRecord {
 }
 
 impl ContainerRecord {
-    pub(crate) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str, role: Role) -> Self {
         Self {
             name: name.to_owned(),
-            ephemeral: false,
+            role,
             current: None,
             last: None,
             next_number: 0,
@@ -173,14 +179,16 @@ impl ContainerRecord {
             promised: ResourceRequirements::default(),
             applied: None,
             resize_failure: None,
+            post_start: PostStart::Done,
             stopping: None,
             verdicts: Verdicts::default(),
         }
     }
 
-    /// The same for an ephemeral container.
-    pub(crate) fn new_ephemeral(name: &str) -> Self {
-        Self { ephemeral: true, ..Self::new(name) }
+    /// Whether it did its work in the sandbox that the pod has now.
+    pub(crate) fn is_completed(&self) -> bool {
+        let done = |attempt: &Attempt| attempt.exit.as_ref().is_some_and(|exit| exit.code == 0);
+        self.current.as_ref().is_some_and(|attempt| attempt.in_runtime && done(attempt))
     }
 
     /// Whether it runs with other resources than it was promised.
@@ -239,11 +247,26 @@ pub(crate) const START_ERROR: &str = "StartError";
 /// `state.terminated.reason` of a container nobody saw end.
 pub(crate) const STATUS_UNKNOWN: &str = "ContainerStatusUnknown";
 
-/// A running container was asked to end.
+/// The hook that follows a container's start. Until it is done, the container does not count as
+/// started, and those behind it wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PostStart {
+    /// It is to be called.
+    Due,
+    /// There is none, or it succeeded.
+    Done,
+    /// The container has to go.
+    Failed,
+}
+
+/// A running container is to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stopping {
     pub(crate) reason: StopReason,
+    /// When that was decided: its time runs from here, its hook included.
     pub(crate) since: Timestamp,
+    /// When it was sent its stop signal.
+    pub(crate) signalled: Option<Timestamp>,
     /// When it was killed, since it did not end by itself.
     pub(crate) killed: Option<Timestamp>,
 }
@@ -261,6 +284,8 @@ pub(crate) enum StopReason {
     ImageChanged,
     /// It wants to be started again with its other resources.
     Resized,
+    /// The hook after its start failed.
+    HookFailed,
 }
 
 /// What the probes found.
@@ -289,6 +314,8 @@ pub(crate) enum Job {
     Start,
     /// This container is being signalled.
     Signal(String),
+    /// A hook of this container is under way.
+    Hook(String),
     /// This container is being given other resources.
     Resize(String),
     /// This container is being removed.

@@ -2,28 +2,35 @@
 //!
 //! ```text
 //! sandbox ─> network ─┐
-//! volumes ────────────┼─> containers, in order ─> (exits: again, after a while) ─> finish ─> release
+//! volumes ────────────┼─> init containers ─> containers ─> (exits: again, after a while) ─> finish ─> release
 //! images ─────────────┘
 //! deletion, at any time: stop containers ─> release ─> report
 //! ```
 //!
+//! [`mod@fate`] decides on a container by itself, [`init`] says whose turn it is, [`stop`] how it ends.
+//!
 //! [`plan`] reads no clock and performs nothing. The worker asks it again whenever anything
 //! changes, and at [`Plan::wake_at`].
 
+mod fate;
+mod init;
+mod stop;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::k8s::api::core::v1::{Container, Pod, ResourceRequirements};
+use proto::k8s::api::core::v1::Pod;
 use runtime::ContainerId;
 
 use super::clock::after;
 use super::observed::{
-    Attempt, ContainerRecord, FIRST_BACKOFF, Failure, Job, Observed, Progress, Sandbox, StopReason,
+    ContainerRecord, Failure, Job, Observed, PostStart, Progress, Sandbox, StopReason,
 };
-use super::spec;
+use super::spec::{self, Role};
+pub(crate) use fate::{Fate, fate};
+pub(crate) use init::{Stage, is_over, is_started, stage};
 
 /// What the pod is meant to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +64,19 @@ pub(crate) fn grace(pod: &Pod) -> Duration {
         .deletion_grace_period_seconds
         .or(pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds))
         .unwrap_or(DEFAULT_GRACE_SECONDS);
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).max(MIN_GRACE)
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
-/// Even a pod that is deleted without grace gets a moment to put things in order, as in Kubernetes.
-const MIN_GRACE: Duration = Duration::from_secs(2);
-/// A kill that had no effect so long is repeated.
-const KILL_AGAIN: Duration = Duration::from_secs(10);
+/// When a pod that began at this time has had all that it may have; nothing: there is no such time.
+pub(crate) fn deadline(pod: &Pod, began: Timestamp) -> Option<Timestamp> {
+    let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+    Some(after(began, Duration::from_secs(u64::try_from(seconds).unwrap_or(0))))
+}
+
+/// What is left to the containers of a pod whose object was taken away: nobody waits for them.
+pub(crate) const FORCED_GRACE: Duration = Duration::from_secs(1);
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,11 +95,26 @@ pub(crate) enum PodAction {
         /// How long to wait after its end before the next attempt.
         restart_delay: Duration,
     },
+    /// Call the hook that follows a start.
+    CallPostStart {
+        container: String,
+        id: ContainerId,
+    },
+    /// Begin to stop it.
     StopContainer {
         container: String,
         id: ContainerId,
-        signal: i32,
+        /// Whether its hook is to be called.
+        hook: bool,
+        /// Nothing: it is signalled later.
+        signal: Option<i32>,
         reason: StopReason,
+    },
+    /// Its hook is done or has had its time, and it is its turn.
+    SignalContainer {
+        container: String,
+        id: ContainerId,
+        signal: i32,
     },
     KillContainer {
         container: String,
@@ -119,9 +145,12 @@ impl PodAction {
             Self::PrepareVolumes => Job::Volumes,
             Self::FetchImage { container } => Job::Image(container.clone()),
             Self::StartContainer { .. } => Job::Start,
-            Self::StopContainer { container, .. } | Self::KillContainer { container, .. } => {
-                Job::Signal(container.clone())
-            }
+            Self::CallPostStart { container, .. }
+            | Self::StopContainer { container, hook: true, .. } => Job::Hook(container.clone()),
+            Self::StopContainer { signal: None, .. } => return None,
+            Self::StopContainer { container, .. }
+            | Self::SignalContainer { container, .. }
+            | Self::KillContainer { container, .. } => Job::Signal(container.clone()),
             Self::ResizeContainer { container, .. } => Job::Resize(container.clone()),
             Self::RemoveContainer { id } => Job::Remove(id.clone()),
             Self::Finish => Job::Finish,
@@ -148,122 +177,13 @@ pub(crate) fn plan(pod: &Pod, intent: Intent, observed: &Observed, now: Timestam
     planner.plan
 }
 
-/// What is to become of one container while the pod is meant to run.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// Runs as it should.
-    Keep,
-    /// Runs and has to end.
-    Stop(StopReason, Duration),
-    /// Is to be started, not before this time.
-    Start { not_before: Timestamp, number: u32, restart_delay: Duration },
-    /// Ended for good.
-    Over,
-}
-
-/// Decides on one container of a pod that is meant to run.
-pub(crate) fn fate(pod: &Pod, record: &ContainerRecord, now: Timestamp) -> Fate {
-    let Some(attempt) = &record.current else {
-        return Fate::Start {
-            not_before: now,
-            number: record.next_number,
-            restart_delay: Duration::ZERO,
-        };
-    };
-    let Some(exit) = &attempt.exit else { return fate_of_running(pod, record, attempt) };
-    if record.ephemeral {
-        return Fate::Over;
-    }
-    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
-    let reason = record.stopping.as_ref().map(|stopping| stopping.reason);
-    let again = match (reason, policy) {
-        (Some(StopReason::ImageChanged | StopReason::Resized), _) => true,
-        (_, Some("Never")) => false,
-        // It was killed to be started again, whatever its exit code.
-        (Some(StopReason::Unhealthy | StopReason::NeverStarted), _) => true,
-        (_, Some("OnFailure")) => exit.code != 0,
-        (_, _) => true,
-    };
-    if !again {
-        return Fate::Over;
-    }
-    let number = attempt.labels.number + 1;
-    // A new definition starts with a clean sheet.
-    let anew = matches!(reason, Some(StopReason::ImageChanged | StopReason::Resized));
-    if anew || image_changed(pod, record, attempt) {
-        return Fate::Start { not_before: now, number, restart_delay: FIRST_BACKOFF };
-    }
-    match attempt.backoff() {
-        Some((not_before, restart_delay)) => Fate::Start { not_before, number, restart_delay },
-        None => Fate::Keep,
-    }
-}
-
-fn fate_of_running(pod: &Pod, record: &ContainerRecord, attempt: &Attempt) -> Fate {
-    let spec = spec::container(pod, &record.name);
-    let spec = spec.as_deref();
-    let probe_grace = |probe: Option<&proto::k8s::api::core::v1::Probe>| {
-        probe
-            .and_then(|probe| probe.termination_grace_period_seconds)
-            .and_then(|seconds| u64::try_from(seconds).ok())
-            .map_or_else(|| grace(pod), |seconds| Duration::from_secs(seconds).max(MIN_GRACE))
-    };
-    // What was begun is brought to its end, even if the probe thinks better of it.
-    if let Some(stopping) = &record.stopping {
-        let grace = match stopping.reason {
-            StopReason::Unhealthy => probe_grace(spec.and_then(|s| s.liveness_probe.as_ref())),
-            StopReason::NeverStarted => probe_grace(spec.and_then(|s| s.startup_probe.as_ref())),
-            StopReason::PodTerminates | StopReason::ImageChanged | StopReason::Resized => {
-                grace(pod)
-            }
-        };
-        return Fate::Stop(stopping.reason, grace);
-    }
-    if image_changed(pod, record, attempt) {
-        return Fate::Stop(StopReason::ImageChanged, grace(pod));
-    }
-    if spec.is_some_and(|spec| restarts_for_resize(spec, record)) {
-        return Fate::Stop(StopReason::Resized, grace(pod));
-    }
-    if record.verdicts.startup == Some(false) {
-        let grace = probe_grace(spec.and_then(|spec| spec.startup_probe.as_ref()));
-        return Fate::Stop(StopReason::NeverStarted, grace);
-    }
-    if record.verdicts.liveness == Some(false) {
-        let grace = probe_grace(spec.and_then(|spec| spec.liveness_probe.as_ref()));
-        return Fate::Stop(StopReason::Unhealthy, grace);
-    }
-    Fate::Keep
-}
-
-fn image_changed(pod: &Pod, record: &ContainerRecord, attempt: &Attempt) -> bool {
-    spec::container(pod, &record.name)
-        .and_then(|container| container.image.clone())
-        .is_some_and(|image| image != attempt.labels.image)
-}
-
-/// Whether what changes of the container's resources is what it wants to be started again for.
-fn restarts_for_resize(spec: &Container, record: &ContainerRecord) -> bool {
-    let Some(applied) = record.applied.as_ref().filter(|_| record.is_being_resized()) else {
-        return false;
-    };
-    let policies = spec.resize_policy.iter().flatten();
-    policies.filter(|policy| policy.restart_policy == "RestartContainer").any(|policy| {
-        let of = |resources: &ResourceRequirements| {
-            [&resources.requests, &resources.limits]
-                .map(|list| list.as_ref().and_then(|list| list.get(&policy.resource_name)).cloned())
-        };
-        of(applied) != of(&record.promised)
-    })
-}
-
 /// The container that an ephemeral one waits for: it sees that one's processes.
 pub(crate) fn awaited<'a>(
     pod: &'a Pod,
     record: &ContainerRecord,
     observed: &Observed,
 ) -> Option<&'a str> {
-    let target = spec::target(pod, &record.name).filter(|_| record.ephemeral)?;
+    let target = spec::target(pod, &record.name).filter(|_| record.role == Role::Ephemeral)?;
     observed.running(target).is_none().then_some(target)
 }
 
@@ -286,14 +206,8 @@ impl Planner<'_> {
             }
             return;
         }
-        let fates: Vec<Fate> = self
-            .observed
-            .containers
-            .iter()
-            .map(|record| fate(self.pod, record, self.now))
-            .collect();
-        let regular = self.observed.containers.iter().zip(&fates).filter(|(r, _)| !r.ephemeral);
-        if regular.into_iter().all(|(_, fate)| *fate == Fate::Over) {
+        let stage = stage(self.pod, self.observed, self.now);
+        if is_over(self.pod, self.observed, stage, self.now) {
             self.finish();
             return;
         }
@@ -301,22 +215,60 @@ impl Planner<'_> {
         // Containers start in order. One that waits for its first image holds up those behind
         // it, one that has failed does not.
         let mut turn = ready && !self.observed.busy.contains(&Job::Start);
-        for (record, fate) in self.observed.containers.iter().zip(fates) {
-            match fate {
-                Fate::Keep => self.resize(record),
-                Fate::Over => {}
-                Fate::Stop(reason, grace) => self.stop(record, reason, grace),
-                Fate::Start { not_before, .. } if not_before > self.now => self.wake(not_before),
-                Fate::Start { number, restart_delay, .. } if record.ephemeral => {
-                    turn &= self.look_into(record, number, restart_delay, turn);
-                }
-                Fate::Start { number, restart_delay, .. } => {
-                    turn &= self.start(record, number, restart_delay, turn);
-                }
+        for (index, record) in self.observed.containers.iter().enumerate() {
+            let due = match (record.role, stage) {
+                (Role::Init, _) => stage == Stage::Initializing(index),
+                (Role::Sidecar, Stage::Initializing(next)) => index <= next,
+                (Role::Regular, _) => stage == Stage::Initialized,
+                (Role::Sidecar | Role::Ephemeral, _) => true,
+            };
+            match due {
+                true => turn &= self.work(record, turn),
+                false => self.prefetch(record),
             }
         }
         for id in &self.observed.superseded {
             self.push(PodAction::RemoveContainer { id: id.clone() });
+        }
+    }
+
+    /// Works on a container whose turn has come; whether the next one in order may start as well.
+    fn work(&mut self, record: &ContainerRecord, turn: bool) -> bool {
+        match fate(self.pod, record, self.now) {
+            Fate::Keep => {
+                self.resize(record);
+                return self.follow_start(record);
+            }
+            Fate::Over => {}
+            Fate::Stop(reason, grace) => self.stop(record, reason, grace),
+            Fate::Start { not_before, .. } if not_before > self.now => self.wake(not_before),
+            Fate::Start { number, restart_delay, .. } if record.role == Role::Ephemeral => {
+                return self.look_into(record, number, restart_delay, turn);
+            }
+            Fate::Start { number, restart_delay, .. } => {
+                return self.start(record, number, restart_delay, turn);
+            }
+        }
+        true
+    }
+
+    /// Calls the hook that belongs to a start; whether there is nothing left to be waited for.
+    fn follow_start(&mut self, record: &ContainerRecord) -> bool {
+        if let Some(attempt) = record.running()
+            && record.post_start == PostStart::Due
+        {
+            let container = record.name.clone();
+            self.push(PodAction::CallPostStart { container, id: attempt.id() });
+            return false;
+        }
+        true
+    }
+
+    /// Its image may well be there by the time that its turn comes. If it is not to be had, that is
+    /// told when it is needed.
+    fn prefetch(&mut self, record: &ContainerRecord) {
+        if matches!(record.image, Progress::Waiting) && record.current.is_none() {
+            self.push(PodAction::FetchImage { container: record.name.clone() });
         }
     }
 
@@ -397,33 +349,18 @@ impl Planner<'_> {
         self.start(record, number, restart_delay, turn) || !fetched
     }
 
-    /// All that the pod is made of has ended: whoever looks into it goes first.
+    /// The pod is over: whoever still serves it or looks into it goes first.
     fn finish(&mut self) {
-        let grace = grace(self.pod);
-        let mut looked_into = self.observed.busy.contains(&Job::Start);
-        for record in self.observed.containers.iter().filter(|r| r.running().is_some()) {
-            looked_into = true;
-            self.stop(record, StopReason::PodTerminates, grace);
-        }
-        if !looked_into {
+        if !self.stop_all(grace(self.pod)) && !self.is_unsettled() {
             self.push(PodAction::Finish);
         }
     }
 
     fn terminate(&mut self, grace: Duration, report: bool) {
+        // Of a lost sandbox nothing can be reached.
         let lost = matches!(self.observed.sandbox, Sandbox::Lost(_));
-        let mut running = false;
-        if !lost {
-            for record in self.observed.containers.iter().filter(|r| r.running().is_some()) {
-                running = true;
-                self.stop(record, StopReason::PodTerminates, grace);
-            }
-        }
-        // What is being made has to be there before it can be removed.
-        let unsettled = self.observed.busy.iter().any(|job| {
-            matches!(job, Job::Sandbox | Job::Network | Job::Volumes | Job::Start | Job::Finish)
-        });
-        if running || unsettled {
+        let running = !lost && self.stop_all(grace);
+        if running || self.is_unsettled() {
             return;
         }
         self.release();
@@ -432,26 +369,15 @@ impl Planner<'_> {
         }
     }
 
-    fn release(&mut self) {
-        self.step(&self.observed.release, PodAction::Release);
+    /// Whether something is being made: it has to be there before it can be removed.
+    fn is_unsettled(&self) -> bool {
+        self.observed.busy.iter().any(|job| {
+            matches!(job, Job::Sandbox | Job::Network | Job::Volumes | Job::Start | Job::Finish)
+        })
     }
 
-    fn stop(&mut self, record: &ContainerRecord, reason: StopReason, grace: Duration) {
-        let Some(attempt) = record.running() else { return };
-        let (container, id) = (record.name.clone(), attempt.id());
-        let Some(stopping) = &record.stopping else {
-            let signal = attempt.labels.stop_signal;
-            self.push(PodAction::StopContainer { container, id, signal, reason });
-            return;
-        };
-        let kill_at = match stopping.killed {
-            None => after(stopping.since, grace),
-            Some(killed) => after(killed, KILL_AGAIN),
-        };
-        match kill_at <= self.now {
-            true => self.push(PodAction::KillContainer { container, id }),
-            false => self.wake(kill_at),
-        }
+    fn release(&mut self) {
+        self.step(&self.observed.release, PodAction::Release);
     }
 
     fn step<T>(&mut self, progress: &Progress<T>, action: PodAction) {

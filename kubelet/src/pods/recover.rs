@@ -19,7 +19,7 @@ use super::observed::{
     Attempt, ContainerRecord, Exit, FIRST_BACKOFF, Observed, Progress, STATUS_UNKNOWN, Sandbox,
     Verdicts,
 };
-use super::spec;
+use super::spec::{self, Role};
 use super::status::{is_final, terminated};
 
 /// Resources by container.
@@ -34,20 +34,25 @@ pub(crate) fn recover(
     now: Timestamp,
 ) -> Observed {
     let mut superseded = Vec::new();
-    let regular = spec::regular(pod).map(|container| {
+    let own = spec::own(pod).map(|(role, container)| {
         let before = promised.and_then(|promised| promised.get(&container.name));
         let asked = container.resources.as_ref();
         let promised = before.or(asked).cloned().unwrap_or_default();
-        ContainerRecord { promised, ..ContainerRecord::new(&container.name) }
+        ContainerRecord { promised, ..ContainerRecord::new(&container.name, role) }
     });
-    let ephemeral = spec::ephemeral_names(pod).map(ContainerRecord::new_ephemeral);
-    let containers = regular
+    let ephemeral = spec::ephemeral_names(pod);
+    let ephemeral = ephemeral.map(|name| ContainerRecord::new(name, Role::Ephemeral));
+    let containers = own
         .chain(ephemeral)
         .map(|record| {
             let name = record.name.clone();
-            let statuses = known.iter().flat_map(|known| match record.ephemeral {
-                false => known.container_statuses.iter().flatten(),
-                true => known.ephemeral_container_statuses.iter().flatten(),
+            let statuses = known.iter().flat_map(|known| {
+                let list = match record.role {
+                    Role::Init | Role::Sidecar => &known.init_container_statuses,
+                    Role::Regular => &known.container_statuses,
+                    Role::Ephemeral => &known.ephemeral_container_statuses,
+                };
+                list.iter().flatten()
             });
             let status = statuses.into_iter().find(|status| status.name == name);
             let mut attempts: Vec<Attempt> = found
@@ -76,6 +81,7 @@ pub(crate) fn recover(
         containers,
         pending_resize: None,
         superseded,
+        failed: None,
         finished: is_final(known),
         release: Progress::Waiting,
         removal_reported: false,
@@ -112,7 +118,14 @@ fn container(
                 .and_then(|before| Some(terminated(uid, before, before.exit.as_ref()?)))
                 .or(last);
             let has = status.and_then(|status| status.resources.clone());
-            record.applied = has.filter(|_| attempt.exit.is_none() && !record.ephemeral);
+            let asks = record.role != Role::Ephemeral;
+            record.applied = has.filter(|_| attempt.exit.is_none() && asks);
+            // One that was said to run has been through its hook. Otherwise nobody knows, and it is
+            // called once more rather than never.
+            let runs = |status: &ContainerStatus| status.state.as_ref()?.running.as_ref().map(drop);
+            if attempt.exit.is_none() && same.and_then(runs).is_none() {
+                record.post_start = spec::post_start(pod, &record.name);
+            }
             record.current = Some(attempt);
         }
         None => {

@@ -5,20 +5,69 @@ use std::borrow::Cow;
 use proto::ephemeral;
 use proto::k8s::api::core::v1::{Container, EphemeralContainer, Pod};
 
-/// The specification of a container by its name, an ephemeral one included.
-pub(crate) fn container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
-    let regular = regular(pod).find(|container| container.name == name).map(Cow::Borrowed);
-    regular.or_else(|| Some(Cow::Owned(ephemeral::split(ephemeral(pod, name)?.clone()).0)))
+use super::observed::PostStart;
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It does its work before those behind it start.
+    Init,
+    /// It is started among the init containers and stays: what Kubernetes calls a sidecar.
+    Sidecar,
+    /// The pod is there for it.
+    Regular,
+    /// It was added to look into the pod: it starts once, and the pod's fate does not hang on it.
+    Ephemeral,
 }
 
-/// The containers that the pod is made of.
-pub(crate) fn regular(pod: &Pod) -> impl Iterator<Item = &Container> {
-    pod.spec.iter().flat_map(|spec| &spec.containers)
+impl Role {
+    /// The field of the specification that names such containers.
+    pub(crate) fn list(self) -> &'static str {
+        match self {
+            Self::Init | Self::Sidecar => "initContainers",
+            Self::Regular => "containers",
+            Self::Ephemeral => "ephemeralContainers",
+        }
+    }
+}
+
+/// The specification of a container by its name, an ephemeral one included.
+pub(crate) fn container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
+    let own = own(pod).map(|(_, container)| container);
+    let own = own.into_iter().find(|container| container.name == name).map(Cow::Borrowed);
+    own.or_else(|| Some(Cow::Owned(ephemeral::split(ephemeral(pod, name)?.clone()).0)))
+}
+
+/// The containers that the pod is made of, in the order of their start.
+pub(crate) fn own(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> {
+    let spec = pod.spec.iter();
+    let initial = spec.clone().flat_map(|spec| spec.init_containers.iter().flatten());
+    let initial = initial.map(|container| match container.restart_policy.as_deref() {
+        Some("Always") => (Role::Sidecar, container),
+        _ => (Role::Init, container),
+    });
+    initial.chain(spec.flat_map(|spec| &spec.containers).map(|one| (Role::Regular, one)))
 }
 
 /// Names of those that were added to look into the pod.
 pub(crate) fn ephemeral_names(pod: &Pod) -> impl Iterator<Item = &str> {
     pod.spec.iter().flat_map(ephemeral::names)
+}
+
+/// All containers by their names.
+pub(crate) fn roles(pod: &Pod) -> impl Iterator<Item = (Role, &str)> {
+    let own = own(pod).map(|(role, container)| (role, container.name.as_str()));
+    own.chain(ephemeral_names(pod).map(|name| (Role::Ephemeral, name)))
+}
+
+/// Whether the container has a hook that follows its start.
+pub(crate) fn post_start(pod: &Pod, name: &str) -> PostStart {
+    let spec = container(pod, name);
+    let lifecycle = spec.as_ref().and_then(|spec| spec.lifecycle.as_ref());
+    match lifecycle.is_some_and(|lifecycle| lifecycle.post_start.is_some()) {
+        true => PostStart::Due,
+        false => PostStart::Done,
+    }
 }
 
 /// The container whose processes an ephemeral one sees, if it names one.

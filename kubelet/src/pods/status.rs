@@ -15,10 +15,12 @@ use proto::k8s::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::clock::after;
 use super::names::status_container_id;
-use super::observed::{Attempt, ContainerRecord, Exit, Failure, Observed, START_ERROR, Sandbox};
-use super::plan::{Fate, Intent, awaited, fate};
+use super::observed::{
+    Attempt, ContainerRecord, Exit, Failure, Observed, PostStart, START_ERROR, Sandbox,
+};
+use super::plan::{Fate, Intent, Stage, awaited, fate, is_over, is_started, stage};
 use super::resources::QosClass;
-use super::spec;
+use super::spec::{self, Role};
 
 /// What the status is computed from.
 pub(crate) struct StatusInput<'a> {
@@ -33,6 +35,30 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) now: Timestamp,
 }
 
+impl StatusInput<'_> {
+    fn stage(&self) -> Stage {
+        stage(self.pod, self.observed, self.now)
+    }
+
+    /// Whether none of the pod's containers is to be started any more.
+    fn is_over(&self) -> bool {
+        self.intent != Intent::Run
+            || self.observed.finished
+            || is_over(self.pod, self.observed, self.stage(), self.now)
+    }
+
+    /// Whether nothing but itself keeps a container from being started.
+    fn is_due(&self, record: &ContainerRecord) -> bool {
+        match self.stage() {
+            Stage::Initializing(next) if record.role != Role::Ephemeral => {
+                let mut before = self.observed.containers.iter().take(next + 1);
+                before.any(|other| other.name == record.name)
+            }
+            Stage::Initializing(_) | Stage::Initialized | Stage::Failed => true,
+        }
+    }
+}
+
 /// So long a failed pull is `ErrImagePull` before it is `ImagePullBackOff`; long enough to be seen.
 pub(crate) const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
 
@@ -44,12 +70,17 @@ pub(crate) fn status(input: &StatusInput<'_>) -> PodStatus {
     {
         return PodStatus { observed_generation: generation(input.pod), ..previous.clone() };
     }
-    let (ephemeral, regular): (Vec<_>, Vec<_>) =
-        observed.containers.iter().partition(|record| record.ephemeral);
-    let containers: Vec<ContainerStatus> =
-        regular.into_iter().map(|record| container_status(input, record)).collect();
-    let ephemeral = ephemeral.into_iter().map(|record| ephemeral_status(input, record)).collect();
-    let phase = phase(input, &containers);
+    let mut statuses = Statuses::default();
+    for record in &observed.containers {
+        match record.role {
+            Role::Init => statuses.init.push(init_status(input, record)),
+            Role::Sidecar => statuses.init.push(container_status(input, record)),
+            Role::Regular => statuses.regular.push(container_status(input, record)),
+            Role::Ephemeral => statuses.ephemeral.push(ephemeral_status(input, record)),
+        }
+    }
+    let phase = phase(input, &statuses);
+    let failed = observed.failed.as_ref().filter(|_| phase == "Failed");
     let network = observed.network.done().map(Vec::as_slice).unwrap_or_default();
     let sandboxed = matches!(observed.sandbox, Sandbox::Ready { .. });
     let addresses = match sandboxed {
@@ -57,9 +88,12 @@ pub(crate) fn status(input: &StatusInput<'_>) -> PodStatus {
         false => &[],
     };
     let mut status = PodStatus {
-        conditions: Some(conditions(input, phase, &containers)),
-        container_statuses: Some(containers),
-        ephemeral_container_statuses: non_empty(ephemeral),
+        conditions: Some(conditions(input, phase, &statuses)),
+        container_statuses: Some(statuses.regular),
+        ephemeral_container_statuses: non_empty(statuses.ephemeral),
+        init_container_statuses: non_empty(statuses.init),
+        message: failed.map(|failed| failed.message.clone()),
+        reason: failed.map(|failed| failed.reason.clone()),
         host_ip: input.host_ips.first().map(IpAddr::to_string),
         host_ips: non_empty(
             input.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect(),
@@ -88,6 +122,15 @@ pub(crate) fn is_final(status: Option<&PodStatus>) -> bool {
     matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
+/// The statuses of the containers, by what they are.
+#[derive(Default)]
+struct Statuses {
+    /// Sidecars among them.
+    init: Vec<ContainerStatus>,
+    regular: Vec<ContainerStatus>,
+    ephemeral: Vec<ContainerStatus>,
+}
+
 fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> ContainerStatus {
     let uid = input.pod.metadata.uid.as_deref().unwrap_or_default();
     let image = spec::container(input.pod, &record.name);
@@ -105,6 +148,9 @@ fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> Contai
     };
     let started = is_started(input.pod, record);
     let (state, last) = match &attempt.exit {
+        None if record.post_start != PostStart::Done => {
+            (waiting_state(creating(input)), record.last.clone())
+        }
         None => {
             let running = ContainerStateRunning { started_at: Some(seconds(attempt.started_at)) };
             (ContainerState { running: Some(running), ..Default::default() }, record.last.clone())
@@ -135,6 +181,14 @@ fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> Contai
     }
 }
 
+/// It is ready when it has done its work.
+fn init_status(input: &StatusInput<'_>, record: &ContainerRecord) -> ContainerStatus {
+    let status = container_status(input, record);
+    let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+    let ready = ended.is_some_and(|ended| ended.exit_code == 0);
+    ContainerStatus { ready, ..status }
+}
+
 /// Nobody sends it requests, and it is started once: whether it is ready is not said.
 fn ephemeral_status(input: &StatusInput<'_>, record: &ContainerRecord) -> ContainerStatus {
     ContainerStatus {
@@ -146,12 +200,6 @@ fn ephemeral_status(input: &StatusInput<'_>, record: &ContainerRecord) -> Contai
     }
 }
 
-/// Whether the container runs and its startup probe, if it has one, has succeeded.
-pub(crate) fn is_started(pod: &Pod, record: &ContainerRecord) -> bool {
-    let probed = spec::container(pod, &record.name).is_some_and(|s| s.startup_probe.is_some());
-    record.running().is_some() && (!probed || record.verdicts.startup == Some(true))
-}
-
 /// Whether the container may be sent requests.
 pub(crate) fn is_ready(pod: &Pod, record: &ContainerRecord) -> bool {
     let probed = spec::container(pod, &record.name).is_some_and(|s| s.readiness_probe.is_some());
@@ -160,7 +208,18 @@ pub(crate) fn is_ready(pod: &Pod, record: &ContainerRecord) -> bool {
 
 /// Why a container that never ran does not run.
 fn waiting(input: &StatusInput<'_>, record: &ContainerRecord) -> (String, Option<String>) {
-    hindrance(input, record).unwrap_or_else(|| ("ContainerCreating".to_owned(), None))
+    let hindrance = hindrance(input, record).filter(|_| input.is_due(record));
+    hindrance.unwrap_or_else(|| creating(input))
+}
+
+/// Nothing is wrong with it.
+fn creating(input: &StatusInput<'_>) -> (String, Option<String>) {
+    let mut own = spec::own(input.pod);
+    let reason = match own.any(|(role, _)| role != Role::Regular) {
+        true => "PodInitializing",
+        false => "ContainerCreating",
+    };
+    (reason.to_owned(), None)
 }
 
 /// What keeps a container from being started.
@@ -202,10 +261,13 @@ fn waiting_again(
     record: &ContainerRecord,
     exit: &Exit,
 ) -> Option<(String, Option<String>)> {
-    if input.intent != Intent::Run || input.observed.finished {
+    if input.is_over() {
         return None;
     }
     let Fate::Start { not_before, .. } = fate(input.pod, record, input.now) else { return None };
+    if !input.is_due(record) {
+        return Some(creating(input));
+    }
     if let Some(hindrance) = hindrance(input, record) {
         return Some(hindrance);
     }
@@ -255,46 +317,59 @@ fn waiting_state((reason, message): (String, Option<String>)) -> ContainerState 
     ContainerState { waiting: Some(waiting), ..Default::default() }
 }
 
+fn is_running(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+/// The exit code of one that ended and is not about to be started again.
+fn exit_code(status: &ContainerStatus) -> Option<i32> {
+    Some(status.state.as_ref()?.terminated.as_ref()?.exit_code)
+}
+
+/// One that is about to be started again has run.
+fn has_ended_before(status: &ContainerStatus) -> bool {
+    status.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
+}
+
 /// Kubernetes' phase, from what the containers do.
-fn phase(input: &StatusInput<'_>, containers: &[ContainerStatus]) -> &'static str {
-    let policy = input.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
-    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
-    for container in containers {
-        let state = container.state.as_ref();
-        let ended = state.and_then(|state| state.terminated.as_ref());
-        // One that is about to be started again has run: the pod is past pending.
-        let ended_before = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-        if state.is_some_and(|state| state.running.is_some()) {
-            running += 1;
-        } else if let Some(ended) = ended {
-            stopped += 1;
-            succeeded += usize::from(ended.exit_code == 0);
-        } else if ended_before.is_some() {
-            stopped += 1;
-        } else {
-            waiting += 1;
-        }
+fn phase(input: &StatusInput<'_>, statuses: &Statuses) -> &'static str {
+    let regular = &statuses.regular;
+    let runs = input.observed.containers.iter().any(|record| record.running().is_some());
+    let all_succeeded = regular.iter().all(|container| exit_code(container) == Some(0));
+    let gone = input.intent != Intent::Run && !runs;
+    let has_run = regular.iter().chain(&statuses.init).any(|c| exit_code(c).is_some());
+    if input.observed.finished || gone && (has_run || input.observed.release.done().is_some()) {
+        return match all_succeeded && input.observed.failed.is_none() {
+            true => "Succeeded",
+            false => "Failed",
+        };
     }
-    let looked_into = input.observed.is_looked_into();
-    let over = input.observed.finished
-        || (input.intent != Intent::Run && waiting + running == 0 && stopped > 0 && !looked_into);
-    match () {
-        () if over && stopped == succeeded => "Succeeded",
-        () if over => "Failed",
-        () if waiting > 0 => "Pending",
-        // Nothing is over while somebody looks into what has ended.
-        () if running > 0 || looked_into => "Running",
-        () if stopped > 0
-            && stopped == succeeded
-            && policy != Some("Always")
-            && policy.is_some() =>
-        {
-            "Succeeded"
-        }
-        () if stopped > 0 && policy == Some("Never") => "Failed",
-        () if stopped > 0 => "Running",
-        () => "Pending",
+    let begun = regular.iter().any(|c| is_running(c) || exit_code(c).is_some());
+    let waiting = |c: &ContainerStatus| !is_running(c) && exit_code(c).is_none();
+    if !begun && !is_initialized(input, statuses)
+        || regular.iter().any(|c| waiting(c) && !has_ended_before(c))
+    {
+        return "Pending";
     }
+    // Nothing is over while something runs or is to run again, be it to serve it or to look into it.
+    if runs || !input.is_over() {
+        return "Running";
+    }
+    if all_succeeded { "Succeeded" } else { "Failed" }
+}
+
+/// Whether each init container has done its part; the names of those that have not.
+fn is_initialized(input: &StatusInput<'_>, statuses: &Statuses) -> bool {
+    incomplete(input, statuses).is_empty()
+}
+
+fn incomplete<'a>(input: &'a StatusInput<'_>, statuses: &Statuses) -> Vec<&'a str> {
+    let initial = input.observed.containers.iter().zip(&statuses.init);
+    let incomplete = initial.filter(|(record, status)| match record.role {
+        Role::Sidecar => status.started != Some(true),
+        _ => !status.ready,
+    });
+    incomplete.map(|(record, _)| record.name.as_str()).collect()
 }
 
 /// Conditions this node speaks for; all others are kept as they are. The last two are there only while
@@ -308,36 +383,28 @@ const OWN_CONDITIONS: [&str; 6] = [
     "PodResizeInProgress",
 ];
 
-fn conditions(
-    input: &StatusInput<'_>,
-    phase: &str,
-    containers: &[ContainerStatus],
-) -> Vec<PodCondition> {
+/// Why a condition does not hold: reason and message.
+type Wanting = (&'static str, Option<String>);
+
+fn conditions(input: &StatusInput<'_>, phase: &str, statuses: &Statuses) -> Vec<PodCondition> {
     let observed = input.observed;
     let connected = matches!(observed.sandbox, Sandbox::Ready { .. })
         && observed.network.done().is_some()
         && !observed.finished;
-    let unready: Vec<&str> =
-        containers.iter().filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
-    let ready = match phase {
-        "Succeeded" => Err(("PodCompleted", None)),
-        "Failed" => Err(("PodFailed", None)),
-        _ if unready.is_empty() => Ok(()),
-        _ => Err((
-            "ContainersNotReady",
-            Some(format!("containers with unready status: [{}]", unready.join(" "))),
-        )),
-    };
-    let completed = (phase == "Succeeded").then_some("PodCompleted");
-    let readiness = |kind| match &ready {
+    let containers_ready = containers_ready(input, phase, statuses);
+    let ready = containers_ready.clone().and_then(|()| gates_open(input));
+    let told = |kind, result: Result<(), Wanting>| match result {
         Ok(()) => condition(input, kind, true, None, None),
-        Err((reason, message)) => condition(input, kind, false, Some(reason), message.clone()),
+        Err((reason, message)) => condition(input, kind, false, Some(reason), message),
     };
     let mut conditions = vec![
         condition(input, OWN_CONDITIONS[0], connected, None, None),
-        condition(input, OWN_CONDITIONS[1], true, completed, None),
-        readiness(OWN_CONDITIONS[2]),
-        readiness(OWN_CONDITIONS[3]),
+        match phase {
+            "Succeeded" => condition(input, OWN_CONDITIONS[1], true, Some("PodCompleted"), None),
+            _ => told(OWN_CONDITIONS[1], initialized(input, statuses)),
+        },
+        told(OWN_CONDITIONS[2], ready),
+        told(OWN_CONDITIONS[3], containers_ready),
     ];
     if input.intent == Intent::Run && !observed.finished {
         conditions.extend(resize_conditions(input));
@@ -346,6 +413,62 @@ fn conditions(
     conditions
         .extend(foreign.filter(|other| !OWN_CONDITIONS.contains(&other.type_.as_str())).cloned());
     conditions
+}
+
+fn initialized(input: &StatusInput<'_>, statuses: &Statuses) -> Result<(), Wanting> {
+    let incomplete = incomplete(input, statuses);
+    // Sidecars that are started again are not waited for a second time.
+    let begun = statuses.regular.iter().any(|c| is_running(c) || exit_code(c).is_some());
+    if incomplete.is_empty() || begun {
+        return Ok(());
+    }
+    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    Err(("ContainersNotInitialized", Some(message)))
+}
+
+fn containers_ready(
+    input: &StatusInput<'_>,
+    phase: &str,
+    statuses: &Statuses,
+) -> Result<(), Wanting> {
+    match phase {
+        "Succeeded" => return Err(("PodCompleted", None)),
+        "Failed" => return Err(("PodFailed", None)),
+        _ => {}
+    }
+    let records = input.observed.containers.iter();
+    let all = records.zip(statuses.init.iter().chain(&statuses.regular));
+    let unready = all.filter(|(record, status)| record.role != Role::Init && !status.ready);
+    let unready: Vec<&str> = unready.map(|(record, _)| record.name.as_str()).collect();
+    if unready.is_empty() {
+        return Ok(());
+    }
+    let message = format!("containers with unready status: [{}]", unready.join(" "));
+    Err(("ContainersNotReady", Some(message)))
+}
+
+/// Whether others say, too, that the pod is ready: those that its readiness gates name.
+fn gates_open(input: &StatusInput<'_>) -> Result<(), Wanting> {
+    let conditions = || input.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let gates = input.pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let closed = gates.filter_map(|gate| {
+        let kind = &gate.condition_type;
+        match conditions().find(|condition| condition.type_ == *kind) {
+            None => Some(format!(
+                "corresponding condition of pod readiness gate {kind:?} does not exist."
+            )),
+            Some(condition) if condition.status != "True" => Some(format!(
+                "the status of pod readiness gate {kind:?} is not \"True\", but {}",
+                condition.status
+            )),
+            Some(_) => None,
+        }
+    });
+    let closed: Vec<String> = closed.collect();
+    match closed.is_empty() {
+        true => Ok(()),
+        false => Err(("ReadinessGatesNotReady", Some(closed.join(", ")))),
+    }
 }
 
 /// How far a change of resources has come.

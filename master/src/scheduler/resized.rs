@@ -17,9 +17,14 @@ type Wire = BTreeMap<String, WireQuantity>;
 pub(crate) fn counted(pod: &Pod) -> Cow<'_, PodSpec> {
     let Some(spec) = &pod.spec else { return Cow::Owned(PodSpec::default()) };
     let infeasible = is_infeasible(pod);
-    let statuses = || pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let statuses = || {
+        let lists = pod.status.iter().map(|s| [&s.init_container_statuses, &s.container_statuses]);
+        lists.flatten().flatten().flatten()
+    };
     let mut counted = Cow::Borrowed(spec);
-    for (index, container) in spec.containers.iter().enumerate() {
+    let initial = spec.init_containers.iter().flatten().enumerate().map(|one| (true, one));
+    let regular = spec.containers.iter().enumerate().map(|one| (false, one));
+    for (initial, (index, container)) in initial.chain(regular) {
         let Some(status) = statuses().find(|status| status.name == container.name) else {
             continue;
         };
@@ -31,7 +36,11 @@ pub(crate) fn counted(pod: &Pod) -> Cow<'_, PodSpec> {
             Some(asked) => larger(held, asked),
             None => held,
         };
-        let containers = &mut counted.to_mut().containers;
+        let counted = counted.to_mut();
+        let containers = match initial {
+            true => counted.init_containers.get_or_insert_default(),
+            false => &mut counted.containers,
+        };
         containers[index].resources.get_or_insert_default().requests = Some(most);
     }
     counted

@@ -49,12 +49,30 @@ fn a_limit_without_a_request_is_one() {
         of(json!({"requests": {"memory": "1"}})),
         of(json!({})),
     ];
-    assert_eq!(Amounts::of(all.iter()), amounts(250, 1025));
+    assert_eq!(Amounts::of(all.iter().map(|one| (Role::Regular, one))), amounts(250, 1025));
     let node: Node = serde_json::from_value(json!({
         "metadata": {}, "status": {"allocatable": {"cpu": "2", "memory": "1Mi"}}
     }))
     .unwrap();
     assert_eq!(Amounts::allocatable(Some(&node)), amounts(2000, 1 << 20));
+}
+
+#[test]
+fn an_init_container_counts_beside_the_sidecars_before_it_or_not_at_all() {
+    let cpu = |amount: u32| -> ResourceRequirements {
+        serde_json::from_value(json!({"requests": {"cpu": format!("{amount}m")}})).unwrap()
+    };
+    for (all, expected) in [
+        (vec![(Role::Init, 500), (Role::Regular, 300)], 500),
+        (vec![(Role::Init, 200), (Role::Init, 250), (Role::Regular, 300)], 300),
+        (vec![(Role::Sidecar, 100), (Role::Init, 500), (Role::Regular, 300)], 600),
+        (vec![(Role::Init, 500), (Role::Sidecar, 100), (Role::Regular, 300)], 500),
+        (vec![(Role::Sidecar, 100), (Role::Init, 50), (Role::Regular, 300)], 400),
+    ] {
+        let asked: Vec<_> = all.iter().map(|(role, amount)| (*role, cpu(*amount))).collect();
+        let of = Amounts::of(asked.iter().map(|(role, asked)| (*role, asked)));
+        assert_eq!(of, amounts(expected, 0), "{all:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! Each case says what there is and expects what is to be done.
 
 mod ephemeral;
+mod hooks;
+mod init;
+mod laws;
 mod resize;
+mod restarts;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -35,16 +39,12 @@ fn nothing_there(pod: &Pod) -> Observed {
         network: Progress::Waiting,
         volumes: Progress::Waiting,
         volumes_stale: false,
-        containers: pod
-            .spec
-            .as_ref()
-            .unwrap()
-            .containers
-            .iter()
-            .map(|container| ContainerRecord::new(&container.name))
+        containers: spec::own(pod)
+            .map(|(role, container)| ContainerRecord::new(&container.name, role))
             .collect(),
         pending_resize: None,
         superseded: Vec::new(),
+        failed: None,
         finished: false,
         release: Progress::Waiting,
         removal_reported: false,
@@ -137,8 +137,22 @@ fn stop(name: &str, number: u32, reason: StopReason) -> PodAction {
     PodAction::StopContainer {
         container: name.to_owned(),
         id: crate::pods::names::container_id(name, number),
-        signal: 15,
+        hook: false,
+        signal: Some(15),
         reason,
+    }
+}
+
+/// It was sent its signal at once.
+fn stopping(reason: StopReason, since: i64) -> Option<Stopping> {
+    Some(Stopping { reason, since: at(since), signalled: Some(at(since)), killed: None })
+}
+
+fn signal(name: &str, number: u32) -> PodAction {
+    PodAction::SignalContainer {
+        container: name.to_owned(),
+        id: crate::pods::names::container_id(name, number),
+        signal: 15,
     }
 }
 
@@ -325,8 +339,7 @@ fn an_unhealthy_container_is_stopped_and_killed_when_it_does_not_obey() {
     observed.containers[0].verdicts = Verdicts { liveness: Some(false), ..Verdicts::default() };
     assert_eq!(run(&pod, &observed, 50).actions, [stop("a", 0, StopReason::Unhealthy)]);
 
-    observed.containers[0].stopping =
-        Some(Stopping { reason: StopReason::Unhealthy, since: at(50), killed: None });
+    observed.containers[0].stopping = stopping(StopReason::Unhealthy, 50);
     let waiting = run(&pod, &observed, 69);
     assert_eq!((waiting.actions, waiting.wake_at), (vec![], Some(at(70))));
     assert_eq!(run(&pod, &observed, 70).actions, [kill("a", 0)]);
@@ -337,8 +350,7 @@ fn a_stop_is_brought_to_its_end_even_if_the_probe_recovers() {
     let pod = pod("Always", &["a"]);
     let mut observed = running(&pod);
     observed.containers[0].verdicts = Verdicts { liveness: Some(true), ..Verdicts::default() };
-    observed.containers[0].stopping =
-        Some(Stopping { reason: StopReason::Unhealthy, since: at(0), killed: None });
+    observed.containers[0].stopping = stopping(StopReason::Unhealthy, 0);
     assert_eq!(run(&pod, &observed, 20).actions, [kill("a", 0)]);
 }
 
@@ -349,8 +361,7 @@ fn a_probes_own_grace_period_wins_over_the_pods() {
     container.liveness_probe =
         serde_json::from_value(json!({"terminationGracePeriodSeconds": 5})).unwrap();
     let mut observed = running(&pod);
-    observed.containers[0].stopping =
-        Some(Stopping { reason: StopReason::Unhealthy, since: at(0), killed: None });
+    observed.containers[0].stopping = stopping(StopReason::Unhealthy, 0);
     assert_eq!(run(&pod, &observed, 4).wake_at, Some(at(5)));
 }
 
@@ -360,8 +371,7 @@ fn a_container_that_was_killed_to_be_restarted_is_restarted_whatever_its_exit_co
         let pod = pod(policy, &["a"]);
         let mut observed = prepared(&pod);
         observed.containers[0].current = Some(exited(attempt("a", 0, 0, 0), 0, 5));
-        observed.containers[0].stopping =
-            Some(Stopping { reason: StopReason::Unhealthy, since: at(4), killed: None });
+        observed.containers[0].stopping = stopping(StopReason::Unhealthy, 4);
         let expected = if again { start("a", 1, 10) } else { PodAction::Finish };
         assert_eq!(run(&pod, &observed, 5).actions, [expected], "{policy}");
     }
@@ -374,8 +384,7 @@ fn another_image_restarts_a_container_at_once_whatever_the_policy() {
     pod.spec.as_mut().unwrap().containers[0].image = Some("app:2".to_owned());
     assert_eq!(run(&pod, &observed, 5).actions, [stop("a", 0, StopReason::ImageChanged)]);
 
-    observed.containers[0].stopping =
-        Some(Stopping { reason: StopReason::ImageChanged, since: at(5), killed: None });
+    observed.containers[0].stopping = stopping(StopReason::ImageChanged, 5);
     observed.containers[0].current = Some(exited(attempt("a", 0, 300, 0), 143, 6));
     observed.containers[0].image = Progress::Done(image());
     assert_eq!(run(&pod, &observed, 6).actions, [start("a", 1, 10)]);
@@ -427,8 +436,7 @@ fn deletion_stops_all_containers_at_once() {
 fn a_second_deletion_may_shorten_the_grace() {
     let pod = pod("Always", &["a"]);
     let mut observed = running(&pod);
-    observed.containers[0].stopping =
-        Some(Stopping { reason: StopReason::PodTerminates, since: at(0), killed: None });
+    observed.containers[0].stopping = stopping(StopReason::PodTerminates, 0);
     assert_eq!(terminate(&pod, &observed, 20, 3).wake_at, Some(at(20)));
     assert_eq!(terminate(&pod, &observed, 2, 3).actions, [kill("a", 0)]);
 }
@@ -438,7 +446,7 @@ fn a_kill_without_effect_is_repeated() {
     let pod = pod("Always", &["a"]);
     let mut observed = running(&pod);
     observed.containers[0].stopping =
-        Some(Stopping { reason: StopReason::PodTerminates, since: at(0), killed: Some(at(20)) });
+        stopping(StopReason::PodTerminates, 0).map(|all| Stopping { killed: Some(at(20)), ..all });
     assert_eq!(terminate(&pod, &observed, 20, 21).wake_at, Some(at(30)));
     assert_eq!(terminate(&pod, &observed, 20, 30).actions, [kill("a", 0)]);
 }
@@ -514,7 +522,7 @@ fn the_intent_follows_the_object() {
     pod.metadata.deletion_grace_period_seconds = Some(7);
     assert_eq!(Intent::of(&pod), terminate(7));
     pod.metadata.deletion_grace_period_seconds = Some(0);
-    assert_eq!(Intent::of(&pod), terminate(2), "there is always a moment");
+    assert_eq!(Intent::of(&pod), terminate(0));
 }
 
 /// Applies actions to a model in which everything succeeds, until nothing is left to be done.

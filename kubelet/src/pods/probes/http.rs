@@ -22,12 +22,18 @@ pub(crate) struct HttpTarget {
     port: u16,
     path: String,
     headers: HeaderMap,
+    user_agent: String,
 }
 
 /// More of an answer than this is not read; Kubernetes reads as much.
 const MAX_BODY: usize = 10 * 1024;
 /// As in Kubernetes.
 const MAX_REDIRECTS: usize = 10;
+
+/// As `kube-probe/1.2`.
+fn agent(part: &str) -> String {
+    format!("{part}/kutter-{}", env!("CARGO_PKG_VERSION"))
+}
 
 impl fmt::Display for HttpTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,7 +44,7 @@ impl fmt::Display for HttpTarget {
 
 impl HttpTarget {
     /// The error is for the user.
-    pub(super) fn new(get: &HTTPGetAction, port: u16, pod: IpAddr) -> Result<Self, String> {
+    pub(crate) fn new(get: &HTTPGetAction, port: u16, pod: IpAddr) -> Result<Self, String> {
         let host = match get.host.as_deref().filter(|host| !host.is_empty()) {
             Some(host) => host.trim_matches(['[', ']']).to_owned(),
             None => pod.to_string(),
@@ -58,7 +64,18 @@ impl HttpTarget {
         let path = get.path.clone().unwrap_or_default();
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
         let tls = get.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
-        Ok(Self { tls, host, port, path, headers })
+        let user_agent = agent("kube-probe");
+        Ok(Self { tls, host, port, path, headers, user_agent })
+    }
+
+    /// The same, asked for by another part of the node.
+    pub(crate) fn sent_by(self, part: &str) -> Self {
+        Self { user_agent: agent(part), ..self }
+    }
+
+    /// Sends the request; any answer will do.
+    pub(crate) async fn ask(&self) -> Result<(), String> {
+        self.request().await.map(drop)
     }
 
     /// One look.
@@ -125,7 +142,7 @@ impl HttpTarget {
         *request.headers_mut() = self.headers.clone();
         let defaults = [
             (HOST, self.authority()),
-            (USER_AGENT, concat!("kube-probe/kutter-", env!("CARGO_PKG_VERSION")).to_owned()),
+            (USER_AGENT, self.user_agent.clone()),
             (ACCEPT, "*/*".to_owned()),
         ];
         for (name, value) in defaults {

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use super::clock::{Clock, after};
 use super::events::Teller;
 use count::Count;
-use http::HttpTarget;
+pub(crate) use http::HttpTarget;
 
 /// What a probe is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,7 +136,8 @@ impl Check {
     }
 }
 
-fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
+/// The port that a number or a name of one of the container's ports stands for.
+pub(crate) fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => match name.parse() {

@@ -1,3 +1,5 @@
+mod init;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -26,15 +28,16 @@ fn pod(policy: &str, names: &[&str]) -> Pod {
 }
 
 fn connected(pod: &Pod) -> Observed {
-    let names = pod.spec.as_ref().unwrap().containers.iter();
+    let all = spec::own(pod);
     Observed {
         sandbox: Sandbox::Ready { network_namespace: PathBuf::from("/ns") },
         network: Progress::Done(vec!["10.244.0.5".parse().unwrap()]),
         volumes: Progress::Done(Volumes::new()),
         volumes_stale: false,
-        containers: names.map(|container| ContainerRecord::new(&container.name)).collect(),
+        containers: all.map(|(role, one)| ContainerRecord::new(&one.name, role)).collect(),
         pending_resize: None,
         superseded: Vec::new(),
+        failed: None,
         finished: false,
         release: Progress::Waiting,
         removal_reported: false,
@@ -275,7 +278,7 @@ fn an_ephemeral_container_has_a_status_of_its_own_and_does_not_count() {
     .unwrap();
     let mut observed = connected(&pod);
     observed.containers[0].current = Some(attempt("main", 0, 0));
-    observed.containers.push(ContainerRecord::new_ephemeral("debugger"));
+    observed.containers.push(ContainerRecord::new("debugger", Role::Ephemeral));
     let of = |status: &PodStatus| status.ephemeral_container_statuses.clone().unwrap().remove(0);
     let waits = compute(&pod, &observed, 1);
     assert_eq!((waits.phase.as_deref(), condition_of(&waits, "Ready")), (Some("Running"), true));

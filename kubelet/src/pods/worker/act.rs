@@ -19,7 +19,8 @@ use crate::pods::images::{PullPolicy, credentials};
 use crate::pods::names::{PodIdentity, log_path};
 use crate::pods::observed::{Attempt, Job, Sandbox, StopReason, Stopping};
 use crate::pods::plan::{Intent, PodAction};
-use crate::pods::{logs, references, security, spec, termination};
+use crate::pods::spec::{self, Role};
+use crate::pods::{logs, references, security, termination};
 use crate::volumes::etc::ClusterDns;
 use crate::volumes::{self, Objects, PodDir, VolumeError, Volumes};
 
@@ -37,6 +38,16 @@ pub(super) enum Done {
         container: String,
         number: u32,
         result: Result<Started, StartProblem>,
+    },
+    PostStart {
+        container: String,
+        id: ContainerId,
+        result: Result<(), String>,
+    },
+    PreStop {
+        container: String,
+        id: ContainerId,
+        result: Result<(), String>,
     },
     Signalled {
         container: String,
@@ -98,8 +109,18 @@ impl Worker {
             PodAction::StartContainer { container, number, restart_delay } => {
                 self.start_container(container, number, restart_delay);
             }
-            PodAction::StopContainer { container, id, signal, reason } => {
-                self.stop_container(container, id, signal, reason);
+            PodAction::CallPostStart { container, id } => self.call_post_start(container, id),
+            PodAction::StopContainer { container, id, hook, signal, reason } => {
+                self.note_stop(&container, reason);
+                match signal {
+                    Some(signal) => self.stop_container(container, id, signal),
+                    None if hook => self.call_pre_stop(container, id),
+                    None => {}
+                }
+            }
+            PodAction::SignalContainer { container, id, signal } => {
+                self.forget_hook(&container);
+                self.stop_container(container, id, signal);
             }
             PodAction::KillContainer { container, id } => self.kill_container(container, id),
             PodAction::RemoveContainer { id } => self.remove_container(id),
@@ -227,7 +248,9 @@ impl Worker {
             image,
             volumes,
             pod_ips,
-            resources: record.filter(|r| !r.ephemeral).map(|record| record.promised.clone()),
+            resources: record
+                .filter(|record| record.role != Role::Ephemeral)
+                .map(|record| record.promised.clone()),
             target: spec::target(&self.pod, &container)
                 .and_then(|target| self.observed.running(target))
                 .map(Attempt::id),
@@ -240,13 +263,8 @@ impl Worker {
         });
     }
 
-    fn stop_container(
-        &mut self,
-        container: String,
-        id: ContainerId,
-        signal: i32,
-        reason: StopReason,
-    ) {
+    /// Tells people, and remembers, that a container is to end.
+    fn note_stop(&mut self, container: &str, reason: StopReason) {
         let message = match reason {
             StopReason::PodTerminates => format!("Stopping container {container}"),
             StopReason::Unhealthy => {
@@ -259,12 +277,21 @@ impl Worker {
                 format!("Container {container} definition changed, will be restarted")
             }
             StopReason::Resized => format!("Container {container} resize requires restart"),
+            StopReason::HookFailed => "FailedPostStartHook".to_owned(),
         };
-        tracing::info!(%container, signal, ?reason, "stopping a container");
-        self.teller.normal(Some(&container), "Killing", message);
+        tracing::info!(%container, ?reason, "stopping a container");
+        self.teller.normal(Some(container), "Killing", message);
         let since = self.context.clock.now();
         if let Some(record) = self.observed.containers.iter_mut().find(|r| r.name == container) {
-            record.stopping = Some(Stopping { reason, since, killed: None });
+            record.stopping = Some(Stopping { reason, since, signalled: None, killed: None });
+        }
+    }
+
+    fn stop_container(&mut self, container: String, id: ContainerId, signal: i32) {
+        let now = self.context.clock.now();
+        let record = self.observed.containers.iter_mut().find(|r| r.name == container);
+        if let Some(stopping) = record.and_then(|record| record.stopping.as_mut()) {
+            stopping.signalled = Some(now);
         }
         self.signal(container, id, signal);
     }
@@ -518,7 +545,9 @@ async fn blocking(
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    // Those of init containers are of no use: they come and go.
+    let containers = spec::own(pod).filter(|(role, _)| *role != Role::Init);
+    let containers = containers.map(|(_, container)| container);
     let ports = containers.flat_map(|container| container.ports.iter().flatten());
     ports
         .filter_map(|port| {

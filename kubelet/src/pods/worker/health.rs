@@ -8,10 +8,11 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Worker;
+use crate::pods::observed::PostStart;
 use crate::pods::observed::{ContainerRecord, Verdicts};
+use crate::pods::plan::is_started;
 use crate::pods::probes::{Check, ProbeKind, ProbeNews, ProbeTask, Timing};
 use crate::pods::spec;
-use crate::pods::status::is_started;
 
 /// The probes under way. They end with it.
 pub(super) struct Probes {
@@ -72,7 +73,9 @@ impl Worker {
 
     fn is_wanted(&self, record: &ContainerRecord, kind: ProbeKind) -> bool {
         let spec = spec::container(&self.pod, &record.name);
-        if spec.as_deref().and_then(|spec| kind.of(spec)).is_none() {
+        // Nothing else is done with a container before its hook has succeeded.
+        let called = record.post_start == PostStart::Done;
+        if !called || spec.as_deref().and_then(|spec| kind.of(spec)).is_none() {
             return false;
         }
         let started = is_started(&self.pod, record);

@@ -14,6 +14,7 @@
 
 mod act;
 mod health;
+mod hooks;
 mod mailbox;
 mod report;
 mod resize;
@@ -30,7 +31,7 @@ use jiff::Timestamp;
 use proto::k8s::api::core::v1::{Pod, PodStatus};
 use runtime::{ContainerExit, ContainerId, SandboxState};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -38,12 +39,13 @@ use super::allocation::{Amounts, Entry, Ledger, Pending};
 use super::clock::{Clock, after, timestamp};
 use super::events::Teller;
 use super::names::PodIdentity;
-use super::observed::{ContainerRecord, Observed};
-use super::plan::{Intent, grace, plan};
+use super::observed::{ContainerRecord, Observed, PodFailure};
+use super::plan::{FORCED_GRACE, Intent, deadline, plan};
 use super::probes::ProbeNews;
 use super::record::Record;
 use super::recover::recover;
-use super::{PodsConfig, PodsDependencies, references, spec, status};
+use super::spec::{self, Role};
+use super::{PodsConfig, PodsDependencies, references, status};
 use crate::volumes::PodDir;
 use act::Done;
 use health::Probes;
@@ -73,6 +75,8 @@ pub(crate) struct Worker {
     observed: Observed,
     mailbox: Arc<Mailbox>,
     jobs: JoinSet<Done>,
+    /// Hooks under way, by their container.
+    hooks: HashMap<String, AbortHandle>,
     probes: Probes,
     probe_news: mpsc::Receiver<ProbeNews>,
     /// The pod's place in the ledger, until it has ended or is gone.
@@ -119,7 +123,8 @@ impl Worker {
         let (recorded, promised) = record.map_or((None, None), |r| (r.status, r.promised));
         let known = recorded.or_else(|| pod.status.clone());
         let observed = recover(&pod, found, known.as_ref(), promised.as_ref(), now);
-        let amounts = Amounts::of(observed.containers.iter().map(|record| &record.promised));
+        let promised = observed.containers.iter().map(|record| (record.role, &record.promised));
+        let amounts = Amounts::of(promised);
         let entry = (!observed.finished).then(|| context.ledger.enter(&identity.uid, amounts));
         let start_time = known
             .as_ref()
@@ -135,7 +140,7 @@ impl Worker {
             context.config.node_name.clone(),
             identity.clone(),
         )
-        .knowing(spec::ephemeral_names(&pod));
+        .knowing(&pod);
         let previous = known.filter(|known| known.container_statuses.is_some());
         let worker = Self {
             dir,
@@ -144,6 +149,7 @@ impl Worker {
             observed,
             mailbox,
             jobs: JoinSet::new(),
+            hooks: HashMap::new(),
             probes: Probes::new(probe_sender),
             probe_news,
             entry,
@@ -185,6 +191,7 @@ impl Worker {
                 continue;
             }
             self.consider_resize().await;
+            let deadline = self.consider_deadline();
             let intent = self.intent();
             let plan = loop {
                 let plan = plan(&self.pod, intent, &self.observed, self.context.clock.now());
@@ -202,7 +209,7 @@ impl Worker {
                 self.remove_remains().await;
                 return;
             }
-            let wake_at = [plan.wake_at, report_at].into_iter().flatten().min();
+            let wake_at = [plan.wake_at, report_at, deadline].into_iter().flatten().min();
             if self.wait(wake_at).await {
                 return;
             }
@@ -239,9 +246,28 @@ impl Worker {
 
     fn intent(&self) -> Intent {
         match self.gone {
-            true => Intent::Terminate { grace: grace(&self.pod), report: false },
+            true => Intent::Terminate { grace: FORCED_GRACE, report: false },
             false => Intent::of(&self.pod),
         }
+    }
+
+    /// Fails a pod that has had its time; when that will be, if it has not.
+    fn consider_deadline(&mut self) -> Option<Timestamp> {
+        let open = self.intent() == Intent::Run && !self.observed.finished;
+        let deadline = deadline(&self.pod, self.start_time);
+        let deadline = deadline.filter(|_| open && self.observed.failed.is_none())?;
+        if deadline > self.context.clock.now() {
+            return Some(deadline);
+        }
+        // As Kubernetes says it.
+        let (reason, message) = (
+            "DeadlineExceeded".to_owned(),
+            "Pod was active on the node longer than the specified deadline".to_owned(),
+        );
+        tracing::info!("the pod has had its time");
+        self.teller.normal(None, &reason, message.clone());
+        self.observed.failed = Some(PodFailure { reason, message });
+        None
     }
 
     fn is_in_doubt(&self) -> bool {
@@ -273,11 +299,11 @@ impl Worker {
         let known = |name: &str| self.observed.containers.iter().any(|r| r.name == name);
         let new: Vec<_> = spec::ephemeral_names(&self.pod)
             .filter(|name| !known(name))
-            .map(ContainerRecord::new_ephemeral)
+            .map(|name| ContainerRecord::new(name, Role::Ephemeral))
             .collect();
         if !new.is_empty() {
             self.observed.containers.extend(new);
-            self.teller = self.teller.knowing(spec::ephemeral_names(&self.pod));
+            self.teller = self.teller.knowing(&self.pod);
         }
     }
 

@@ -66,10 +66,13 @@ impl Worker {
 
 /// Whether the status says no more than that the pod is on its way.
 fn is_uneventful(status: &PodStatus) -> bool {
-    let states = status.container_statuses.iter().flatten().map(|s| s.state.as_ref());
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    let mut states = lists.into_iter().flatten().flatten().map(|s| s.state.as_ref());
     status.phase.as_deref() == Some("Pending")
-        && states.into_iter().all(|state| {
-            let waiting = state.and_then(|state| state.waiting.as_ref());
-            waiting.is_none_or(|waiting| waiting.reason.as_deref() == Some("ContainerCreating"))
+        && states.all(|state| {
+            let Some(state) = state else { return true };
+            let waits = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref());
+            let failed = state.terminated.as_ref().is_some_and(|ended| ended.exit_code != 0);
+            matches!(waits, None | Some("ContainerCreating" | "PodInitializing")) && !failed
         })
 }

@@ -12,19 +12,20 @@ use crate::pods::allocation::Amounts;
 use crate::pods::observed::{Failure, Job};
 use crate::pods::plan::Intent;
 use crate::pods::recover::Promises;
-use crate::pods::{resources, spec};
+use crate::pods::resources;
+use crate::pods::spec::{self, Role};
 
 impl Worker {
     /// What the containers were promised, as it is written down.
     pub(super) fn promises(&self) -> Promises {
-        let regular = self.observed.containers.iter().filter(|record| !record.ephemeral);
-        regular.map(|record| (record.name.clone(), record.promised.clone())).collect()
+        let own = self.observed.containers.iter().filter(|r| r.role != Role::Ephemeral);
+        own.map(|record| (record.name.clone(), record.promised.clone())).collect()
     }
 
     /// Promises the pod what it asks for by now, if there is room for it.
     pub(super) async fn consider_resize(&mut self) {
-        let wanted: Promises = spec::regular(&self.pod)
-            .map(|c| (c.name.clone(), c.resources.clone().unwrap_or_default()))
+        let wanted: Promises = spec::own(&self.pod)
+            .map(|(_, c)| (c.name.clone(), c.resources.clone().unwrap_or_default()))
             .collect();
         if wanted == self.promises() || self.intent() != Intent::Run || self.observed.finished {
             self.observed.pending_resize = None;
@@ -35,11 +36,15 @@ impl Worker {
         self.freed.mark_unchanged();
         let state = &self.context.dependencies.state;
         let allocatable = state.read(|cluster| Amounts::allocatable(cluster.node.as_deref()));
-        match entry.change(Amounts::of(wanted.values()), allocatable) {
+        let default = ResourceRequirements::default();
+        let asked = spec::own(&self.pod).map(|(role, c)| (role, c.resources.as_ref()));
+        let asked = Amounts::of(asked.map(|(role, asked)| (role, asked.unwrap_or(&default))));
+        match entry.change(asked, allocatable) {
             Ok(()) => {
                 tracing::info!("promised the pod other resources");
                 self.observed.pending_resize = None;
-                for record in self.observed.containers.iter_mut().filter(|r| !r.ephemeral) {
+                let own = self.observed.containers.iter_mut();
+                for record in own.filter(|record| record.role != Role::Ephemeral) {
                     if let Some(wanted) = wanted.get(&record.name) {
                         // Until now it had what was promised before.
                         record.applied.get_or_insert_with(|| record.promised.clone());

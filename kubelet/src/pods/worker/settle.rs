@@ -12,7 +12,7 @@ use crate::pods::observed::{
     Attempt, Exit, FIRST_BACKOFF, Failure, Job, Progress, START_ERROR, Sandbox, Verdicts,
 };
 use crate::pods::recover::{exit, vanished};
-use crate::pods::spec;
+use crate::pods::spec::{self, Role};
 use crate::pods::status::terminated;
 use crate::pods::termination;
 use crate::volumes::{VolumeError, Volumes};
@@ -51,6 +51,12 @@ impl Worker {
                     tracing::info!(%container, signal, error = %chain(&error), "failed to signal");
                     self.look_at_runtime();
                 }
+            }
+            Done::PostStart { container, id, result } => {
+                self.settle_post_start(&container, &id, result);
+            }
+            Done::PreStop { container, id, result } => {
+                self.settle_pre_stop(&container, &id, result)
             }
             Done::Resized { container, id, resources, result } => {
                 self.settle_resize(&container, &id, resources, result);
@@ -320,8 +326,9 @@ impl Worker {
         // The next start looks for its image anew.
         record.image = Progress::Waiting;
         record.blocked = None;
-        record.applied = (!record.ephemeral).then_some(resources);
+        record.applied = (record.role != Role::Ephemeral).then_some(resources);
         record.resize_failure = None;
+        record.post_start = spec::post_start(&self.pod, container);
         record.stopping = None;
         record.verdicts = Verdicts::default();
     }
@@ -348,7 +355,8 @@ impl Worker {
             oom_killed = ended.oom_killed, "a container ended"
         );
         attempt.exit = Some(exit(&ended));
-        let labels = attempt.labels.clone();
+        let (labels, name) = (attempt.labels.clone(), record.name.clone());
+        self.forget_hook(&name);
         let message = self.last_words(&labels, ended.exit_code).await;
         let record = &mut self.observed.containers[index];
         if let Some(exit) = record.current.as_mut().and_then(|attempt| attempt.exit.as_mut()) {

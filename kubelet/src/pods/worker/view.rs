@@ -30,10 +30,8 @@ pub(crate) struct ContainerView {
 
 impl PodView {
     pub(super) fn new(identity: &PodIdentity, pod: &Pod) -> Self {
-        let regular = spec::regular(pod).map(|container| container.name.as_str());
-        let containers = regular
-            .chain(spec::ephemeral_names(pod))
-            .map(|name| ContainerView {
+        let containers = spec::roles(pod)
+            .map(|(_, name)| ContainerView {
                 name: name.to_owned(),
                 attempt: None,
                 running: false,
@@ -45,8 +43,12 @@ impl PodView {
 
     pub(super) fn of(identity: &PodIdentity, observed: &Observed, status: &PodStatus) -> Self {
         let waiting = |name: &str| {
-            let regular = status.container_statuses.iter().flatten();
-            let mut all = regular.chain(status.ephemeral_container_statuses.iter().flatten());
+            let lists = [
+                &status.init_container_statuses,
+                &status.container_statuses,
+                &status.ephemeral_container_statuses,
+            ];
+            let mut all = lists.into_iter().flatten().flatten();
             all.find(|s| s.name == name)?.state.as_ref()?.waiting.as_ref()?.reason.clone()
         };
         let containers = observed

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::k8s as k8s_openapi;
 use proto::quantity::Quantity;
 
+use super::quota::with_initial;
 use crate::api::kinds::limit_range::{CONTAINER, POD, quotient};
 
 /// Tells people what was not in their manifest.
@@ -102,8 +103,8 @@ fn amounts(list: Option<&Wire>) -> Amounts {
     all.filter_map(|(name, wire)| Some((name.clone(), Quantity::try_from(wire).ok()?))).collect()
 }
 
-/// What all containers say together, of resources of which all of them say something; or an init
-/// container alone, where that is more.
+/// What all containers say together, of resources of which all of them say something; with the init
+/// containers, as far as they need more.
 fn together(spec: &PodSpec, of: impl Fn(&Container) -> Amounts) -> Amounts {
     let containers: Vec<Amounts> = spec.containers.iter().map(&of).collect();
     let mut all: Amounts = containers.first().cloned().unwrap_or_default();
@@ -113,10 +114,7 @@ fn together(spec: &PodSpec, of: impl Fn(&Container) -> Amounts) -> Amounts {
             *sum += one.get(name).copied().unwrap_or_default();
         }
     }
-    for (name, amount) in spec.init_containers.iter().flatten().flat_map(of) {
-        all.entry(name).and_modify(|most| *most = (*most).max(amount)).or_insert(amount);
-    }
-    all
+    with_initial(all, spec, of)
 }
 
 fn check_item(

@@ -13,7 +13,7 @@ fn looked_into(policy: &str, target: Option<&str>) -> Pod {
 /// `main` runs, `debugger` was added.
 fn added(pod: &Pod) -> Observed {
     let mut observed = running(pod);
-    let mut record = ContainerRecord::new_ephemeral("debugger");
+    let mut record = ContainerRecord::new("debugger", Role::Ephemeral);
     record.image = Progress::Done(image());
     observed.containers.push(record);
     observed
@@ -75,8 +75,7 @@ fn a_pod_that_has_ended_waits_until_nobody_looks_into_it() {
     observed.containers[0].current = Some(exited(attempt("main", 0, 0, 0), 0, 1));
     let asked = stop("debugger", 0, StopReason::PodTerminates);
     assert_eq!(run(&pod, &observed, 2).actions, [asked]);
-    observed.containers[1].stopping =
-        Some(Stopping { reason: StopReason::PodTerminates, since: at(2), killed: None });
+    observed.containers[1].stopping = stopping(StopReason::PodTerminates, 2);
     assert_eq!(run(&pod, &observed, 3).wake_at, Some(at(22)));
     assert_eq!(run(&pod, &observed, 22).actions, [kill("debugger", 0)]);
     observed.containers[1].current = Some(exited(attempt("debugger", 0, 0, 0), 137, 23));

@@ -1,5 +1,7 @@
 //! Running containers that were promised other resources.
 
+use proto::k8s::api::core::v1::ResourceRequirements;
+
 use super::*;
 
 fn resources(cpu: &str, memory: &str) -> ResourceRequirements {
@@ -40,7 +42,7 @@ fn one_that_wants_to_be_started_again_for_it_is() {
     let (pod, mut observed) = promised("2", "2Gi");
     let reason = StopReason::Resized;
     assert_eq!(run(&pod, &observed, 1).actions, [stop("main", 0, reason)]);
-    observed.containers[0].stopping = Some(Stopping { reason, since: at(1), killed: None });
+    observed.containers[0].stopping = stopping(reason, 1);
     observed.containers[0].current = Some(exited(attempt("main", 0, 0, 0), 0, 2));
     observed.containers[0].image = Progress::Done(image());
     // At once, whatever the policy.

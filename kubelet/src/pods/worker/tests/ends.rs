@@ -110,6 +110,57 @@ async fn another_pod_of_the_same_name_is_another_pod() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_is_failed_at_its_deadline_whoever_is_the_kubelet_then() {
+    let mut bench = Bench::new();
+    bench.start();
+    let mut spec = one_container(json!({}));
+    spec["activeDeadlineSeconds"] = json!(100);
+    bench.put(pod("web", spec));
+    bench.until_phase("uid-web", "Running").await;
+    tokio::time::sleep(std::time::Duration::from_secs(50)).await;
+    bench.end_kubelet().await;
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    bench.start();
+    bench.until_phase("uid-web", "Running").await;
+    bench.until_phase("uid-web", "Failed").await;
+    assert!(bench.seconds().abs_diff(100) <= 1, "{}", bench.seconds());
+    let status = bench.status("uid-web").unwrap();
+    assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+    assert_eq!(ended(&status).exit_code, 143);
+    bench.until("all is released", || bench.network.attached().is_empty()).await;
+    assert_eq!(bench.started().len(), 1);
+    assert!(bench.event_reasons().contains(&"DeadlineExceeded".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_holds_for_a_pod_that_never_came_up_too() {
+    let mut bench = Bench::new();
+    bench.images.make_unpullable("app:1", "no such tag");
+    bench.start();
+    let mut spec = one_container(json!({}));
+    spec["activeDeadlineSeconds"] = json!(100);
+    bench.put(pod("web", spec));
+    bench.until_phase("uid-web", "Failed").await;
+    assert!(bench.seconds().abs_diff(100) <= 1, "{}", bench.seconds());
+    bench.until("all is released", || bench.network.attached().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_object_is_taken_away_has_a_moment_and_no_more() {
+    let mut bench = Bench::new();
+    bench
+        .runtime
+        .choose_program(|_, _| FakeProgram { ignores_signals: true, ..FakeProgram::default() });
+    bench.start();
+    bench.put(plain("web"));
+    bench.until_phase("uid-web", "Running").await;
+    let before = bench.seconds();
+    bench.remove("web");
+    bench.until("it is gone", || bench.network.attached().is_empty()).await;
+    assert_eq!(bench.seconds() - before, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_words_of_a_container_are_reported() {
     let mut bench = Bench::new();
     bench.start();

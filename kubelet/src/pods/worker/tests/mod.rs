@@ -2,6 +2,7 @@
 
 mod ends;
 mod ephemeral;
+mod init;
 mod resize;
 mod restarts;
 mod starts;

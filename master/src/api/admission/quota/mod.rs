@@ -24,6 +24,7 @@ use proto::quantity::Quantity;
 use crate::api::kinds::ResourceInfo;
 use crate::api::registry::AnyObject;
 
+pub(super) use usage::with_initial;
 pub(crate) use usage::{Amounts, count_name, ends_at};
 
 /// Of these each container has to say something where a quota bounds them.

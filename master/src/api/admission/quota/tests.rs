@@ -99,6 +99,30 @@ fn what_is_created_is_counted_in_until_it_is_too_much() {
 }
 
 #[test]
+fn sidecars_count_with_the_containers_and_init_containers_beside_them() {
+    let cpu = |amount: &str| json!({"requests": {"cpu": amount}});
+    for (initial, expected) in [
+        (json!([{"name": "i", "resources": cpu("3")}]), "3"),
+        (json!([{"name": "i", "resources": cpu("1")}]), "2"),
+        (json!([{"name": "s", "resources": cpu("1"), "restartPolicy": "Always"}]), "3"),
+        (
+            json!([
+                {"name": "s", "resources": cpu("1"), "restartPolicy": "Always"},
+                {"name": "i", "resources": cpu("4")},
+            ]),
+            "5",
+        ),
+    ] {
+        let mut pod = pod(json!({"cpu": "2"}), json!({}));
+        pod.spec.as_mut().unwrap().init_containers =
+            serde_json::from_value(initial.clone()).unwrap();
+        let quota = hard(json!({"requests.cpu": "9"}), json!({"requests.cpu": "0"}));
+        let used = json!({"requests.cpu": expected});
+        assert_eq!(told::<Pods>(&quota, &pod, None), used, "{initial}");
+    }
+}
+
+#[test]
 fn objects_of_every_kind_are_counted_by_their_names() {
     let map = Default::default();
     let both = hard(

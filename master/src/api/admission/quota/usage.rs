@@ -54,16 +54,48 @@ pub(super) fn of_pod(pod: &Pod, now: Timestamp) -> Amounts {
     let spec = pod.spec.as_ref().unwrap_or(&default);
     let mut running = Amounts::new();
     for container in &spec.containers {
-        for (name, amount) in of_container(container) {
-            *running.entry(name).or_default() += amount;
-        }
+        add(&mut running, &of_container(container));
     }
-    // They run one after the other, before the containers.
-    for (name, amount) in spec.init_containers.iter().flatten().flat_map(of_container) {
-        running.entry(name).and_modify(|sum| *sum = (*sum).max(amount)).or_insert(amount);
-    }
+    let mut running = with_initial(running, spec, of_container);
     running.insert("pods".to_owned(), Quantity::from_units(1));
     running
+}
+
+/// What a pod takes whose containers take so much: with its sidecars, or as much as an init container
+/// beside the sidecars before it, whichever is more.
+pub(in crate::api::admission) fn with_initial(
+    mut running: Amounts,
+    spec: &PodSpec,
+    of: impl Fn(&Container) -> Amounts,
+) -> Amounts {
+    let (mut sidecars, mut starting) = (Amounts::new(), Amounts::new());
+    for container in spec.init_containers.iter().flatten() {
+        let amounts = of(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            add(&mut sidecars, &amounts);
+            raise(&mut starting, &sidecars);
+        } else {
+            let mut moment = sidecars.clone();
+            add(&mut moment, &amounts);
+            raise(&mut starting, &moment);
+        }
+    }
+    add(&mut running, &sidecars);
+    raise(&mut running, &starting);
+    running
+}
+
+fn add(sum: &mut Amounts, amounts: &Amounts) {
+    for (name, amount) in amounts {
+        *sum.entry(name.clone()).or_default() += *amount;
+    }
+}
+
+fn raise(most: &mut Amounts, amounts: &Amounts) {
+    for (name, amount) in amounts {
+        let one = most.entry(name.clone()).or_insert(*amount);
+        *one = (*one).max(*amount);
+    }
 }
 
 /// What a container asks for and may use.

@@ -93,7 +93,8 @@ fn validate_app_armor(
     path: &Path,
     errors: &mut FieldErrors,
 ) {
-    if !spec.containers.iter().any(|one| one.name == container) {
+    let initial = spec.init_containers.iter().flatten();
+    if !spec.containers.iter().chain(initial).any(|one| one.name == container) {
         errors.push(FieldError::invalid(path, container, "container not found"));
     }
     match value {
@@ -123,9 +124,13 @@ pub(in crate::api::kinds) fn agree(
     {
         seccomp_agrees(said, field, &path.child("securityContext.seccompProfile"), errors);
     }
-    for (index, container) in spec.containers.iter().enumerate() {
+    let initial = spec.init_containers.iter().flatten().enumerate();
+    let initial = initial.map(|(index, one)| (path.child("initContainers").index(index), one));
+    let regular = spec.containers.iter().enumerate();
+    let regular = regular.map(|(index, one)| (path.child("containers").index(index), one));
+    for (path, container) in initial.chain(regular) {
         let context = container.security_context.as_ref();
-        let path = path.child("containers").index(index).child("securityContext");
+        let path = path.child("securityContext");
         let annotation = |prefix: &str| annotations.get(&format!("{prefix}{}", container.name));
         if let (Some(said), Some(field)) =
             (annotation(SECCOMP_OF), context.and_then(|context| context.seccomp_profile.as_ref()))

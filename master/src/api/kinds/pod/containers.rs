@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use proto::{k8s as k8s_openapi, names};
+use serde_json::json;
 
 use super::super::path::Path;
 use super::super::{endpoints, ip};
 use super::validate::{climbs, invalid_each, one_of, unique};
-use super::{env, host, probes, resources, security, unsupported, volumes};
+use super::{env, host, lifecycle, probes, resources, security, unsupported, volumes};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
@@ -28,14 +29,71 @@ pub(super) fn validate(
     for (index, container) in spec.containers.iter().enumerate() {
         let path = path.index(index);
         unique(&mut seen, container.name.as_str(), &path.child("name"), errors);
-        validate_common(container, spec, volume_names, &path, errors);
-        validate_ports(container, &path.child("ports"), errors);
-        probes::validate(container, &path, errors);
-        resources::validate(container, &path.child("resources"), errors);
-        resources::validate_resize(container, spec, &path.child("resizePolicy"), errors);
-        unsupported::container(container, &path, errors);
+        validate_own(container, spec, volume_names, &path, errors);
+        validate_kept(container, spec, &path, errors);
     }
-    validate_host_ports(spec, path, errors);
+    validate_host_ports(&spec.containers, path, errors);
+}
+
+/// All that is wrong with the init containers.
+pub(super) fn validate_init(
+    spec: &PodSpec,
+    volume_names: &BTreeSet<&str>,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    let mut seen: BTreeSet<&str> = spec.containers.iter().map(|one| one.name.as_str()).collect();
+    for (index, container) in spec.init_containers.iter().flatten().enumerate() {
+        let on_list = path;
+        let path = path.index(index);
+        validate_own(container, spec, volume_names, &path, errors);
+        unique(&mut seen, container.name.as_str(), &path.child("name"), errors);
+        // Each by itself: they come one after the other.
+        validate_host_ports(std::slice::from_ref(container), on_list, errors);
+        if container.restart_policy.as_deref() == Some("Always") {
+            validate_kept(container, spec, &path, errors);
+            continue;
+        }
+        for (set, field) in [
+            (container.lifecycle.is_some(), "lifecycle"),
+            (container.liveness_probe.is_some(), "livenessProbe"),
+            (container.readiness_probe.is_some(), "readinessProbe"),
+            (container.startup_probe.is_some(), "startupProbe"),
+        ] {
+            if set {
+                let detail = "may not be set for init containers without restartPolicy=Always";
+                errors.push(FieldError::forbidden(path.child(field), detail));
+            }
+        }
+        if let Some(policy) = container.resize_policy.as_ref().filter(|list| !list.is_empty()) {
+            let detail = "must not be set for non-restartable init containers";
+            errors.push(FieldError::invalid(path.child("resizePolicy"), json!(policy), detail));
+        }
+    }
+}
+
+/// What holds for init containers and for those that the pod is there for.
+fn validate_own(
+    container: &Container,
+    spec: &PodSpec,
+    volume_names: &BTreeSet<&str>,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    validate_common(container, spec, volume_names, path, errors);
+    validate_ports(container, &path.child("ports"), errors);
+    resources::validate(container, &path.child("resources"), errors);
+    lifecycle::validate_restarts(container, path, errors);
+    unsupported::container(container, path, errors);
+}
+
+/// What holds for containers that are kept running.
+fn validate_kept(container: &Container, spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+    if let Some(all) = &container.lifecycle {
+        lifecycle::validate(all, spec, &path.child("lifecycle"), errors);
+    }
+    probes::validate(container, path, errors);
+    resources::validate_resize(container, spec, &path.child("resizePolicy"), errors);
 }
 
 /// What holds for containers of every sort.
@@ -64,11 +122,15 @@ pub(super) fn validate_common(
 
 /// What is wrong with the containers of a pod, and let pass in a template.
 pub(super) fn validate_of_pod(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
-    for (index, container) in spec.containers.iter().enumerate() {
-        let image = container.image.as_deref().unwrap_or_default();
-        if image != image.trim() {
-            let detail = "must not have leading or trailing whitespace";
-            errors.push(FieldError::invalid(path.index(index).child("image"), image, detail));
+    let initial = spec.init_containers.as_deref().unwrap_or_default();
+    for (field, list) in [("containers", &*spec.containers), ("initContainers", initial)] {
+        for (index, container) in list.iter().enumerate() {
+            let image = container.image.as_deref().unwrap_or_default();
+            if image != image.trim() {
+                let path = path.child(field).index(index).child("image");
+                let detail = "must not have leading or trailing whitespace";
+                errors.push(FieldError::invalid(path, image, detail));
+            }
         }
     }
 }
@@ -136,9 +198,9 @@ fn validate_ports(container: &Container, path: &Path, errors: &mut FieldErrors) 
 }
 
 /// One port of the host cannot lead to two containers.
-fn validate_host_ports(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+fn validate_host_ports(containers: &[Container], path: &Path, errors: &mut FieldErrors) {
     let mut seen = BTreeSet::new();
-    for (container_index, container) in spec.containers.iter().enumerate() {
+    for (container_index, container) in containers.iter().enumerate() {
         for (index, port) in container.ports.iter().flatten().enumerate() {
             let Some(number) = port.host_port.filter(|number| *number != 0) else { continue };
             let protocol = port.protocol.as_deref().unwrap_or("TCP");

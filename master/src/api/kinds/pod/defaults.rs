@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, DownwardAPIVolumeFile, ObjectFieldSelector, PodSpec, Probe, ResourceFieldSelector,
-    ResourceRequirements, Volume,
+    Container, DownwardAPIVolumeFile, HTTPGetAction, ObjectFieldSelector, PodSpec, Probe,
+    ResourceFieldSelector, ResourceRequirements, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::quantity::Quantity;
@@ -81,6 +81,10 @@ fn default_container(container: &mut Container) {
             default_probe(probe);
         }
     }
+    if let Some(lifecycle) = container.lifecycle.as_mut() {
+        let hooks = [&mut lifecycle.post_start, &mut lifecycle.pre_stop].into_iter().flatten();
+        hooks.filter_map(|hook| hook.http_get.as_mut()).for_each(default_http);
+    }
     let resources = container.resources.get_or_insert_default();
     for list in [&mut resources.limits, &mut resources.requests] {
         list.iter_mut().for_each(round_to_milli);
@@ -121,9 +125,13 @@ fn default_probe(probe: &mut Probe) {
     set_number(&mut probe.success_threshold, 1);
     set_number(&mut probe.failure_threshold, 3);
     if let Some(http) = probe.http_get.as_mut() {
-        set(&mut http.path, "/");
-        set(&mut http.scheme, "HTTP");
+        default_http(http);
     }
+}
+
+fn default_http(http: &mut HTTPGetAction) {
+    set(&mut http.path, "/");
+    set(&mut http.scheme, "HTTP");
 }
 
 fn default_volume(volume: &mut Volume) {

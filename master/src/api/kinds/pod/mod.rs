@@ -14,7 +14,9 @@ mod containers;
 pub(super) mod defaults;
 mod env;
 mod ephemeral;
+mod handlers;
 mod host;
+mod lifecycle;
 mod probes;
 pub(crate) mod qos;
 mod resize;
@@ -118,7 +120,7 @@ impl Kind for Pods {
         let default = PodSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&default);
         validate::spec(spec, &Path::new("spec"), &mut errors);
-        containers::validate_of_pod(spec, &Path::new("spec.containers"), &mut errors);
+        containers::validate_of_pod(spec, &Path::new("spec"), &mut errors);
         let path = Path::new("metadata.annotations");
         annotations::validate(object.metadata.annotations.as_ref(), spec, &path, &mut errors);
         errors

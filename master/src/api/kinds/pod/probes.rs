@@ -1,12 +1,11 @@
 //! The probes of a container.
 
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use proto::{k8s as k8s_openapi, names};
+use k8s_openapi::api::core::v1::{Container, Probe};
+use proto::k8s as k8s_openapi;
 
 use super::super::path::Path;
-use super::validate::{invalid_each, one_of};
-use super::{NOT_NEGATIVE, unsupported};
+use super::NOT_NEGATIVE;
+use super::handlers::Handlers;
 use crate::api::field_error::{FieldError, FieldErrors};
 
 /// All that is wrong with the three probes.
@@ -60,78 +59,6 @@ fn validate_probe(probe: &Probe, path: &Path, errors: &mut FieldErrors) {
         let path = path.child("terminationGracePeriodSeconds");
         errors.push(FieldError::invalid(path, seconds, "must be greater than 0"));
     }
-    // The first counts, each further one is one too many.
-    let mut handled = false;
-    let mut is_first = |field: &str, errors: &mut FieldErrors| {
-        if handled {
-            let detail = "may not specify more than 1 handler type";
-            errors.push(FieldError::forbidden(path.child(field), detail));
-        }
-        !std::mem::replace(&mut handled, true)
-    };
-    if let Some(exec) = exec
-        && is_first("exec", errors)
-        && exec.command.as_ref().is_none_or(Vec::is_empty)
-    {
-        errors.push(FieldError::required(path.child("exec.command"), ""));
-    }
-    if let Some(http) = http_get
-        && is_first("httpGet", errors)
-    {
-        validate_http(http, &path.child("httpGet"), errors);
-    }
-    if let Some(tcp) = tcp_socket
-        && is_first("tcpSocket", errors)
-    {
-        validate_port(&tcp.port, &path.child("tcpSocket.port"), errors);
-    }
-    if grpc.is_some() && is_first("grpc", errors) {
-        let instead = "use an exec, httpGet or tcpSocket probe";
-        unsupported::refuse(&path.child("grpc"), grpc, instead, errors);
-    }
-    if !handled {
-        errors.push(FieldError::required(path, "must specify a handler type"));
-    }
-}
-
-fn validate_http(http: &HTTPGetAction, path: &Path, errors: &mut FieldErrors) {
-    let HTTPGetAction { host: _, http_headers, path: http_path, port, protocol, scheme } = http;
-    if http_path.as_deref().unwrap_or_default().is_empty() {
-        errors.push(FieldError::required(path.child("path"), ""));
-    }
-    validate_port(port, &path.child("port"), errors);
-    one_of(scheme.as_deref(), &["HTTP", "HTTPS"], &path.child("scheme"), errors);
-    if protocol.as_ref().is_some_and(|protocol| !protocol.is_empty()) {
-        let instead = "probes speak HTTP/1.1";
-        unsupported::refuse(&path.child("protocol"), protocol, instead, errors);
-    }
-    for header in http_headers.iter().flatten() {
-        let fits = !header.name.is_empty()
-            && header.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        // Which one it is, its value tells.
-        let path = path.child("httpHeaders");
-        if !fits {
-            let detail = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. \
-                'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
-            errors.push(FieldError::invalid(&path, header.name.as_str(), detail));
-        }
-        if header.value.contains(['\r', '\n', '\0']) {
-            let detail = "its value must be one line";
-            errors.push(FieldError::invalid(&path, header.name.as_str(), detail));
-        }
-    }
-}
-
-/// A number, or the name of a port of the container.
-fn validate_port(port: &IntOrString, path: &Path, errors: &mut FieldErrors) {
-    match port {
-        IntOrString::Int(number) => {
-            for reason in names::port_number(*number) {
-                errors.push(FieldError::invalid(path, *number, reason));
-            }
-        }
-        IntOrString::String(name) => {
-            invalid_each(path, name, names::port_name(name), errors);
-        }
-    }
+    let handlers = Handlers { exec, http_get, tcp_socket, grpc, sleep: None };
+    handlers.validate(None, path, errors);
 }

@@ -14,10 +14,12 @@ use crate::api::field_error::{FieldError, FieldErrors};
 /// The old pod with the resources and the resize policies of the new one's containers.
 pub(super) fn only(new: &Pod, old: &Pod) -> Pod {
     let mut only = old.clone();
-    let wanted = new.spec.iter().flat_map(|spec| &spec.containers);
+    let wanted = new.spec.iter().flat_map(own).map(|(_, container)| container);
     let wanted: BTreeMap<&str, &Container> =
         wanted.map(|container| (container.name.as_str(), container)).collect();
-    for container in only.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+    let spec = only.spec.get_or_insert_default();
+    let initial = spec.init_containers.iter_mut().flatten();
+    for container in spec.containers.iter_mut().chain(initial) {
         if let Some(new) = wanted.get(container.name.as_str()) {
             container.resources.clone_from(&new.resources);
             container.resize_policy.clone_from(&new.resize_policy);
@@ -46,9 +48,15 @@ pub(super) fn validate(new: &Pod, old: &Pod) -> FieldErrors {
         let detail = "Pod running on node without support for resize";
         errors.push(FieldError::forbidden(&path, detail));
     }
-    let pairs = new_spec.containers.iter().zip(&old_spec.containers).enumerate();
-    for (index, (new, old)) in pairs {
-        let path = path.child("containers").index(index).child("resources");
+    for ((place, new), (_, old)) in own(&new_spec).zip(own(&old_spec)) {
+        let path = path.child(&place).child("resources");
+        // An init container that does its work has what it was started with.
+        let kept =
+            place.starts_with("containers") || new.restart_policy.as_deref() == Some("Always");
+        if !kept && list(new) != list(old) {
+            let detail = "only cpu and memory resources are mutable";
+            errors.push(FieldError::forbidden("spec", detail));
+        }
         let (wanted, had) = (list(new), list(old));
         for (field, wanted, had) in
             [("requests", &wanted.requests, &had.requests), ("limits", &wanted.limits, &had.limits)]
@@ -64,6 +72,14 @@ pub(super) fn validate(new: &Pod, old: &Pod) -> FieldErrors {
         }
     }
     errors
+}
+
+/// All containers but ephemeral ones, each with its place in the specification.
+fn own(spec: &PodSpec) -> impl Iterator<Item = (String, &Container)> {
+    let initial = spec.init_containers.iter().flatten().enumerate();
+    let initial = initial.map(|(index, one)| (format!("initContainers[{index}]"), one));
+    let regular = spec.containers.iter().enumerate();
+    initial.chain(regular.map(|(index, one)| (format!("containers[{index}]"), one)))
 }
 
 fn list(container: &Container) -> ResourceRequirements {

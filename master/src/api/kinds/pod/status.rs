@@ -70,24 +70,18 @@ pub(super) fn validate_update(new: &Pod, old: &Pod) -> FieldErrors {
         errors.push(FieldError::invalid(path, first.as_str(), "must be equal to `hostIP`"));
     }
     addresses(&host_ips, &path.child("hostIPs"), &mut errors);
-    for (field, new, old, policy) in [
-        ("containerStatuses", &new.container_statuses, &old.container_statuses, restarts(&spec)),
-        (
-            "initContainerStatuses",
-            &new.init_container_statuses,
-            &old.init_container_statuses,
-            restarts(&spec),
-        ),
+    for (field, new, old) in [
+        ("containerStatuses", &new.container_statuses, &old.container_statuses),
+        ("initContainerStatuses", &new.init_container_statuses, &old.init_container_statuses),
         (
             "ephemeralContainerStatuses",
             &new.ephemeral_container_statuses,
             &old.ephemeral_container_statuses,
-            "Never",
         ),
     ] {
         let path = path.child(field);
         let (new, old) = (new.as_deref().unwrap_or_default(), old.as_deref().unwrap_or_default());
-        stays_ended(new, old, policy, &path, &mut errors);
+        stays_ended(new, old, &spec, &path, &mut errors);
         for (index, status) in new.iter().enumerate() {
             users(status.user.as_ref(), &path.index(index).child("linux"), &mut errors);
         }
@@ -95,27 +89,33 @@ pub(super) fn validate_update(new: &Pod, old: &Pod) -> FieldErrors {
     errors
 }
 
-fn restarts(spec: &PodSpec) -> &str {
-    spec.restart_policy.as_deref().unwrap_or("Always")
+/// When a container is started again; an ephemeral one never is.
+fn restarts<'a>(spec: &'a PodSpec, name: &str) -> &'a str {
+    let mut own = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let Some(container) = own.find(|container| container.name == name) else { return "Never" };
+    // What its rules make of it, their reader knows.
+    if container.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty()) {
+        return "Always";
+    }
+    let policy = container.restart_policy.as_deref().or(spec.restart_policy.as_deref());
+    policy.unwrap_or("Always")
 }
 
 /// A container that ended for good does not run again.
 fn stays_ended(
     new: &[ContainerStatus],
     old: &[ContainerStatus],
-    policy: &str,
+    spec: &PodSpec,
     path: &Path,
     errors: &mut FieldErrors,
 ) {
-    if policy == "Always" {
-        return;
-    }
     let ended = |status: &ContainerStatus| {
         status.state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code)
     };
     for (index, before) in old.iter().enumerate() {
         let Some(code) = ended(before) else { continue };
-        if code != 0 && policy == "OnFailure" {
+        let policy = restarts(spec, &before.name);
+        if policy == "Always" || code != 0 && policy == "OnFailure" {
             continue;
         }
         for _ in new.iter().filter(|now| now.name == before.name && ended(now).is_none()) {

@@ -57,7 +57,7 @@ fn beyond(field: &Option<String>, known: &[&str]) -> Value {
 /// What a pod may not say.
 pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let PodSpec {
-        active_deadline_seconds,
+        active_deadline_seconds: _,
         affinity,
         automount_service_account_token,
         containers: _,
@@ -74,7 +74,7 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         hostname: _,
         hostname_override,
         image_pull_secrets: _,
-        init_containers,
+        init_containers: _,
         node_name: _,
         node_selector: _,
         os,
@@ -82,7 +82,7 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         preemption_policy,
         priority,
         priority_class_name,
-        readiness_gates,
+        readiness_gates: _,
         resource_claims,
         resources,
         restart_policy: _,
@@ -105,11 +105,6 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let other_os = json!(os.as_ref().map(|os| &os.name).filter(|name| *name == "windows"));
     let fields = [
         (
-            json!(active_deadline_seconds),
-            "activeDeadlineSeconds",
-            "pods run until they end or are deleted",
-        ),
-        (
             given(affinity),
             "affinity",
             "use nodeSelector; pods of one controller are spread over the nodes",
@@ -121,13 +116,11 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         ),
         (given(eviction_responders), "evictionResponders", "pods are deleted gracefully"),
         (given(hostname_override), "hostnameOverride", "use hostname"),
-        (given(init_containers), "initContainers", "do what they do at the start of a container"),
         (other_os, "os", "nodes run Linux"),
         (given(overhead), "overhead", "there are no runtime classes"),
         (beyond(preemption_policy, &["PreemptLowerPriority"]), "preemptionPolicy", no_priority),
         (given(priority), "priority", no_priority),
         (given(priority_class_name), "priorityClassName", no_priority),
-        (given(readiness_gates), "readinessGates", "use readiness probes"),
         (given(resource_claims), "resourceClaims", "nodes offer cpu and memory only"),
         (given(resources), "resources", "say them for each container"),
         (given(runtime_class_name), "runtimeClassName", "there is one runtime"),
@@ -153,15 +146,15 @@ pub(super) fn container(container: &Container, path: &Path, errors: &mut FieldEr
         env_from: _,
         image: _,
         image_pull_policy: _,
-        lifecycle,
+        lifecycle: _,
         liveness_probe: _,
         name: _,
         ports: _,
         readiness_probe: _,
         resize_policy: _,
         resources: _,
-        restart_policy,
-        restart_policy_rules,
+        restart_policy: _,
+        restart_policy_rules: _,
         security_context: _,
         startup_probe: _,
         stdin: _,
@@ -173,16 +166,7 @@ pub(super) fn container(container: &Container, path: &Path, errors: &mut FieldEr
         volume_mounts: _,
         working_dir: _,
     } = container;
-    let fields = [
-        (
-            given(lifecycle),
-            "lifecycle",
-            "containers get the stop signal of their image and the grace period",
-        ),
-        (given(restart_policy), "restartPolicy", "use the pod's restartPolicy"),
-        (given(restart_policy_rules), "restartPolicyRules", "use the pod's restartPolicy"),
-        (given(volume_devices), "volumeDevices", "there are no persistent volumes"),
-    ];
+    let fields = [(given(volume_devices), "volumeDevices", "there are no persistent volumes")];
     refuse_set(path, fields, errors);
 }
 

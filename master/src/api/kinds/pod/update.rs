@@ -16,10 +16,16 @@ pub(super) fn validate(new: &Pod, old: &Pod) -> FieldErrors {
     let mut errors = FieldErrors::new();
     annotations::validate_update(new, old, &mut errors);
     let (new, old) = (new.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
-    if new.containers.len() != old.containers.len() {
-        let detail = "pod updates may not add or remove containers";
-        errors.push(FieldError::forbidden("spec.containers", detail));
-        return errors;
+    let initial = |spec: &PodSpec| spec.init_containers.as_ref().map_or(0, Vec::len);
+    for (field, differs) in [
+        ("spec.containers", new.containers.len() != old.containers.len()),
+        ("spec.initContainers", initial(&new) != initial(&old)),
+    ] {
+        if differs {
+            let detail = "pod updates may not add or remove containers";
+            errors.push(FieldError::forbidden(field, detail));
+            return errors;
+        }
     }
     validate_deadline(&new, &old, &mut errors);
     let tolerations = new.tolerations.as_deref().unwrap_or_default();
@@ -34,7 +40,9 @@ pub(super) fn validate(new: &Pod, old: &Pod) -> FieldErrors {
     }
     // With all that may change put back, nothing may differ.
     let mut rest = new.clone();
-    for (container, old) in rest.containers.iter_mut().zip(&old.containers) {
+    let olds = old.containers.iter().chain(old.init_containers.iter().flatten());
+    let all = rest.containers.iter_mut().chain(rest.init_containers.iter_mut().flatten());
+    for (container, old) in all.zip(olds) {
         container.image.clone_from(&old.image);
     }
     rest.active_deadline_seconds = old.active_deadline_seconds;

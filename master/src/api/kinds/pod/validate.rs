@@ -24,10 +24,17 @@ const MAX_SEARCH_CHARACTERS: usize = 2048;
 pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let volumes = volumes::validate(spec, &path.child("volumes"), errors);
     containers::validate(spec, &volumes, &path.child("containers"), errors);
+    containers::validate_init(spec, &volumes, &path.child("initContainers"), errors);
     ephemeral::validate(spec, &volumes, &path.child("ephemeralContainers"), errors);
     one_of(spec.restart_policy.as_deref(), RESTART_POLICIES, &path.child("restartPolicy"), errors);
     one_of(spec.dns_policy.as_deref(), DNS_POLICIES, &path.child("dnsPolicy"), errors);
     validate_dns(spec, path, errors);
+    validate_deadline(spec.active_deadline_seconds, path, errors);
+    for (index, gate) in spec.readiness_gates.iter().flatten().enumerate() {
+        let path = path.child("readinessGates").index(index).child("conditionType");
+        let kind = gate.condition_type.as_str();
+        invalid_each(&path, kind, names::qualified_name(kind), errors);
+    }
     metadata::labels(spec.node_selector.as_ref(), &path.child("nodeSelector"), errors);
     for (field, value, rule) in [
         ("nodeName", &spec.node_name, names::dns_subdomain as fn(&str) -> Vec<String>),
@@ -95,6 +102,15 @@ pub(super) fn unique<'a>(
 /// Folders above may not be reached by `..`.
 pub(super) fn climbs(path: &str) -> bool {
     path.split('/').any(|part| part == "..")
+}
+
+/// What is wrong with the deadline of a pod whose specification is at `path`.
+pub(super) fn validate_deadline(deadline: Option<i64>, path: &Path, errors: &mut FieldErrors) {
+    let most = i64::from(i32::MAX);
+    if let Some(seconds) = deadline.filter(|seconds| !(1..=most).contains(seconds)) {
+        let detail = format!("must be between 1 and {most}, inclusive");
+        errors.push(FieldError::invalid(path.child("activeDeadlineSeconds"), seconds, detail));
+    }
 }
 
 fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {

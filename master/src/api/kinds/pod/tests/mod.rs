@@ -6,6 +6,8 @@ mod containers;
 mod env;
 mod ephemeral;
 mod host;
+mod init;
+mod lifecycle;
 mod probes;
 mod resize;
 mod rules;
@@ -30,6 +32,29 @@ fn minimal() -> Value {
 
 /// Everything that this version honours.
 fn full() -> Value {
+    let mut manifest = without_lifecycle();
+    let spec = &mut manifest["spec"];
+    spec["os"] = json!({"name": "linux"});
+    spec["readinessGates"] = json!([{"conditionType": "shop.test/warm"}]);
+    spec["initContainers"] = json!([
+        {"name": "migrate", "image": "busybox:1", "command": ["x"], "restartPolicy": "OnFailure"},
+        {
+            "name": "proxy", "image": "busybox:1", "restartPolicy": "Always",
+            "ports": [{"name": "admin", "containerPort": 90, "hostPort": 8080}],
+            "startupProbe": {"tcpSocket": {"port": "admin"}},
+            "lifecycle": {"preStop": {"exec": {"command": ["drain"]}}},
+        },
+    ]);
+    let container = &mut spec["containers"][0];
+    container["lifecycle"] = json!({
+        "postStart": {"exec": {"command": ["true"]}},
+        "preStop": {"httpGet": {"port": "http"}},
+        "stopSignal": "SIGRTMIN+3",
+    });
+    manifest
+}
+
+fn without_lifecycle() -> Value {
     json!({
         "metadata": {"name": "web", "namespace": "default", "labels": {"app": "web"}},
         "spec": {
@@ -144,6 +169,10 @@ fn defaults_reach_probes_volumes_ports_and_sources() {
             "periodSeconds": 10, "successThreshold": 1, "timeoutSeconds": 1,
         })
     );
+    assert_eq!(
+        container["lifecycle"]["preStop"],
+        json!({"httpGet": {"path": "/", "port": "http", "scheme": "HTTP"}})
+    );
     assert_eq!(container["env"][1]["valueFrom"]["fieldRef"]["apiVersion"], "v1");
     assert_eq!(container["env"][2]["valueFrom"]["resourceFieldRef"]["divisor"], "0");
     let volumes = &pod["spec"]["volumes"];
@@ -201,6 +230,14 @@ fn an_update_may_change_images_and_little_else() {
         vec![
             ("/metadata/labels/x", json!("y"), ""),
             ("/spec/containers/0/image", json!("nginx:1.28"), ""),
+            ("/spec/initContainers/0/image", json!("busybox:2"), ""),
+            ("/spec/initContainers/1/command", json!(["x"]), rule),
+            (
+                "/spec/initContainers",
+                json!([]),
+                "spec.initContainers: Forbidden: pod updates may not add or remove containers",
+            ),
+            ("/spec/activeDeadlineSeconds", json!(60), ""),
             ("/spec/tolerations/3", json!({"key": "x", "operator": "Exists"}), ""),
             ("/spec/tolerations/0/tolerationSeconds", json!(60), ""),
             (

@@ -1,0 +1,100 @@
+//! Calls the hooks of containers, and takes in how they fared.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use proto::k8s::api::core::v1::{Lifecycle, LifecycleHandler};
+use runtime::ContainerId;
+
+use super::Worker;
+use super::act::Done;
+use crate::pods::hooks::Hook;
+use crate::pods::observed::{Job, PostStart};
+use crate::pods::spec;
+
+impl Worker {
+    pub(super) fn call_post_start(&mut self, container: String, id: ContainerId) {
+        let call = self.hook(&container, id.clone(), |lifecycle| lifecycle.post_start);
+        let name = container.clone();
+        let job = async move { Done::PostStart { container, id, result: call.await } };
+        self.hooks.insert(name, self.jobs.spawn(job));
+    }
+
+    pub(super) fn call_pre_stop(&mut self, container: String, id: ContainerId) {
+        // The hook before the end takes the place of the one after the start.
+        self.abort_hook(&container);
+        let call = self.hook(&container, id.clone(), |lifecycle| lifecycle.pre_stop);
+        let name = container.clone();
+        let job = async move { Done::PreStop { container, id, result: call.await } };
+        self.hooks.insert(name, self.jobs.spawn(job));
+    }
+
+    fn hook(
+        &self,
+        container: &str,
+        id: ContainerId,
+        handler: impl Fn(Lifecycle) -> Option<LifecycleHandler>,
+    ) -> BoxFuture<'static, Result<(), String>> {
+        let spec = spec::container(&self.pod, container);
+        let handler = spec.as_ref().and_then(|spec| handler(spec.lifecycle.clone()?));
+        let address = self.observed.network.done().and_then(|all| all.first()).copied();
+        let hook = match (spec, handler, address) {
+            (Some(spec), Some(handler), Some(address)) => Hook::of(&handler, &spec, address),
+            _ => Err("there is no hook, or no network".to_owned()),
+        };
+        let runtime = Arc::clone(&self.context.dependencies.runtime);
+        let sandbox = self.identity.sandbox();
+        Box::pin(async move { hook?.call(runtime.as_ref(), &sandbox, &id).await })
+    }
+
+    /// Whatever hook of the container is under way, nobody waits for it any more.
+    pub(super) fn forget_hook(&mut self, container: &str) {
+        self.abort_hook(container);
+        self.observed.busy.remove(&Job::Hook(container.to_owned()));
+    }
+
+    fn abort_hook(&mut self, container: &str) {
+        if let Some(hook) = self.hooks.remove(container) {
+            hook.abort();
+        }
+    }
+
+    pub(super) fn settle_post_start(
+        &mut self,
+        container: &str,
+        id: &ContainerId,
+        result: Result<(), String>,
+    ) {
+        let record = self.observed.containers.iter_mut().find(|record| record.name == container);
+        let current = record.filter(|r| r.running().is_some_and(|attempt| attempt.id() == *id));
+        let Some(record) = current.filter(|record| record.stopping.is_none()) else { return };
+        record.post_start = match &result {
+            Ok(()) => PostStart::Done,
+            Err(_) => PostStart::Failed,
+        };
+        self.forget_hook(container);
+        if let Err(problem) = result {
+            tracing::warn!(%container, %problem, "the hook after the start failed");
+            let message = "PostStartHook failed".to_owned();
+            self.teller.warning(Some(container), "FailedPostStartHook", message);
+        }
+    }
+
+    pub(super) fn settle_pre_stop(
+        &mut self,
+        container: &str,
+        id: &ContainerId,
+        result: Result<(), String>,
+    ) {
+        let record = self.observed.containers.iter().find(|record| record.name == container);
+        if record.and_then(|record| record.running()).is_none_or(|a| a.id() != *id) {
+            return;
+        }
+        self.forget_hook(container);
+        if let Err(problem) = result {
+            tracing::warn!(%container, %problem, "the hook before the end failed");
+            let message = "PreStopHook failed".to_owned();
+            self.teller.warning(Some(container), "FailedPreStopHook", message);
+        }
+    }
+}
