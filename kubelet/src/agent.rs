@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures::future::OptionFuture;
 use runtime::ContainerRuntime;
-use runtime::image::ImageService;
+use runtime::image::{ImageService, ImageStorage};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,8 +19,9 @@ use crate::config::MasterUrl;
 use crate::credentials::{Credentials, CredentialsFolder};
 use crate::join::{self, Chain};
 use crate::network::PodNetwork;
-use crate::node_status::{NodeStatusKeeper, Observe};
+use crate::node_status::{Health, NodeStatusKeeper, Observe};
 use crate::pods::{PodManager, PodsConfig, PodsDependencies, PodsError};
+use crate::pressure::{PressureConfig, PressureManager, PressureParts, Sense};
 use crate::reporter::Reporter;
 use crate::session::Session;
 use crate::snapshot::SnapshotFolder;
@@ -39,6 +42,8 @@ pub struct Agent {
     pub labels: BTreeMap<String, String>,
     /// What the machine has.
     pub observe: Arc<dyn Observe>,
+    /// How it fares.
+    pub health: watch::Receiver<Health>,
     /// What the master says.
     pub state: StateHandle,
     /// What the node says.
@@ -55,6 +60,20 @@ pub struct Parts {
     pub images: Arc<dyn ImageService>,
     /// Addresses.
     pub network: Arc<dyn PodNetwork>,
+    /// What keeps the node from running out of things; nothing for a node without a machine.
+    pub pressure: Option<Pressure>,
+}
+
+/// What keeps a node from running out of things.
+pub struct Pressure {
+    /// When, and how.
+    pub config: PressureConfig,
+    /// The machine.
+    pub sense: Arc<dyn Sense>,
+    /// Where images are kept.
+    pub images: Arc<dyn ImageStorage>,
+    /// Where it tells how the node fares.
+    pub health: watch::Sender<Health>,
 }
 
 /// Runs a whole node until shutdown. Its containers outlive it.
@@ -62,21 +81,29 @@ pub struct Parts {
 /// # Errors
 /// When what runs on the node cannot be taken over.
 pub async fn run(agent: Agent, parts: Parts, shutdown: CancellationToken) -> Result<(), PodsError> {
-    let Parts { config, runtime, images, network } = parts;
+    let Parts { config, runtime, images, network, pressure } = parts;
     let dependencies = PodsDependencies {
         state: agent.state.clone(),
-        runtime,
+        runtime: Arc::clone(&runtime),
         images,
         network,
         reporter: agent.reporter.clone(),
     };
     let pods = PodManager::new(config, dependencies);
+    let pressure = pressure.map(|Pressure { config, sense, images, health }| {
+        let (pods, reporter) = (Arc::clone(&pods), agent.reporter.clone());
+        let parts = PressureParts { sense, runtime, images, pods, reporter, health };
+        tokio::spawn(PressureManager::new(config, parts).run(shutdown.clone()))
+    });
     let talk = tokio::spawn(agent.run(pods.clone(), shutdown.clone()));
     let result = pods.run(shutdown.clone()).await;
     // When the pods cannot go on, neither can the rest.
     shutdown.cancel();
     if let Err(error) = talk.await {
         warn!(%error, "the agent failed");
+    }
+    if let Some(Err(error)) = OptionFuture::from(pressure).await {
+        warn!(%error, "nothing kept the node from running out of things");
     }
     result
 }
@@ -100,7 +127,7 @@ impl Agent {
     pub async fn run(self, streams: Arc<dyn PodStreams>, shutdown: CancellationToken) {
         let current = Arc::new(ArcSwap::new(self.credentials.clone()));
         let name = self.credentials.node_name().to_owned();
-        let status = NodeStatusKeeper::new(self.observe, name, self.labels);
+        let status = NodeStatusKeeper::new(self.observe, name, self.labels, self.health);
         let mut tasks = JoinSet::new();
         if let Some(folder) = self.snapshot_folder {
             tasks.spawn(folder.keep(self.state.clone(), shutdown.clone()));

@@ -8,7 +8,11 @@ use runtime::ShimRuntimeConfig;
 use runtime::image::{ImageStoreConfig, RegistryMirror};
 
 use crate::network::NetworkConfig;
+use crate::node_status::Reserved;
 use crate::pods::DEFAULT_POD_MAX_PIDS;
+use crate::pressure::threshold::{
+    Graces, Period, Reclaims, Signal, Statements, Threshold, thresholds,
+};
 use crate::proxy::ProxyConfig;
 
 /// The node agent of Kutter: runs the pods that a master binds to this machine.
@@ -109,16 +113,92 @@ pub struct Config {
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
     pub insecure_registries: Vec<String>,
     /// Where to ask for images before the registry that they name, as
-    /// docker.io=https://mirror.example:5000; `*` stands for every registry. May be given several
+    /// `docker.io=https://mirror.example:5000`; `*` stands for every registry. May be given several
     /// times, and is tried in that order. Pull secrets are shown to the registry itself only.
     #[arg(long = "registry-mirror", value_name = "REGISTRY=URL")]
     pub registry_mirrors: Vec<RegistryMirror>,
+    /// From this percentage of the disk on, images that nobody uses are removed; 100: never.
+    #[arg(long, default_value_t = 85, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_high_threshold: u8,
+    /// Down to this percentage.
+    #[arg(long, default_value_t = 80, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_low_threshold: u8,
+    /// Images stay so long after they came.
+    #[arg(long, default_value = "2m", value_name = "TIME")]
+    pub minimum_image_ttl_duration: Period,
+    /// Below these bounds, pods are ended at once. Signals are memory.available, nodefs.available,
+    /// nodefs.inodesFree, imagefs.available, imagefs.inodesFree and pid.available.
+    #[arg(long, default_value = DEFAULT_EVICTION_HARD, value_name = "SIGNAL<AMOUNT,…")]
+    pub eviction_hard: Statements,
+    /// Below these bounds, for longer than their grace period, pods are ended.
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "SIGNAL<AMOUNT,…",
+        requires = "eviction_soft_grace_period"
+    )]
+    pub eviction_soft: Statements,
+    /// How long a soft bound has to be passed.
+    #[arg(long, default_value = "", value_name = "SIGNAL=TIME,…")]
+    pub eviction_soft_grace_period: Graces,
+    /// So much more than its bound has to be free again.
+    #[arg(long, default_value = "", value_name = "SIGNAL=AMOUNT,…")]
+    pub eviction_minimum_reclaim: Reclaims,
+    /// So many seconds a pod may take that goes for a soft bound.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub eviction_max_pod_grace_period: u32,
+    /// For so long a node says that it is short of something after it was.
+    #[arg(long, default_value = "5m", value_name = "TIME")]
+    pub eviction_pressure_transition_period: Period,
+    /// What is set aside for Kutter itself, as cpu=200m,memory=500Mi,ephemeral-storage=1Gi.
+    #[arg(long, default_value = "", value_name = "RESOURCE=AMOUNT,…")]
+    pub kube_reserved: Reserved,
+    /// What is set aside for the rest of the machine's programs.
+    #[arg(long, default_value = "", value_name = "RESOURCE=AMOUNT,…")]
+    pub system_reserved: Reserved,
     /// So many pods run here at the most.
     #[arg(long, default_value_t = 110, value_name = "N")]
     pub max_pods: u32,
     /// So many processes and threads a container may have.
     #[arg(long, default_value_t = DEFAULT_POD_MAX_PIDS, value_name = "N")]
     pub pod_max_pids: i64,
+}
+
+/// Kubernetes' bounds.
+pub const DEFAULT_EVICTION_HARD: &str = "memory.available<100Mi,nodefs.available<10%,\
+     nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%";
+
+impl Config {
+    /// The operator's bounds.
+    ///
+    /// # Errors
+    /// When they contradict each other.
+    pub fn thresholds(&self) -> Result<Vec<Threshold>, String> {
+        thresholds(
+            &self.eviction_hard,
+            &self.eviction_soft,
+            &self.eviction_soft_grace_period,
+            &self.eviction_minimum_reclaim,
+        )
+    }
+
+    /// What pods do not get: what is set aside, and what would be short at once.
+    pub fn reserved(&self) -> impl Fn(u64, u64) -> Reserved + Send + Sync + 'static {
+        let (fixed, hard) = (self.kube_reserved + self.system_reserved, self.eviction_hard.clone());
+        move |memory, storage| {
+            let bound = |signal: Signal, capacity: u64| {
+                let found = hard.0.iter().find(|(known, _)| *known == signal);
+                let capacity = i64::try_from(capacity).unwrap_or(i64::MAX);
+                found.map_or(0, |(_, amount)| amount.of(capacity))
+            };
+            fixed
+                + Reserved {
+                    cpu_milli: 0,
+                    memory: bound(Signal::MemoryAvailable, memory),
+                    ephemeral_storage: bound(Signal::NodefsAvailable, storage),
+                }
+        }
+    }
 }
 
 impl Traces {
@@ -242,5 +322,49 @@ mod tests {
         };
         assert_eq!((file, root_dir), ("a.tar".into(), "/tmp/x".into()));
         assert!(Cli::try_parse_from(["kubelet", "--node-label=none"]).is_err());
+    }
+
+    fn config(arguments: &[&str]) -> Config {
+        Cli::try_parse_from(["kubelet"].iter().chain(arguments)).unwrap().config
+    }
+
+    #[test]
+    fn bounds_are_kubernetes_own_unless_the_operator_says_otherwise() {
+        let names = |config: &Config| -> Vec<&'static str> {
+            config.thresholds().unwrap().iter().map(|one| one.signal.name()).collect()
+        };
+        let five = [
+            "memory.available",
+            "nodefs.available",
+            "nodefs.inodesFree",
+            "imagefs.available",
+            "imagefs.inodesFree",
+        ];
+        assert_eq!(names(&config(&[])), five);
+        assert!(names(&config(&["--eviction-hard="])).is_empty());
+        assert_eq!(names(&config(&["--eviction-hard=pid.available<100"])), ["pid.available"]);
+        let soft = "--eviction-soft=memory.available<1Gi";
+        let grace = "--eviction-soft-grace-period=memory.available=1m30s";
+        let both = config(&["--eviction-hard=", soft, grace]).thresholds().unwrap();
+        assert_eq!(both[0].grace, Some(std::time::Duration::from_secs(90)));
+        let other = "--eviction-soft-grace-period=nodefs.available=1s";
+        assert!(config(&[soft, other]).thresholds().unwrap_err().contains("memory.available"));
+        assert!(Cli::try_parse_from(["kubelet", soft]).is_err());
+        assert!(Cli::try_parse_from(["kubelet", "--eviction-hard=memory.free<1Gi"]).is_err());
+    }
+
+    #[test]
+    fn what_is_set_aside_and_what_would_be_short_is_not_for_pods() {
+        let config = config(&[
+            "--kube-reserved=cpu=100m,memory=1Gi",
+            "--system-reserved=memory=1Gi,ephemeral-storage=2Gi",
+            "--eviction-hard=memory.available<100Mi,nodefs.available<10%",
+        ]);
+        let expected = Reserved {
+            cpu_milli: 100,
+            memory: (2 << 30) + (100 << 20),
+            ephemeral_storage: (2 << 30) + (10 << 30),
+        };
+        assert_eq!(config.reserved()(8 << 30, 100 << 30), expected);
     }
 }

@@ -8,6 +8,7 @@
 //!   what this node has to tell; [`snapshot`]: what is known when no master can be reached;
 //! * [`node_status`]: what the machine has; [`streams`]: programs and logs of pods, for tunnels;
 //! * [`pods`]: pod workers, probes, statuses; [`volumes`]: the files that pods see;
+//! * [`pressure`]: images and pods that go when the node runs short of something;
 //! * [`network`]: pod addresses and routes; [`proxy`]: Services; [`dns`]: their names.
 
 pub mod agent;
@@ -25,6 +26,7 @@ pub mod network;
 pub mod node;
 pub mod node_status;
 pub mod pods;
+pub mod pressure;
 pub mod proxy;
 pub mod reporter;
 pub mod session;

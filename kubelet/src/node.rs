@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use runtime::ShimRuntime;
 use runtime::image::{ImageError, ImageStore, ImageStoreConfig};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::agent::{self, Agent, Parts};
+use crate::agent::{self, Agent, Parts, Pressure};
 use crate::config::{Config, images};
 use crate::dns;
 use crate::enrollment::{self, Enrolled, EnrollmentError};
 use crate::lock::{LockError, RootLock};
 use crate::network::{BridgeNetwork, NetworkError};
-use crate::node_status::{Machine, Observe, address_towards};
+use crate::node_status::{Health, Images, Machine, Observe, address_towards};
 use crate::pods::{PodsConfig, PodsError};
+use crate::pressure::{ImageGc, MachineSense, PressureConfig};
 use crate::proxy;
 use crate::reporter::Reporter;
 use crate::snapshot::SnapshotFolder;
@@ -30,6 +32,9 @@ pub enum NodeError {
     /// Not without privileges.
     #[error("the kubelet makes containers and networks; run it as root")]
     NotRoot,
+    /// What the operator says of bounds contradicts itself.
+    #[error("{0}")]
+    Thresholds(String),
     /// Another kubelet is here.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -58,6 +63,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     if !nix::unistd::geteuid().is_root() {
         return Err(NodeError::NotRoot);
     }
+    let thresholds = config.thresholds().map_err(NodeError::Thresholds)?;
+    let low_is_high = config.image_gc_low_threshold >= config.image_gc_high_threshold;
+    if low_is_high && config.image_gc_high_threshold < 100 {
+        let reason = "--image-gc-low-threshold has to be below --image-gc-high-threshold";
+        return Err(NodeError::Thresholds(reason.to_owned()));
+    }
     let _lock = RootLock::take(&config.traces.root_dir)?;
     let Some(enrolled) = shutdown.run_until_cancelled(enrollment::enroll(&config)).await else {
         return Ok(());
@@ -77,15 +88,37 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     };
     let traces = &config.traces;
     let root_dir = traces.root_dir.clone();
-    let machine = Machine { root_dir: root_dir.clone(), address, max_pods: config.max_pods };
     info!(node = node_name, %address, "starting");
-
+    let images_dir = images(&root_dir).root;
     let images = ImageStore::open(ImageStoreConfig {
-        insecure_registries: config.insecure_registries,
-        mirrors: config.registry_mirrors,
+        insecure_registries: config.insecure_registries.clone(),
+        mirrors: config.registry_mirrors.clone(),
         ..images(&root_dir)
     })
     .map_err(NodeError::Images)?;
+    let machine = Machine {
+        root_dir: root_dir.clone(),
+        address,
+        max_pods: config.max_pods,
+        reserved: Box::new(config.reserved()),
+        images: Some(Images::of(images.clone())),
+    };
+    let (health, fares) = watch::channel(Health::default());
+    let pressure = Pressure {
+        config: PressureConfig {
+            node_name: node_name.clone(),
+            thresholds,
+            transition: config.eviction_pressure_transition_period.0,
+            image_gc: ImageGc {
+                high_percent: config.image_gc_high_threshold,
+                low_percent: config.image_gc_low_threshold,
+                minimum_age: config.minimum_image_ttl_duration.0,
+            },
+        },
+        sense: Arc::new(MachineSense { root_dir: root_dir.clone(), images_dir }),
+        images: Arc::new(images.clone()),
+        health,
+    };
     let runtime = ShimRuntime::open(traces.runtime()).await.map_err(NodeError::Runtime)?;
     let network =
         BridgeNetwork::new(traces.network(), state.clone()).map_err(NodeError::Network)?;
@@ -116,6 +149,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         runtime: Arc::new(runtime),
         images: Arc::new(images),
         network,
+        pressure: Some(pressure),
     };
     let agent = Agent {
         masters,
@@ -124,6 +158,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         snapshot_folder: Some(snapshot_folder),
         labels: config.node_labels.into_iter().collect(),
         observe: Arc::new(machine),
+        health: fares,
         state,
         reporter,
     };

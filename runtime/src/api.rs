@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::Result;
+use crate::{DiskUsage, Result};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -265,6 +265,8 @@ pub struct Usage {
     pub cpu: std::time::Duration,
     /// Bytes of memory that the kernel would not give back just so: the working set.
     pub memory: u64,
+    /// Processes and threads.
+    pub processes: u64,
 }
 
 /// How a container ended.
@@ -426,6 +428,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// What a running container has used since it was started.
     async fn usage(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<Usage>;
+
+    /// What a container has written into its own root file system. Walks through all of it.
+    async fn disk_usage(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<DiskUsage>;
 
     /// Events from now on. A receiver that lags has to [`list`](Self::list) again.
     fn events(&self) -> broadcast::Receiver<RuntimeEvent>;

@@ -9,6 +9,7 @@
 pub mod api;
 mod cgroup;
 mod client;
+mod disk;
 pub mod error;
 pub mod fake;
 pub mod image;
@@ -16,9 +17,12 @@ mod isolation;
 mod plan;
 pub mod shim;
 mod spec;
+mod stalls;
 mod sys;
 
 pub use api::*;
 pub use client::{DEFAULT_USER_IDS, ShimRuntime, ShimRuntimeConfig};
+pub use disk::{DiskUsage, disk_usage};
 pub use error::{Error, Result};
 pub use fake::FakeRuntime;
+pub use stalls::MemoryStalls;

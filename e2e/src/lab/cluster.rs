@@ -183,7 +183,12 @@ impl Lab {
             format!("--log-dir={}", folder("pods")),
             format!("--cgroup-root=/{}/{}", self.cgroup(), node.name),
             "--insecure-registry=10.77.0.1:5000".to_owned(),
+            // The disk of the machine that tests run on is not the lab's to look after.
+            "--image-gc-high-threshold=100".to_owned(),
         ];
+        if !self.kubelet_args.iter().any(|argument| argument.starts_with("--eviction-hard")) {
+            command.push("--eviction-hard=memory.available<100Mi,nodefs.available<1Gi".to_owned());
+        }
         if let Some(token) = token {
             command.push(format!("--join=https://{}:6443", self.master.address));
             command.push(format!("--token={token}"));

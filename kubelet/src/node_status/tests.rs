@@ -4,13 +4,10 @@ fn facts() -> Facts {
     Facts {
         processors: 2,
         memory_bytes: 8 << 30,
-        memory_available_bytes: 4 << 30,
         storage_bytes: 100 << 30,
-        storage_free_bytes: 50 << 30,
-        inodes: 1000,
-        inodes_free: 500,
-        processes: 300,
-        processes_max: 32768,
+        huge_pages: vec![(2 << 20, 64 << 20), (1 << 30, 0)],
+        reserved: Reserved::default(),
+        images: Vec::new(),
         max_pods: 110,
         addresses: vec!["10.0.0.5".parse().unwrap()],
         hostname: "n1".to_owned(),
@@ -28,7 +25,7 @@ fn find<'a>(status: &'a NodeStatus, type_: &str) -> &'a NodeCondition {
 
 #[test]
 fn tells_capacity_and_addresses() {
-    let status = describe(&facts(), None, at(1));
+    let status = described(&facts(), None, at(1));
     let capacity = status.capacity.unwrap();
     assert_eq!(capacity["cpu"].0, "2");
     assert_eq!(capacity["memory"].0, "8388608Ki");
@@ -41,73 +38,89 @@ fn tells_capacity_and_addresses() {
 
 #[test]
 fn a_machine_with_room_is_ready_and_under_no_pressure() {
-    let status = describe(&facts(), None, at(1));
+    let status = described(&facts(), None, at(1));
     assert_eq!(find(&status, "Ready").status, "True");
     for pressure in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
         assert_eq!(find(&status, pressure).status, "False", "{pressure}");
     }
 }
 
+fn described(facts: &Facts, previous: Option<&NodeStatus>, now: Timestamp) -> NodeStatus {
+    describe(facts, &Health::default(), previous, now)
+}
+
 #[test]
-fn want_of_memory_disk_inodes_or_processes_shows() {
+fn what_the_node_is_short_of_shows() {
     let cases = [
-        ("MemoryPressure", Facts { memory_available_bytes: 50 << 20, ..facts() }),
-        ("DiskPressure", Facts { storage_free_bytes: 900 << 20, ..facts() }),
-        ("DiskPressure", Facts { inodes_free: 40, ..facts() }),
-        ("PIDPressure", Facts { processes: 30000, ..facts() }),
+        ("MemoryPressure", Condition::Memory),
+        ("DiskPressure", Condition::Disk),
+        ("PIDPressure", Condition::Pid),
     ];
-    for (pressure, facts) in cases {
-        assert_eq!(find(&describe(&facts, None, at(1)), pressure).status, "True", "{pressure}");
+    for (name, condition) in cases {
+        let health = Health { pressures: [condition].into(), ..Health::default() };
+        let status = describe(&facts(), &health, None, at(1));
+        let short = |(other, _): &(&str, Condition)| find(&status, other).status == "True";
+        assert!(cases.iter().filter(|case| short(case)).all(|(other, _)| *other == name), "{name}");
+        assert_eq!(find(&status, "Ready").status, "True");
     }
 }
 
 #[test]
-fn what_is_unknown_is_no_pressure() {
-    let facts = Facts { max_pods: 110, ..Facts::default() };
-    let status = describe(&facts, None, at(1));
-    for pressure in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
-        assert_eq!(find(&status, pressure).status, "False", "{pressure}");
-    }
+fn a_machine_that_ends_is_not_ready() {
+    let health = Health { shutting_down: true, ..Health::default() };
+    let ready = describe(&facts(), &health, None, at(1));
+    let ready = find(&ready, "Ready");
+    assert_eq!(ready.status, "False");
+    assert_eq!(ready.reason.as_deref(), Some("KubeletNotReady"));
+    assert_eq!(ready.message.as_deref(), Some("node is shutting down"));
 }
 
 #[test]
-fn a_small_share_of_a_large_disk_is_no_pressure() {
-    let facts = Facts { storage_free_bytes: 2 << 30, ..facts() };
-    assert_eq!(find(&describe(&facts, None, at(1)), "DiskPressure").status, "False");
+fn pods_do_not_get_what_is_reserved_or_set_aside() {
+    let reserved = Reserved { cpu_milli: 250, memory: 1 << 30, ephemeral_storage: 10 << 30 };
+    let status = described(&Facts { reserved, ..facts() }, None, at(1));
+    let (capacity, allocatable) = (status.capacity.unwrap(), status.allocatable.unwrap());
+    assert_eq!(capacity["hugepages-2Mi"].0, "64Mi");
+    assert_eq!(capacity["hugepages-1Gi"].0, "0");
+    assert_eq!(allocatable["cpu"].0, "1750m");
+    let memory = (8 << 20) - (1 << 20) - (64 << 10);
+    assert_eq!(allocatable["memory"].0, format!("{memory}Ki"));
+    assert_eq!(allocatable["ephemeral-storage"].0, format!("{}Ki", 90 << 20));
+    assert_eq!(allocatable["hugepages-2Mi"].0, "64Mi");
+}
+
+#[test]
+fn the_largest_images_are_named() {
+    let image = |number: u64| Image {
+        id: format!("sha256:{number}"),
+        repo_digests: (0..4).map(|n| format!("a@{number}-{n}")).collect(),
+        tags: vec![format!("a:{number}"), "never".to_owned()],
+        layers: Vec::new(),
+        size_bytes: number,
+        config: runtime::image::ImageConfig::default(),
+    };
+    let facts = Facts { images: (0..60).map(image).collect(), ..facts() };
+    let images = described(&facts, None, at(1)).images.unwrap();
+    assert_eq!(images.len(), 50);
+    assert_eq!(images[0].size_bytes, Some(59));
+    let names = images[0].names.as_ref().unwrap();
+    assert_eq!(names, &["a@59-0", "a@59-1", "a@59-2", "a@59-3", "a:59"]);
 }
 
 #[test]
 fn a_transition_time_changes_with_its_condition_only() {
-    let first = describe(&facts(), None, at(1));
-    let low = Facts { memory_available_bytes: 0, ..facts() };
-    let second = describe(&low, Some(&first), at(2));
+    let first = described(&facts(), None, at(1));
+    let low = Health { pressures: [Condition::Memory].into(), ..Health::default() };
+    let second = describe(&facts(), &low, Some(&first), at(2));
     assert_eq!(find(&second, "MemoryPressure").last_transition_time, Some(Time(at(2))));
     assert_eq!(find(&second, "DiskPressure").last_transition_time, Some(Time(at(1))));
 }
 
 #[test]
 fn a_later_look_at_the_same_says_the_same() {
-    let first = describe(&facts(), None, at(1));
-    let second = describe(&facts(), Some(&first), at(2));
+    let first = described(&facts(), None, at(1));
+    let second = described(&facts(), Some(&first), at(2));
     assert!(says_the_same(&first, &second));
-    let used = Facts { storage_free_bytes: 40 << 30, ..facts() };
-    assert!(says_the_same(&first, &describe(&used, Some(&first), at(3))));
-}
-
-#[test]
-fn reads_the_kernels_files() {
-    assert_eq!(meminfo("MemTotal:       16 kB\nMemAvailable:  8 kB\n", "MemAvailable"), 8192);
-    assert_eq!(processes("0.00 0.01 0.05 2/345 6789\n"), 345);
-    assert_eq!(os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 13\"\n"), "Debian GNU/Linux 13");
-}
-
-#[test]
-fn this_machine_can_be_observed() {
-    let address = [10, 0, 0, 1].into();
-    let facts = Machine { root_dir: "/".into(), address, max_pods: 110 }.observe();
-    assert!(facts.processors > 0 && facts.memory_bytes > 0 && facts.storage_bytes > 0);
-    assert!(facts.processes > 0 && facts.processes_max > 0);
-    assert_eq!(facts.addresses, [address]);
 }
 
 #[tokio::test]

@@ -143,6 +143,11 @@ impl PodManager {
         &self.dependencies.runtime
     }
 
+    /// The pods that are at work here.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        self.dependencies.state.read(|cluster| cluster.pods.values().map(Arc::clone).collect())
+    }
+
     pub(super) fn log_dir(&self) -> &Path {
         &self.config.log_dir
     }

@@ -56,7 +56,8 @@ fn node(stat: &str, meminfo: &str) -> Option<Usage> {
         line.trim_start_matches(':').split_whitespace().next()?.parse().ok()
     };
     let used = kibibytes("MemTotal")?.saturating_sub(kibibytes("MemAvailable")?);
-    Some(Usage { cpu: Duration::from_millis(busy * 1000 / TICKS_PER_SECOND), memory: used * 1024 })
+    let cpu = Duration::from_millis(busy * 1000 / TICKS_PER_SECOND);
+    Some(Usage { cpu, memory: used * 1024, ..Usage::default() })
 }
 
 /// In the text form of Prometheus.
@@ -120,14 +121,14 @@ mod tests {
     fn the_machine_is_read_from_the_kernels_files() {
         let stat = "cpu  100 10 50 9000 500 4 6 30 7 0\ncpu0 1 1 1 1 1\n";
         let meminfo = "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    400 kB\n";
-        let expected = Usage { cpu: Duration::from_secs(2), memory: 600 * 1024 };
+        let expected = Usage { cpu: Duration::from_secs(2), memory: 600 * 1024, processes: 0 };
         assert_eq!(node(stat, meminfo), Some(expected));
         assert_eq!(node("", ""), None);
     }
 
     #[test]
     fn the_page_is_in_the_form_that_scrapers_read() {
-        let usage = Usage { cpu: Duration::from_millis(1500), memory: 4096 };
+        let usage = Usage { cpu: Duration::from_millis(1500), memory: 4096, processes: 1 };
         let container =
             Measured { pod: ObjectKey::new("default", "web"), container: "main".to_owned(), usage };
         let now = Timestamp::from_second(1).unwrap();

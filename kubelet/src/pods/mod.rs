@@ -49,6 +49,7 @@ use crate::reporter::Reporter;
 use crate::state::StateHandle;
 
 pub use manager::PodManager;
+pub(crate) use names::AttemptLabels;
 
 /// What pods need to know of their node.
 #[derive(Clone, Debug)]

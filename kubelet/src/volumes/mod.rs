@@ -95,7 +95,7 @@ impl PodDir {
         self.0.join("messages").join(container).join(attempt.to_string())
     }
 
-    fn volume(&self, name: &str) -> PathBuf {
+    pub(crate) fn volume(&self, name: &str) -> PathBuf {
         self.0.join("volumes").join(name)
     }
 }

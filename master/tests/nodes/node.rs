@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kubelet::agent::{self, Agent};
 use kubelet::credentials::Credentials;
-use kubelet::node_status::{Facts, Observe};
+use kubelet::node_status::{Facts, Health, Observe};
 use kubelet::reporter::Reporter;
 use kubelet::snapshot::SnapshotFolder;
 use kubelet::state::{ClusterState, StateHandle};
@@ -41,7 +41,6 @@ impl Observe for Machine {
         Facts {
             processors: 2,
             memory_bytes: 4 << 30,
-            memory_available_bytes: 2 << 30,
             max_pods: 110,
             addresses: vec![[10, 0, 0, self.0].into()],
             hostname: format!("host-{}", self.0),
@@ -155,6 +154,7 @@ impl TestNode {
             snapshot_folder: root_dir.map(SnapshotFolder::of),
             labels: BTreeMap::from([("disk".to_owned(), "fast".to_owned())]),
             observe: Arc::new(Machine(number)),
+            health: tokio::sync::watch::channel(Health::default()).1,
             state: state.clone(),
             reporter: reporter.clone(),
         };

@@ -26,7 +26,10 @@ impl Hierarchies {
             let cold = field(&folder.join("memory.stat"), inactive).unwrap_or(0);
             Some(used.saturating_sub(cold))
         });
-        Some(Usage { cpu: cpu?, memory: memory? })
+        let processes = self
+            .folders(group, "pids")
+            .find_map(|(folder, _)| read_number(&folder.join("pids.current")));
+        Some(Usage { cpu: cpu?, memory: memory?, processes: processes.unwrap_or(0) })
     }
 
     fn folders<'a>(
@@ -73,6 +76,7 @@ mod tests {
             Hierarchies::parse(&lines.iter().map(line).collect::<String>())
         };
         write(&at("cpuacct/pod/main"), &[("cpuacct.usage", "1500000000\n")]);
+        write(&at("pids/pod/main"), &[("pids.current", "3\n")]);
         let stat = "cache 1\ninactive_file 7\ntotal_inactive_file 1000\n";
         write(
             &at("memory/pod/main"),
@@ -82,8 +86,9 @@ mod tests {
             ("unified", "cgroup2 cgroup2 rw"),
             ("cpuacct", "cgroup cgroup rw,cpu,cpuacct"),
             ("memory", "cgroup cgroup rw,memory"),
+            ("pids", "cgroup cgroup rw,pids"),
         ]);
-        let expected = Usage { cpu: Duration::from_millis(1500), memory: 4000 };
+        let expected = Usage { cpu: Duration::from_millis(1500), memory: 4000, processes: 3 };
         assert_eq!(old.usage("/pod/main"), Some(expected));
         assert_eq!(old.usage("/pod/other"), None);
         write(
@@ -95,7 +100,7 @@ mod tests {
             ],
         );
         let new = mounts(&[("new", "cgroup2 cgroup2 rw")]);
-        let expected = Usage { cpu: Duration::from_millis(250), memory: 0 };
+        let expected = Usage { cpu: Duration::from_millis(250), memory: 0, processes: 0 };
         assert_eq!(new.usage("pod/main"), Some(expected));
     }
 }

@@ -36,7 +36,7 @@ use crate::cgroup::Hierarchies;
 use crate::isolation::seccomp::FilterCache;
 use crate::shim::protocol::{Call, Refusal, Reply};
 use crate::shim::records::{self, SandboxFolder, SandboxRecord};
-use crate::{Error, Result, sys};
+use crate::{DiskUsage, Error, Result, disk_usage, sys};
 use control::{Control, Details, Knowledge};
 use users::Ranges;
 
@@ -303,6 +303,11 @@ impl ContainerRuntime for ShimRuntime {
         let group = known.map(|known| launch::container_cgroup(&known.record.config, container));
         let usage = group.and_then(|group| self.inner.hierarchies.usage(&group));
         usage.ok_or_else(|| Error::NotRunning(container.clone()))
+    }
+
+    async fn disk_usage(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<DiskUsage> {
+        let upper = self.inner.container_data(sandbox, container).join("upper");
+        blocking(move || disk_usage(&upper).map_err(io_error("count what is in", &upper))).await
     }
 
     async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<()> {

@@ -15,7 +15,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::api::*;
-use crate::{Error, Result};
+use crate::{DiskUsage, Error, Result};
 
 pub use exec::{ExecScript, FakeExec};
 
@@ -48,6 +48,7 @@ struct State {
     exec: Arc<ExecScript>,
     started: Vec<(SandboxId, ContainerConfig)>,
     memory: u64,
+    disk: u64,
 }
 
 struct FakeSandbox {
@@ -82,6 +83,7 @@ impl FakeRuntime {
             exec: Arc::new(|exec| Box::pin(exec::everyday_programs(exec))),
             started: Vec::new(),
             memory: 0,
+            disk: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -128,6 +130,11 @@ impl FakeRuntime {
     /// From now on every container uses so much memory.
     pub fn use_memory(&self, bytes: u64) {
         self.lock().memory = bytes;
+    }
+
+    /// From now on every container has written so much into its root file system.
+    pub fn use_disk(&self, bytes: u64) {
+        self.lock().disk = bytes;
     }
 
     /// Loses a sandbox, as when its shim is killed. False when there is none of this id.
@@ -286,6 +293,15 @@ impl ContainerRuntime for FakeRuntime {
         let running = containers.any(|one| one.id == *container && one.exit.is_none());
         let usage = Usage { memory: state.memory, ..Usage::default() };
         running.then_some(usage).ok_or_else(|| Error::NotRunning(container.clone()))
+    }
+
+    /// As with memory: what a test says.
+    async fn disk_usage(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<DiskUsage> {
+        let mut state = self.lock();
+        let bytes = state.disk;
+        let found = state.container(sandbox, container);
+        let usage = DiskUsage { bytes, inodes: 1 };
+        found.map(|_| usage).ok_or_else(|| no_such(sandbox, container))
     }
 
     async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<()> {

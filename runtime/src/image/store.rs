@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use futures::future::{BoxFuture, FutureExt, Shared};
 use oci_spec::image::ImageConfiguration;
@@ -105,6 +106,11 @@ impl ImageStore {
             .collect::<Result<Vec<_>, _>>()?;
         images.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(images)
+    }
+
+    /// When an image last came or went; nothing when that cannot be told.
+    pub fn changed_at(&self) -> Option<SystemTime> {
+        fs::metadata(self.folder("images")).ok()?.modified().ok()
     }
 
     /// The records of all images, and their files.
@@ -386,7 +392,7 @@ fn file_name(digest: &str) -> String {
 
 /// Seconds since the epoch.
 pub(super) fn seconds_now() -> u64 {
-    let now = std::time::SystemTime::now();
+    let now = SystemTime::now();
     now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -1,0 +1,193 @@
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use proto::k8s::api::core::v1::Pod;
+use runtime::image::{Image, ImageConfig, StoredImage};
+use serde_json::json;
+
+use super::decide::{Decision, Level, Memory, Observations, decide, is_short};
+use super::images::{ImageGc, InUse, removable};
+use super::threshold::*;
+
+const TRANSITION: Duration = Duration::from_secs(300);
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn hard(text: &str) -> Vec<Threshold> {
+    let none = (Graces::default(), Reclaims::default());
+    thresholds(&text.parse().unwrap(), &Statements(Vec::new()), &none.0, &none.1).unwrap()
+}
+
+fn seen(levels: &[(Signal, i64, i64)]) -> Observations {
+    let level = |&(signal, available, capacity): &_| (signal, Level { available, capacity });
+    levels.iter().map(level).collect()
+}
+
+#[test]
+fn thresholds_are_read_as_kubernetes_writes_them() {
+    let parse = |text: &str| text.parse::<Statements>().map(|all| all.0);
+    assert_eq!(
+        parse("memory.available<100Mi, nodefs.available<10%").unwrap(),
+        [
+            (Signal::MemoryAvailable, Amount::Fixed(100 << 20)),
+            (Signal::NodefsAvailable, Amount::Share(0.1)),
+        ]
+    );
+    assert_eq!(parse("").unwrap(), []);
+    assert_eq!(parse("nodefs.available<0%,imagefs.available<100%").unwrap(), []);
+    for (text, reason) in [
+        ("memory.available", "is not written SIGNAL<VALUE"),
+        ("memory.free<1Gi", "unsupported eviction signal \"memory.free\""),
+        ("memory.available<-1Gi", "not above zero"),
+        ("memory.available<0", "not above zero"),
+        ("nodefs.available<101%", "not between"),
+        ("nodefs.available<x%", "is no share"),
+        ("pid.available<1,pid.available<2", "said twice"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+}
+
+#[test]
+fn times_are_read_as_go_writes_them() {
+    let millis = |text: &str| text.parse::<Period>().map(|period| period.0.as_millis());
+    for (text, expected) in
+        [("0", 0), ("5m", 300_000), ("1m30s", 90_000), ("1h0m0.5s", 3_600_500), ("300ms", 300)]
+    {
+        assert_eq!(millis(text), Ok(expected), "{text}");
+    }
+    for text in ["", "5", "m", "5x", "-5s", "1m5"] {
+        assert!(millis(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_hard_threshold_counts_at_once_and_its_condition_stays_a_while() {
+    let thresholds = hard("memory.available<100");
+    let mut memory = Memory::default();
+    let mut look = |available, second| {
+        let seen = seen(&[(Signal::MemoryAvailable, available, 1000)]);
+        decide(&thresholds, &mut memory, &seen, TRANSITION, at(second))
+    };
+    assert_eq!(look(100, 0), Decision::default());
+    let low = look(99, 10);
+    assert_eq!(low.conditions, BTreeSet::from([Condition::Memory]));
+    assert_eq!(low.act.unwrap().threshold, thresholds[0]);
+    let better = look(500, 20);
+    assert_eq!(better.conditions, BTreeSet::from([Condition::Memory]));
+    assert_eq!((better.act, better.look_at), (None, Some(at(310))));
+    assert_eq!(look(500, 309).conditions.len(), 1);
+    assert_eq!(look(500, 310), Decision::default());
+}
+
+#[test]
+fn a_soft_threshold_waits_for_its_time() {
+    let soft = Statements(vec![(Signal::NodefsAvailable, Amount::Share(0.2))]);
+    let graces = "nodefs.available=1m".parse().unwrap();
+    let reclaims = Reclaims::default();
+    let thresholds = thresholds(&Statements(Vec::new()), &soft, &graces, &reclaims).unwrap();
+    let mut memory = Memory::default();
+    let mut look = |available, second| {
+        let seen = seen(&[(Signal::NodefsAvailable, available, 1000)]);
+        decide(&thresholds, &mut memory, &seen, TRANSITION, at(second))
+    };
+    let first = look(199, 0);
+    assert_eq!((first.act, first.look_at), (None, Some(at(60))));
+    assert_eq!(first.conditions, BTreeSet::from([Condition::Disk]));
+    // A moment of ease, and the time begins anew.
+    assert_eq!(look(200, 30).act, None);
+    assert_eq!(look(199, 59).act, None);
+    assert_eq!(look(199, 118).act, None);
+    assert!(look(199, 119).act.is_some());
+}
+
+#[test]
+fn what_has_to_be_won_back_is_more_than_the_bound() {
+    let none = Graces::default();
+    let reclaims = "memory.available=50".parse().unwrap();
+    let hard: Statements = "memory.available<100".parse().unwrap();
+    let thresholds = thresholds(&hard, &Statements(Vec::new()), &none, &reclaims).unwrap();
+    let mut memory = Memory::default();
+    let mut acts = |available, second| {
+        let seen = seen(&[(Signal::MemoryAvailable, available, 1000)]);
+        decide(&thresholds, &mut memory, &seen, TRANSITION, at(second)).act.is_some()
+    };
+    assert!(!acts(120, 0));
+    assert!(acts(99, 1));
+    assert!(acts(120, 2));
+    assert!(!acts(150, 3));
+    assert!(!acts(120, 4));
+    let level = |available| seen(&[(Signal::MemoryAvailable, available, 1000)]);
+    assert!(is_short(&thresholds, &level(149)) && !is_short(&thresholds, &level(150)));
+}
+
+#[test]
+fn memory_comes_before_disk_and_what_is_not_seen_is_not_short() {
+    let thresholds = hard("nodefs.inodesFree<5%,memory.available<100,pid.available<10");
+    let seen = seen(&[(Signal::NodefsInodesFree, 1, 100), (Signal::MemoryAvailable, 1, 1000)]);
+    let decision = decide(&thresholds, &mut Memory::default(), &seen, TRANSITION, at(0));
+    assert_eq!(decision.act.unwrap().threshold.signal, Signal::MemoryAvailable);
+    assert_eq!(decision.conditions, BTreeSet::from([Condition::Memory, Condition::Disk]));
+}
+
+fn pod(name: &str, spec: serde_json::Value) -> Pod {
+    serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec}))
+        .unwrap()
+}
+
+fn stored(name: &str, added: u64, used: u64) -> StoredImage {
+    let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let image = Image {
+        id: format!("sha256:{name}"),
+        repo_digests: vec![format!("docker.io/library/{name}@sha256:00")],
+        tags: vec![format!("docker.io/library/{name}:1")],
+        layers: Vec::new(),
+        size_bytes: 1,
+        config: ImageConfig::default(),
+    };
+    StoredImage { image, added_at: time(added), last_used_at: time(used) }
+}
+
+#[test]
+fn images_go_by_their_last_use_but_never_those_in_use_or_fresh_ones() {
+    let images = [
+        stored("a", 10, 50),
+        stored("b", 10, 20),
+        stored("c", 10, 90),
+        stored("named", 1, 1),
+        stored("running", 1, 1),
+        stored("fresh", 95, 2),
+        stored("over", 10, 30),
+    ];
+    let mut over = pod("over", json!({"containers": [{"name": "x", "image": "over:1"}]}));
+    over.status = Some(serde_json::from_value(json!({"phase": "Succeeded"})).unwrap());
+    let pods = [
+        pod(
+            "one",
+            json!({"containers": [{"name": "x", "image": "other"}],
+                          "initContainers": [{"name": "y", "image": "named:1"}]}),
+        ),
+        over,
+    ];
+    let in_use = InUse::new(["sha256:running".to_owned()].into(), pods.iter());
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+    let order: Vec<&str> = removable(&images, &in_use, Duration::from_secs(10), now)
+        .iter()
+        .map(|stored| &stored.image.id[7..])
+        .collect();
+    assert_eq!(order, ["b", "over", "a", "c"]);
+}
+
+#[test]
+fn images_give_back_what_brings_the_disk_below_the_low_mark() {
+    let gc = ImageGc { high_percent: 85, low_percent: 80, minimum_age: Duration::ZERO };
+    for (available, expected) in [(16, None), (15, Some(5)), (0, Some(20)), (100, None)] {
+        assert_eq!(gc.excess(available, 100), expected, "{available}");
+    }
+    assert_eq!(gc.excess(0, 0), None);
+    assert_eq!(ImageGc { high_percent: 100, ..gc }.excess(0, 100), None);
+}
