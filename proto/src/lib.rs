@@ -1,6 +1,7 @@
 //! The contracts of Kutter, shared by every side and performing no I/O:
 //!
 //! * [`node`]: the protocol between kubelets and masters, generated from `proto/node.proto`;
+//! * [`health`]: the question that gRPC probes ask, generated from `proto/health.proto`;
 //! * [`k8s`]: the Kubernetes object types, re-exported from `k8s-openapi`;
 //! * [`ObjectKey`], [`selector`], [`quantity`], [`names`], [`ephemeral`]: the few helpers every side
 //!   needs.
@@ -20,6 +21,12 @@ pub use peer::Peer;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod node {
     tonic::include_proto!("kutter.node.v1");
+}
+
+/// The standard protocol in which a gRPC server says how it is, generated from `proto/health.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
 }
 
 /// The version of the node protocol that this build speaks; sent in `Hello`.

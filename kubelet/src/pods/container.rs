@@ -15,7 +15,8 @@ use super::names::{AttemptLabels, PodIdentity, log_path};
 use super::resources::{cgroup_parent, resources};
 use super::security::{confinement, has_own_users, namespaces_of_host};
 use crate::state::ClusterState;
-use crate::volumes::{PodDir, Volumes, etc};
+use crate::volumes::hostname::HostName;
+use crate::volumes::{PodDir, Volumes};
 
 /// Everything a container is made from.
 pub(crate) struct ContainerInput<'a> {
@@ -63,13 +64,18 @@ const LOG_MAX_FILES: u32 = 5;
 /// Where a container may leave a word about its end, unless it says otherwise.
 const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
 
-/// What the sandbox of a pod is made from.
-pub(crate) fn sandbox(config: &PodsConfig, identity: &PodIdentity, pod: &Pod) -> SandboxConfig {
+/// What the sandbox of a pod is made from, whose host is called so.
+pub(crate) fn sandbox(
+    config: &PodsConfig,
+    identity: &PodIdentity,
+    pod: &Pod,
+    hostname: String,
+) -> SandboxConfig {
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     SandboxConfig {
         id: identity.sandbox(),
         annotations: identity.annotations(),
-        hostname: etc::hostname(pod),
+        hostname,
         cgroup_parent: cgroup_parent(&config.cgroup_root, pod, &identity.uid),
         sysctls: context
             .and_then(|context| context.sysctls.as_ref())
@@ -92,13 +98,15 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, ConfigError> {
     let ContainerInput { config, identity, pod, container, image, .. } = *input;
     let dir = PodDir::new(&config.root_dir, &identity.uid);
+    let hostname = HostName::of(pod, &input.cluster.cluster_domain);
+    let hostname = hostname.of_kernel().map_err(ConfigError)?;
     let sources = Sources {
         pod,
         cluster: input.cluster,
         pod_ips: input.pod_ips,
         host_ips: &config.node_addresses,
         node_name: &config.node_name,
-        hostname: &etc::hostname(pod),
+        hostname: &hostname,
     };
     let environment = env::environment(container, &image.config, &sources)?;
     let args = env::command_line(container, &image.config, &sources)?;

@@ -7,28 +7,7 @@ use std::path::Path;
 
 use proto::k8s::api::core::v1::{Pod, PodDNSConfig};
 
-/// Whether the pod has its node's network, and with that its name.
-pub(crate) fn is_on_host(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true)
-}
-
-/// The name of the host that a pod's containers think they run on.
-pub(crate) fn hostname(pod: &Pod) -> String {
-    if is_on_host(pod)
-        && let Ok(name) = nix::unistd::gethostname()
-    {
-        return name.to_string_lossy().into_owned();
-    }
-    let stated = pod.spec.as_ref().and_then(|spec| spec.hostname.as_deref());
-    let name =
-        stated.filter(|name| !name.is_empty()).or(pod.metadata.name.as_deref()).unwrap_or_default();
-    // The kernel takes 64 bytes, DNS 63 per label.
-    let mut end = name.len().min(63);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    name[..end].trim_end_matches(['-', '.']).to_owned()
-}
+use super::hostname::{HostName, is_on_host};
 
 /// Where the cluster's names are answered for, and what they end with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +25,14 @@ pub(crate) fn write(
     cluster: Option<&ClusterDns>,
 ) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let hostname = hostname(pod);
+    let hostname = HostName::of(pod, cluster.map_or("", |cluster| &cluster.domain));
+    let of_kernel = hostname.of_kernel().map_err(io::Error::other)?;
     let known = match is_on_host(pod) {
         true => Known::Host(fs::read_to_string("/etc/hosts")?),
         false => Known::Pod { hostname: &hostname, addresses },
     };
     fs::write(dir.join("hosts"), hosts(pod, &known))?;
-    fs::write(dir.join("hostname"), format!("{hostname}\n"))?;
+    fs::write(dir.join("hostname"), format!("{of_kernel}\n"))?;
     fs::write(dir.join("resolv.conf"), resolv_conf(pod, &host_resolv_conf()?, cluster))
 }
 
@@ -61,7 +41,7 @@ enum Known<'a> {
     /// The file of the node.
     Host(String),
     /// The pod itself.
-    Pod { hostname: &'a str, addresses: &'a [IpAddr] },
+    Pod { hostname: &'a HostName, addresses: &'a [IpAddr] },
 }
 
 fn hosts(pod: &Pod, known: &Known<'_>) -> String {
@@ -80,7 +60,7 @@ fn hosts(pod: &Pod, known: &Known<'_>) -> String {
     text
 }
 
-fn hosts_of_pod(hostname: &str, addresses: &[IpAddr]) -> String {
+fn hosts_of_pod(hostname: &HostName, addresses: &[IpAddr]) -> String {
     let mut text = "# Kubernetes-managed hosts file.\n\
         127.0.0.1\tlocalhost\n\
         ::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -89,8 +69,9 @@ fn hosts_of_pod(hostname: &str, addresses: &[IpAddr]) -> String {
         fe00::1\tip6-allnodes\n\
         fe00::2\tip6-allrouters\n"
         .to_owned();
+    let whole = hostname.whole().map(|whole| format!("{whole}\t")).unwrap_or_default();
     for address in addresses {
-        text.push_str(&format!("{address}\t{hostname}\n"));
+        text.push_str(&format!("{address}\t{whole}{}\n", hostname.name));
     }
     text
 }
@@ -216,23 +197,17 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_called_as_the_pod_unless_it_says_otherwise() {
-        assert_eq!(hostname(&pod(serde_json::json!({}))), "web-0");
-        assert_eq!(hostname(&pod(serde_json::json!({"hostname": "db"}))), "db");
-        let mut long = pod(serde_json::json!({}));
-        long.metadata.name = Some(format!("{}-{}", "a".repeat(62), "b".repeat(10)));
-        assert_eq!(hostname(&long), "a".repeat(62));
-    }
-
-    #[test]
     fn hosts_names_the_pods_addresses_and_aliases() {
         let pod = pod(serde_json::json!({
+            "subdomain": "shops",
             "hostAliases": [{"ip": "10.0.0.9", "hostnames": ["db", "db.local"]}]
         }));
         let addresses = ["10.244.1.7".parse().unwrap()];
-        let text = hosts(&pod, &Known::Pod { hostname: "web-0", addresses: &addresses });
+        let hostname = HostName::of(&pod, "cluster.local");
+        let text = hosts(&pod, &Known::Pod { hostname: &hostname, addresses: &addresses });
         assert!(text.contains("127.0.0.1\tlocalhost\n"), "{text}");
-        assert!(text.contains("\n10.244.1.7\tweb-0\n"), "{text}");
+        let own = "\n10.244.1.7\tweb-0.shops..svc.cluster.local\tweb-0\n";
+        assert!(text.contains(own), "{text}");
         assert!(
             text.ends_with("# Entries added by HostAliases.\n10.0.0.9\tdb\tdb.local\n"),
             "{text}"
@@ -251,7 +226,6 @@ mod tests {
             "# Kubernetes-managed hosts file (host network).\n10.0.0.1\tnode-1\n\n\
              # Entries added by HostAliases.\n10.0.0.9\tdb\n"
         );
-        assert_eq!(hostname(&pod), nix::unistd::gethostname().unwrap().to_string_lossy());
     }
 
     #[test]

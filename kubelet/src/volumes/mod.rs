@@ -15,6 +15,7 @@
 mod atomic_writer;
 pub(crate) mod etc;
 mod host_path;
+pub(crate) mod hostname;
 pub(crate) mod mounts;
 mod payload;
 pub(crate) mod sub_path;

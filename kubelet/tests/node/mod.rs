@@ -130,16 +130,17 @@ impl Node {
         });
     }
 
-    pub fn delete(&self, name: &str) {
+    /// As a DELETE of the API does, with so many seconds for the containers.
+    pub fn delete(&self, name: &str, grace_seconds: i64) {
         let key = ObjectKey::new("shop", name);
         self.state.write([Change::Pod(key.clone())], |cluster| {
             let pod = Arc::make_mut(cluster.pods.get_mut(&key).unwrap());
             let object: Pod = serde_json::from_value(json!({"metadata": {
-                "deletionTimestamp": "2026-11-23T15:00:00Z", "deletionGracePeriodSeconds": 30
+                "deletionTimestamp": "2026-11-23T15:00:00Z"
             }}))
             .unwrap();
             pod.metadata.deletion_timestamp = object.metadata.deletion_timestamp;
-            pod.metadata.deletion_grace_period_seconds = Some(30);
+            pod.metadata.deletion_grace_period_seconds = Some(grace_seconds);
         });
     }
 
@@ -210,7 +211,12 @@ impl Node {
     }
 
     pub async fn remove(&self, name: &str) {
-        self.delete(name);
+        self.remove_within(name, 30).await;
+    }
+
+    /// Deletes the pod, and waits until the node says that nothing is left.
+    pub async fn remove_within(&self, name: &str, grace_seconds: i64) {
+        self.delete(name, grace_seconds);
         let uid = format!("uid-{name}");
         let reported = || {
             let report = self.reporter.with(|outbox| outbox.pods.get(&uid).cloned());

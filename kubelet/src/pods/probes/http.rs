@@ -31,7 +31,7 @@ const MAX_BODY: usize = 10 * 1024;
 const MAX_REDIRECTS: usize = 10;
 
 /// As `kube-probe/1.2`.
-fn agent(part: &str) -> String {
+pub(super) fn agent(part: &str) -> String {
     format!("{part}/kutter-{}", env!("CARGO_PKG_VERSION"))
 }
 

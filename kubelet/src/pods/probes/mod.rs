@@ -4,6 +4,7 @@
 //! and sends a [`ProbeNews`] when its verdict changes; the worker puts it into the picture.
 
 mod count;
+mod grpc;
 mod http;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use tokio::sync::mpsc;
 use super::clock::{Clock, after};
 use super::events::Teller;
 use count::Count;
+use grpc::GrpcTarget;
 pub(crate) use http::HttpTarget;
 
 /// What a probe is for.
@@ -113,6 +115,8 @@ pub(crate) enum Check {
     Exec(Vec<String>),
     /// A request answered with a status of 2xx or 3xx.
     Http(HttpTarget),
+    /// An answer that all is well, in gRPC's health protocol.
+    Grpc(GrpcTarget),
     /// A connection accepted.
     Tcp { host: String, port: u16 },
 }
@@ -126,6 +130,10 @@ impl Check {
         if let Some(get) = &probe.http_get {
             let port = port(&get.port, container)?;
             return HttpTarget::new(get, port, pod).map(Self::Http);
+        }
+        if let Some(grpc) = &probe.grpc {
+            let port = port(&IntOrString::Int(grpc.port), container)?;
+            return Ok(Self::Grpc(GrpcTarget::new(pod, port, grpc.service.as_deref())));
         }
         if let Some(tcp) = &probe.tcp_socket {
             let port = port(&tcp.port, container)?;
@@ -167,7 +175,9 @@ impl ProbeTask {
         let mut count = Count::new(self.timing.success_threshold, self.timing.failure_threshold);
         count.assume(self.known);
         let mut eager = match (&self.check, self.kind, self.known) {
-            (Check::Http(_) | Check::Tcp { .. }, ProbeKind::Readiness, None) => Some(EAGER),
+            (Check::Http(_) | Check::Grpc(_) | Check::Tcp { .. }, ProbeKind::Readiness, None) => {
+                Some(EAGER)
+            }
             _ => None,
         };
         let first = after(self.started_at, self.timing.initial_delay);
@@ -220,6 +230,7 @@ impl ProbeTask {
             Check::Http(target) => tokio::time::timeout(timeout, target.get())
                 .await
                 .unwrap_or_else(|_| Err(format!("Get \"{target}\": context deadline exceeded"))),
+            Check::Grpc(target) => target.check(timeout).await,
             Check::Tcp { host, port } => {
                 let connect = TcpStream::connect((host.trim_matches(['[', ']']), *port));
                 match tokio::time::timeout(timeout, connect).await {

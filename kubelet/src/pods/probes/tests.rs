@@ -72,6 +72,70 @@ async fn an_http_probe_counts_statuses_from_200_to_399() {
     }
 }
 
+/// Says of `shop` that it is well, of `mill` that it is not, of all others that it does not know them.
+struct Shop(Arc<Mutex<Vec<String>>>);
+
+#[tonic::async_trait]
+impl proto::health::health_server::Health for Shop {
+    async fn check(
+        &self,
+        request: tonic::Request<proto::health::HealthCheckRequest>,
+    ) -> Result<tonic::Response<proto::health::HealthCheckResponse>, tonic::Status> {
+        use proto::health::health_check_response::ServingStatus;
+        let agent = request.metadata().get("user-agent").unwrap().to_str().unwrap().to_owned();
+        self.0.lock().unwrap().push(agent);
+        let status = match request.into_inner().service.as_str() {
+            "" | "shop" => ServingStatus::Serving,
+            "mill" => ServingStatus::NotServing,
+            "slow" => std::future::pending().await,
+            _ => return Err(tonic::Status::not_found("unknown service")),
+        };
+        let status = status.into();
+        Ok(tonic::Response::new(proto::health::HealthCheckResponse { status }))
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_probe_asks_for_a_service_or_for_the_server() {
+    let agents = Arc::new(Mutex::new(Vec::new()));
+    let service = proto::health::health_server::HealthServer::new(Shop(Arc::clone(&agents)));
+    let listener = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap());
+    let listener = listener.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tonic::transport::Server::builder().add_service(service);
+    tokio::spawn(server.serve_with_incoming(listener));
+    let ask = async |probe: Value| match check(json!({ "grpc": probe })).unwrap() {
+        Check::Grpc(target) => target.check(Duration::from_millis(300)).await,
+        other => panic!("{other:?}"),
+    };
+    for (service, expected) in [
+        (json!(null), Ok(())),
+        (json!(""), Ok(())),
+        (json!("shop"), Ok(())),
+        (json!("mill"), Err("service unhealthy (responded with \"NOT_SERVING\")")),
+        (
+            json!("inn"),
+            Err("health rpc failed: Some requested entity was not found: unknown service"),
+        ),
+        (json!("slow"), Err("timeout: health rpc did not complete within 300ms")),
+    ] {
+        let found = ask(json!({"port": port, "service": service})).await;
+        assert_eq!(found, expected.map_err(str::to_owned), "{service}");
+    }
+    assert!(agents.lock().unwrap()[0].starts_with("kube-probe/kutter-"), "{agents:?}");
+    let refused = ask(json!({"port": 1})).await.unwrap_err();
+    assert!(refused.contains("Connection refused"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_grpc_probe_of_a_server_without_the_protocol_fails() {
+    let (port, _) = server(vec!["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]).await;
+    let Check::Grpc(target) = check(json!({"grpc": {"port": port}})).unwrap() else {
+        panic!("it is another kind");
+    };
+    target.check(Duration::from_secs(5)).await.unwrap_err();
+}
+
 #[tokio::test]
 async fn an_http_probe_sends_its_headers_and_its_path() {
     let (port, requests) = server(vec!["HTTP/1.1 204 OK\r\n\r\n"]).await;
@@ -136,7 +200,7 @@ fn ports_may_be_named() {
         "couldn't find port: none"
     );
     assert!(check(json!({"tcpSocket": {"port": 70000}})).is_err());
-    assert!(check(json!({"grpc": {"port": 1}})).is_err());
+    assert!(check(json!({})).is_err());
 }
 
 #[test]

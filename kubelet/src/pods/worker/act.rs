@@ -22,11 +22,12 @@ use crate::pods::plan::{Intent, PodAction};
 use crate::pods::spec::{self, Role};
 use crate::pods::{logs, references, security, termination};
 use crate::volumes::etc::ClusterDns;
+use crate::volumes::hostname::HostName;
 use crate::volumes::{self, Objects, PodDir, VolumeError, Volumes};
 
 /// What became of a job.
 pub(super) enum Done {
-    Sandbox(runtime::Result<SandboxState>),
+    Sandbox(Result<SandboxState, String>),
     LostSandboxRemoved(Result<(), String>),
     Network(Result<Vec<IpAddr>, String>),
     Volumes(Result<Volumes, VolumeError>),
@@ -145,8 +146,15 @@ impl Worker {
 
     fn create_sandbox(&mut self) {
         let runtime = Arc::clone(&self.context.dependencies.runtime);
-        let config = container::sandbox(&self.context.config, &self.identity, &self.pod);
-        self.jobs.spawn(async move { Done::Sandbox(runtime.create_sandbox(&config).await) });
+        let domain = self.context.dependencies.state.read(|state| state.cluster_domain.clone());
+        let hostname = HostName::of(&self.pod, &domain).of_kernel();
+        let config = hostname.map(|hostname| {
+            container::sandbox(&self.context.config, &self.identity, &self.pod, hostname)
+        });
+        self.jobs.spawn(async move {
+            let made = async { runtime.create_sandbox(&config?).await.map_err(|e| chain(&e)) };
+            Done::Sandbox(made.await)
+        });
     }
 
     fn remove_lost_sandbox(&mut self) {
@@ -172,7 +180,7 @@ impl Worker {
         });
         self.jobs.spawn(async move {
             let attached = async {
-                let addresses = match volumes::etc::is_on_host(&pod) {
+                let addresses = match volumes::hostname::is_on_host(&pod) {
                     true => node_addresses,
                     false => network
                         .attach(&uid, &network_namespace, &host_ports(&pod))

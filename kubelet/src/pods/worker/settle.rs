@@ -125,19 +125,19 @@ impl Worker {
         }
     }
 
-    fn settle_sandbox(&mut self, result: runtime::Result<SandboxState>) {
+    fn settle_sandbox(&mut self, result: Result<SandboxState, String>) {
         self.observed.busy.remove(&Job::Sandbox);
         self.observed.sandbox = match result {
             Ok(SandboxState { ready: true, network_namespace: Some(path), .. }) => {
                 Sandbox::Ready { network_namespace: path }
             }
             Ok(_) => Sandbox::Lost(None),
-            Err(error) => {
+            Err(message) => {
                 let previous = match &self.observed.sandbox {
                     Sandbox::Absent(failure) => failure.as_ref(),
                     Sandbox::Ready { .. } | Sandbox::Lost(_) => None,
                 };
-                let failure = self.node_failure(previous, chain(&error));
+                let failure = self.node_failure(previous, message);
                 self.tell_sandbox_failure(&failure);
                 Sandbox::Absent(Some(failure))
             }

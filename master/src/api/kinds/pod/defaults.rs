@@ -127,6 +127,9 @@ fn default_probe(probe: &mut Probe) {
     if let Some(http) = probe.http_get.as_mut() {
         default_http(http);
     }
+    if let Some(grpc) = probe.grpc.as_mut() {
+        grpc.service.get_or_insert_default();
+    }
 }
 
 fn default_http(http: &mut HTTPGetAction) {

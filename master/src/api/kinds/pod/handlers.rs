@@ -58,9 +58,10 @@ impl<'a> Handlers<'a> {
         {
             validate_port(&tcp.port, &path.child("tcpSocket.port"), errors);
         }
-        if self.grpc.is_some() && is_first("grpc", errors) {
-            let instead = "use an exec, httpGet or tcpSocket probe";
-            unsupported::refuse(&path.child("grpc"), self.grpc, instead, errors);
+        if let Some(grpc) = self.grpc
+            && is_first("grpc", errors)
+        {
+            validate_port(&IntOrString::Int(grpc.port), &path.child("grpc.port"), errors);
         }
         if let Some(sleep) = self.sleep
             && is_first("sleep", errors)

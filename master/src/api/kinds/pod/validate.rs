@@ -29,6 +29,7 @@ pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Fiel
     one_of(spec.restart_policy.as_deref(), RESTART_POLICIES, &path.child("restartPolicy"), errors);
     one_of(spec.dns_policy.as_deref(), DNS_POLICIES, &path.child("dnsPolicy"), errors);
     validate_dns(spec, path, errors);
+    validate_hostname_override(spec, path, errors);
     validate_deadline(spec.active_deadline_seconds, path, errors);
     for (index, gate) in spec.readiness_gates.iter().flatten().enumerate() {
         let path = path.child("readinessGates").index(index).child("conditionType");
@@ -40,6 +41,7 @@ pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Fiel
         ("nodeName", &spec.node_name, names::dns_subdomain as fn(&str) -> Vec<String>),
         ("serviceAccountName", &spec.service_account_name, names::dns_subdomain),
         ("hostname", &spec.hostname, names::dns_label),
+        ("subdomain", &spec.subdomain, names::dns_label),
     ] {
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
             invalid_each(&path.child(field), value, rule(value), errors);
@@ -102,6 +104,26 @@ pub(super) fn unique<'a>(
 /// Folders above may not be reached by `..`.
 pub(super) fn climbs(path: &str) -> bool {
     path.split('/').any(|part| part == "..")
+}
+
+/// What Linux takes for a host's name.
+const MAX_HOSTNAME: usize = 64;
+
+fn validate_hostname_override(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+    let Some(name) = spec.hostname_override.as_deref() else { return };
+    let own = path.child("hostnameOverride");
+    invalid_each(&own, name, names::dns_subdomain(name), errors);
+    if name.len() > MAX_HOSTNAME {
+        errors.push(FieldError::too_long(&own, MAX_HOSTNAME));
+    }
+    for (field, set) in
+        [("setHostnameAsFQDN", spec.set_hostname_as_fqdn), ("hostNetwork", spec.host_network)]
+    {
+        if set == Some(true) {
+            let detail = format!("may not be specified when {field} is true");
+            errors.push(FieldError::forbidden(&own, detail));
+        }
+    }
 }
 
 /// What is wrong with the deadline of a pod whose specification is at `path`.

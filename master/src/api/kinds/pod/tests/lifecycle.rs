@@ -141,3 +141,34 @@ fn a_deadline_may_come_and_come_nearer_and_no_more() {
         ],
     );
 }
+
+#[test]
+fn names_of_the_host_keep_to_the_rules() {
+    let named = with(&full(), "/spec/setHostnameAsFQDN", json!(null));
+    let at = "/spec/hostnameOverride";
+    check::<Pods>(
+        &named,
+        vec![
+            (
+                "/spec/subdomain",
+                json!("a.b"),
+                "spec.subdomain: Invalid value: \"a.b\": must not contain dots",
+            ),
+            (at, json!("shop.example"), ""),
+            (at, json!("A"), "spec.hostnameOverride: Invalid value: \"A\": a lowercase RFC 1123"),
+            (
+                at,
+                json!(format!("{0}.{0}", "a".repeat(40))),
+                "spec.hostnameOverride: Too long: may not be more than 64 bytes",
+            ),
+        ],
+    );
+    check::<Pods>(
+        &full(),
+        vec![(
+            at,
+            json!("shop.example"),
+            "spec.hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is true",
+        )],
+    );
+}

@@ -35,6 +35,8 @@ fn full() -> Value {
     let mut manifest = without_lifecycle();
     let spec = &mut manifest["spec"];
     spec["os"] = json!({"name": "linux"});
+    spec["subdomain"] = json!("webs");
+    spec["setHostnameAsFQDN"] = json!(true);
     spec["readinessGates"] = json!([{"conditionType": "shop.test/warm"}]);
     spec["initContainers"] = json!([
         {"name": "migrate", "image": "busybox:1", "command": ["x"], "restartPolicy": "OnFailure"},

@@ -74,8 +74,14 @@ fn probes_keep_to_the_rules() {
             ),
             (
                 &at("livenessProbe"),
-                json!({"grpc": {"port": 1}}),
-                "spec.containers[0].livenessProbe.grpc: Forbidden: is not supported by this version of Kutter: use an exec",
+                json!({"grpc": {"port": 0, "service": "shop"}}),
+                "spec.containers[0].livenessProbe.grpc.port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ),
+            (&at("livenessProbe"), json!({"grpc": {"port": 1}}), ""),
+            (
+                &at("livenessProbe"),
+                json!({"grpc": {"port": 1}, "tcpSocket": {"port": 1}}),
+                "spec.containers[0].livenessProbe.grpc: Forbidden: may not specify more than 1 handler type",
             ),
         ],
     );

@@ -21,8 +21,6 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
         ("resources", json!({"limits": {"cpu": "1"}})),
         ("runtimeClassName", json!("kata")),
         ("schedulingGates", json!([{"name": "x"}])),
-        ("setHostnameAsFQDN", json!(true)),
-        ("subdomain", json!("x")),
         (
             "topologySpreadConstraints",
             json!([{"maxSkew": 1, "topologyKey": "x", "whenUnsatisfiable": "DoNotSchedule"}]),
