@@ -266,8 +266,9 @@ fn ends_are_told_as_they_were() -> Result<()> {
         let table = kubecfg(&lab, &["get", "pods"])?;
         ensure!(table.contains("CrashLoopBackOff"), "{table}");
 
-        let error = apply(&lab, "refused", "[sleep]", "  hostPID: true").unwrap_err().to_string();
-        ensure!(error.contains("hostPID"), "{error}");
+        let error = apply(&lab, "refused", "[sleep]", "  runtimeClassName: other").unwrap_err();
+        let error = error.to_string();
+        ensure!(error.contains("runtimeClassName"), "{error}");
         Ok(())
     })
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtime::ShimRuntime;
 use runtime::image::{ImageError, ImageStore, ImageStoreConfig};
@@ -106,8 +107,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let (health, fares) = watch::channel(Health::default());
     let pressure = Pressure {
         config: PressureConfig {
+            root_dir: root_dir.clone(),
+            log_dir: config.log_dir.clone(),
             node_name: node_name.clone(),
             thresholds,
+            max_pod_grace: Duration::from_secs(config.eviction_max_pod_grace_period.into()),
             transition: config.eviction_pressure_transition_period.0,
             image_gc: ImageGc {
                 high_percent: config.image_gc_high_threshold,

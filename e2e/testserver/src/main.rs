@@ -89,6 +89,11 @@ fn run(args: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
             println!("allocated {} MiB", allocate(mebibytes.parse()?));
             sleep(None);
         }
+        ["fill", path, mebibytes] => {
+            let mebibytes: usize = mebibytes.parse()?;
+            std::fs::write(path, vec![7; mebibytes << 20])?;
+            sleep(None);
+        }
         ["fork", count] => println!("forked {}", fork(count.parse()?)),
         ["echo", words @ ..] => println!("{}", words.join(" ")),
         ["terminal"] => println!("terminal: {}", std::io::stdin().is_terminal()),

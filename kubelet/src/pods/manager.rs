@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::allocation::Ledger;
 use super::clock::Clock;
 use super::names::{PodIdentity, is_safe_uid};
+use super::observed::PodFailure;
 use super::record::Record;
 use super::references::{names_config_map, names_secret};
 use super::worker::{Context, Mailbox, PodView, Worker};
@@ -36,6 +37,7 @@ pub struct PodManager {
     dependencies: PodsDependencies,
     clock: Clock,
     views: RwLock<Views>,
+    mailboxes: RwLock<HashMap<String, Arc<Mailbox>>>,
 }
 
 impl PodManager {
@@ -49,7 +51,13 @@ impl PodManager {
         dependencies: PodsDependencies,
         clock: Clock,
     ) -> Arc<Self> {
-        Arc::new(Self { config, dependencies, clock, views: RwLock::default() })
+        Arc::new(Self {
+            config,
+            dependencies,
+            clock,
+            views: RwLock::default(),
+            mailboxes: RwLock::default(),
+        })
     }
 
     /// Takes over what runs on this node, then follows the state until shutdown. On return no pod
@@ -143,9 +151,32 @@ impl PodManager {
         &self.dependencies.runtime
     }
 
-    /// The pods that are at work here.
-    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
-        self.dependencies.state.read(|cluster| cluster.pods.values().map(Arc::clone).collect())
+    /// The pods that are not over.
+    pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
+        let is_over = |pod: &Pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            matches!(phase, Some("Succeeded" | "Failed"))
+        };
+        self.dependencies.state.read(|cluster| {
+            cluster.pods.values().filter(|pod| !is_over(pod)).map(Arc::clone).collect()
+        })
+    }
+
+    /// Ends a pod for good, whatever its containers do; false when nobody works for it.
+    pub(crate) fn fail(&self, uid: &str, failure: PodFailure) -> bool {
+        let mailboxes = self.mailboxes.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(mailbox) = mailboxes.get(uid) else { return false };
+        mailbox.put(|mail| mail.failed = Some(failure));
+        true
+    }
+
+    /// Waits until nothing of a pod is left but its status and its logs.
+    pub(crate) async fn released(&self, uid: &str) {
+        let view = self.views().get(uid).cloned();
+        if let Some(mut view) = view {
+            // A worker that ends has nothing left either.
+            let _ = view.wait_for(|view| view.released).await;
+        }
     }
 
     pub(super) fn log_dir(&self) -> &Path {
@@ -269,6 +300,7 @@ impl Crew {
         let hand = Hand { identity: identity.clone(), mailbox: Arc::clone(&mailbox) };
         let (worker, view) = Worker::new(Arc::clone(&self.context), identity, pod, found, mailbox);
         self.views().insert(uid.clone(), view);
+        self.mailboxes().insert(uid.clone(), Arc::clone(&hand.mailbox));
         let task = self.tasks.spawn(worker.run());
         self.running.insert(task.id(), uid.clone());
         self.hands.insert(uid, hand);
@@ -364,6 +396,7 @@ impl Crew {
         let Some(uid) = self.running.remove(&id) else { return Ok(()) };
         let Some(hand) = self.hands.remove(&uid) else { return Ok(()) };
         self.views().remove(&uid);
+        self.mailboxes().remove(&uid);
         let key = &hand.identity.key;
         let pod = self.context.dependencies.state.read(|cluster| {
             let pod = cluster.pods.get(key)?;
@@ -384,6 +417,10 @@ impl Crew {
 
     fn views(&self) -> std::sync::RwLockWriteGuard<'_, Views> {
         self.manager.views.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mailboxes(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<String, Arc<Mailbox>>> {
+        self.manager.mailboxes.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

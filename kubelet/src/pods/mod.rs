@@ -34,7 +34,7 @@ mod status;
 mod streams;
 mod termination;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 mod worker;
 
 use std::net::IpAddr;
@@ -48,8 +48,11 @@ use crate::network::PodNetwork;
 use crate::reporter::Reporter;
 use crate::state::StateHandle;
 
+pub(crate) use clock::Clock;
 pub use manager::PodManager;
-pub(crate) use names::AttemptLabels;
+pub(crate) use names::{AttemptLabels, PodIdentity};
+pub(crate) use observed::PodFailure;
+pub(crate) use spec::is_static;
 
 /// What pods need to know of their node.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use proto::k8s::api::core::v1::{ContainerStateTerminated, ResourceRequirements};
 use runtime::ContainerId;
 use runtime::image::Image;
+use serde::{Deserialize, Serialize};
 
 use super::allocation::Pending;
 use super::clock::after;
@@ -51,10 +52,14 @@ impl Observed {
 }
 
 /// Why a pod is failed by its node, as its status tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodFailure {
     pub(crate) reason: String,
     pub(crate) message: String,
+    /// So long its containers may take at the most; nothing: as long as the pod says.
+    pub(crate) grace: Option<Duration>,
+    /// The reason of the condition `DisruptionTarget`, where the node is at fault.
+    pub(crate) disruption: Option<String>,
 }
 
 /// The sandbox of a pod.

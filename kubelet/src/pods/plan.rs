@@ -351,7 +351,9 @@ impl Planner<'_> {
 
     /// The pod is over: whoever still serves it or looks into it goes first.
     fn finish(&mut self) {
-        if !self.stop_all(grace(self.pod)) && !self.is_unsettled() {
+        let shortened = self.observed.failed.as_ref().and_then(|failed| failed.grace);
+        let grace = shortened.map_or(grace(self.pod), |short| short.min(grace(self.pod)));
+        if !self.stop_all(grace) && !self.is_unsettled() {
             self.push(PodAction::Finish);
         }
     }

@@ -14,6 +14,7 @@ use proto::k8s::api::core::v1::PodStatus;
 use serde::{Deserialize, Serialize};
 
 use super::names::PodIdentity;
+use super::observed::PodFailure;
 use super::recover::Promises;
 use crate::volumes::PodDir;
 
@@ -28,16 +29,25 @@ pub(crate) struct Record {
     /// The resources that its containers were promised; nothing in a record of an earlier version.
     #[serde(default)]
     pub(crate) promised: Option<Promises>,
+    /// Why it has to go, which its next kubelet goes on with.
+    #[serde(default)]
+    pub(crate) failed: Option<PodFailure>,
 }
 
 impl Record {
-    pub(crate) fn new(pod: &PodIdentity, status: Option<PodStatus>, promised: Promises) -> Self {
+    pub(crate) fn new(
+        pod: &PodIdentity,
+        status: Option<PodStatus>,
+        promised: Promises,
+        failed: Option<PodFailure>,
+    ) -> Self {
         Self {
             namespace: pod.key.namespace.clone(),
             name: pod.key.name.clone(),
             uid: pod.uid.clone(),
             status,
             promised: Some(promised),
+            failed,
         }
     }
 

@@ -31,6 +31,13 @@ impl Role {
     }
 }
 
+/// Whether the pod comes from the node itself, so that no controller would make it anew.
+pub(crate) fn is_static(pod: &Pod) -> bool {
+    let annotation = |name: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(name));
+    annotation("kubernetes.io/config.source").is_some_and(|source| source != "api")
+        || annotation("kubernetes.io/config.mirror").is_some()
+}
+
 /// The specification of a container by its name, an ephemeral one included.
 pub(crate) fn container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
     let own = own(pod).map(|(_, container)| container);

@@ -383,6 +383,9 @@ const OWN_CONDITIONS: [&str; 6] = [
     "PodResizeInProgress",
 ];
 
+/// The condition of a pod that has to go for no fault of its own; others set it, too.
+const DISRUPTION_TARGET: &str = "DisruptionTarget";
+
 /// Why a condition does not hold: reason and message.
 type Wanting = (&'static str, Option<String>);
 
@@ -409,9 +412,16 @@ fn conditions(input: &StatusInput<'_>, phase: &str, statuses: &Statuses) -> Vec<
     if input.intent == Intent::Run && !observed.finished {
         conditions.extend(resize_conditions(input));
     }
+    let disrupted = observed.failed.as_ref().and_then(|f| Some((f.disruption.as_deref()?, f)));
+    if let Some((reason, failure)) = disrupted {
+        let message = Some(failure.message.clone());
+        conditions.push(condition(input, DISRUPTION_TARGET, true, Some(reason), message));
+    }
+    let is_own = |kind: &str| {
+        OWN_CONDITIONS.contains(&kind) || (kind == DISRUPTION_TARGET && disrupted.is_some())
+    };
     let foreign = input.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions
-        .extend(foreign.filter(|other| !OWN_CONDITIONS.contains(&other.type_.as_str())).cloned());
+    conditions.extend(foreign.filter(|other| !is_own(&other.type_)).cloned());
     conditions
 }
 

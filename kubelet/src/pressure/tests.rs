@@ -6,9 +6,12 @@ use proto::k8s::api::core::v1::Pod;
 use runtime::image::{Image, ImageConfig, StoredImage};
 use serde_json::json;
 
-use super::decide::{Decision, Level, Memory, Observations, decide, is_short};
+use super::decide::{Decision, Level, Memory, Observations, Passed, decide, is_short};
 use super::images::{ImageGc, InUse, removable};
+use super::rank::{Candidate, Use, is_critical, message, over_limit, rank};
 use super::threshold::*;
+
+mod acting;
 
 const TRANSITION: Duration = Duration::from_secs(300);
 
@@ -137,6 +140,118 @@ fn memory_comes_before_disk_and_what_is_not_seen_is_not_short() {
 fn pod(name: &str, spec: serde_json::Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec}))
         .unwrap()
+}
+
+fn asking(name: &str, priority: i32, memory: &str, disk: &str) -> Pod {
+    let requests = json!({"memory": memory, "ephemeral-storage": disk});
+    let container = json!({"name": "main", "resources": {"requests": requests}});
+    pod(name, json!({"priority": priority, "containers": [container]}))
+}
+
+fn using(pod: &Pod, used: Use) -> Candidate<'_> {
+    let containers = vec![("main".to_owned(), used)];
+    Candidate { pod, all: used, containers, volumes: Vec::new() }
+}
+
+#[test]
+fn pods_go_in_kubernetes_order() {
+    let pods = [
+        ("within", asking("within", -5, "100", "100"), 100),
+        ("important", asking("important", 10, "0", "0"), 1000),
+        ("little", asking("little", 0, "50", "50"), 60),
+        ("much", asking("much", 0, "50", "50"), 90),
+        ("just-within", asking("just-within", -5, "1000", "1000"), 999),
+    ];
+    for resource in [Resource::Memory, Resource::EphemeralStorage] {
+        let mut candidates: Vec<Candidate<'_>> = pods
+            .iter()
+            .map(|(_, pod, used)| {
+                let used = match resource {
+                    Resource::Memory => Use { memory: *used, ..Use::default() },
+                    _ => Use { disk: *used, ..Use::default() },
+                };
+                using(pod, used)
+            })
+            .collect();
+        rank(&mut candidates, resource);
+        let order: Vec<&str> =
+            candidates.iter().map(|one| one.pod.metadata.name.as_deref().unwrap()).collect();
+        assert_eq!(order, ["much", "little", "important", "within", "just-within"], "{resource:?}");
+    }
+    let (few, many) = (asking("few", 0, "1", "1"), asking("many", 0, "1", "1"));
+    let low = asking("low", -1, "1", "1");
+    let processes = |processes| Use { processes, ..Use::default() };
+    let mut candidates =
+        [using(&few, processes(2)), using(&many, processes(9)), using(&low, processes(1))];
+    rank(&mut candidates, Resource::Pids);
+    let order: Vec<_> =
+        candidates.iter().map(|one| one.pod.metadata.name.clone().unwrap()).collect();
+    assert_eq!(order, ["low", "many", "few"]);
+}
+
+#[test]
+fn a_pod_is_told_why_in_kubernetes_words() {
+    let pod = asking("web", 0, "50Mi", "0");
+    let used = Use { memory: 90 << 20, disk: 3 << 30, ..Use::default() };
+    let candidate = using(&pod, used);
+    let passed = |signal, amount, available| Passed {
+        threshold: Threshold { signal, amount, grace: None, minimum_reclaim: None },
+        level: Level { available, capacity: 1 << 30 },
+    };
+    assert_eq!(
+        message(&candidate, &passed(Signal::MemoryAvailable, Amount::Fixed(100 << 20), 60 << 20)),
+        "The node was low on resource: memory. Threshold quantity: 100Mi, available: 60Mi. \
+         Container main was using 90Mi, request is 50Mi, has larger consumption of memory. "
+    );
+    assert_eq!(
+        message(&candidate, &passed(Signal::NodefsAvailable, Amount::Share(0.25), 1 << 10)),
+        "The node was low on resource: ephemeral-storage. Threshold quantity: 256Mi, available: \
+         1Ki. Container main was using 3Gi, request is 0, has larger consumption of \
+         ephemeral-storage. "
+    );
+    assert_eq!(
+        message(&candidate, &passed(Signal::NodefsInodesFree, Amount::Fixed(1000), 12)),
+        "The node was low on resource: inodes. Threshold quantity: 1k, available: 12. "
+    );
+}
+
+#[test]
+fn a_pod_that_fills_more_than_its_own_limits_has_to_go() {
+    let container = |name: &str, limit: &str| json!({"name": name, "resources": {"limits": {"ephemeral-storage": limit}}});
+    let two = pod("two", json!({"containers": [container("a", "1Mi"), container("b", "2Mi")]}));
+    let disk = |mebibytes: i64| Use { disk: mebibytes << 20, ..Use::default() };
+    let over = |all: i64, a: i64, volumes: &[(&str, i64)], pod: &Pod| {
+        let volumes = volumes.iter().map(|(name, used)| ((*name).to_owned(), used << 20)).collect();
+        let containers = vec![("a".to_owned(), disk(a))];
+        over_limit(&Candidate { pod, all: disk(all), containers, volumes })
+    };
+    assert_eq!(over(3, 1, &[], &two), None);
+    assert_eq!(
+        over(4, 1, &[], &two).unwrap(),
+        "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. "
+    );
+    assert_eq!(
+        over(3, 2, &[], &two).unwrap(),
+        "Container a exceeded its local ephemeral storage limit \"1Mi\". "
+    );
+    let volume = json!([{"name": "cache", "emptyDir": {"sizeLimit": "5Mi"}},
+                        {"name": "free", "emptyDir": {}}]);
+    let cached = pod("cached", json!({"containers": [{"name": "a"}], "volumes": volume}));
+    assert_eq!(over(9, 9, &[("cache", 5), ("free", 9)], &cached), None);
+    assert_eq!(
+        over(9, 9, &[("cache", 6)], &cached).unwrap(),
+        "Usage of EmptyDir volume \"cache\" exceeds the limit \"5Mi\". "
+    );
+}
+
+#[test]
+fn pods_of_the_system_stay() {
+    let of_priority = |priority: i32| pod("p", json!({"priority": priority, "containers": []}));
+    assert!(is_critical(&of_priority(2_000_000_000)) && !is_critical(&of_priority(1_999_999_999)));
+    let mut fixed = of_priority(0);
+    let annotations = [("kubernetes.io/config.source".to_owned(), "file".to_owned())];
+    fixed.metadata.annotations = Some(annotations.into());
+    assert!(is_critical(&fixed));
 }
 
 fn stored(name: &str, added: u64, used: u64) -> StoredImage {

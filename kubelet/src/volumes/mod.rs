@@ -198,12 +198,8 @@ fn prepare_empty_dir(path: &Path, empty_dir: &EmptyDirVolumeSource) -> Result<()
         .map(|limit| u64::try_from(limit.value()).unwrap_or(0))
         .filter(|limit| *limit > 0);
     match (empty_dir.medium.as_deref().unwrap_or_default(), limit) {
-        ("", None) => make_dir(path, mode)?,
-        ("", Some(_)) => {
-            return Err(Problem::Failed(
-                "sizeLimit is enforced for the medium Memory only".to_owned(),
-            ));
-        }
+        // Whoever fills more of the disk than the limit has to go: see `pressure`.
+        ("", _) => make_dir(path, mode)?,
         ("Memory", limit) => {
             make_dir(path, mode)?;
             mounts::ensure_tmpfs(path, limit, mode)?;

@@ -62,18 +62,6 @@ fn an_empty_dir_may_be_written_by_anybody_and_keeps_its_content() {
 }
 
 #[test]
-fn a_size_limit_that_cannot_be_enforced_is_refused() {
-    let (_root, dir) = pod_dir();
-    let pod = pod(json!([{"name": "data", "emptyDir": {"sizeLimit": "1Mi"}}]));
-    let error = prepare(&dir, &pod, &Objects::default()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "MountVolume.SetUp failed for volume \"data\" : \
-         sizeLimit is enforced for the medium Memory only"
-    );
-}
-
-#[test]
 fn an_empty_dir_in_memory_has_its_size_and_goes_with_the_pod() {
     if !is_root() {
         return;

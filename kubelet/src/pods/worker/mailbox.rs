@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use runtime::{ContainerExit, ContainerId, SandboxState};
 use tokio::sync::Notify;
 
+use crate::pods::observed::PodFailure;
+
 /// News for one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
@@ -17,6 +19,8 @@ pub(crate) struct Mail {
     pub(crate) sandbox_lost: bool,
     /// Events were missed: this is what there is now.
     pub(crate) found: Option<Option<SandboxState>>,
+    /// The node wants the pod to go.
+    pub(crate) failed: Option<PodFailure>,
 }
 
 /// Where news wait until the worker has time.

@@ -120,9 +120,11 @@ impl Worker {
         // The record is written before the master is told, so it is never the older of the two.
         let record = Record::read(&dir);
         let unheard_of = record.is_none() && found.is_none();
-        let (recorded, promised) = record.map_or((None, None), |r| (r.status, r.promised));
+        let (recorded, promised, failed) =
+            record.map_or((None, None, None), |r| (r.status, r.promised, r.failed));
         let known = recorded.or_else(|| pod.status.clone());
-        let observed = recover(&pod, found, known.as_ref(), promised.as_ref(), now);
+        let mut observed = recover(&pod, found, known.as_ref(), promised.as_ref(), now);
+        observed.failed = failed;
         let promised = observed.containers.iter().map(|record| (record.role, &record.promised));
         let amounts = Amounts::of(promised);
         let entry = (!observed.finished).then(|| context.ledger.enter(&identity.uid, amounts));
@@ -266,7 +268,7 @@ impl Worker {
         );
         tracing::info!("the pod has had its time");
         self.teller.normal(None, &reason, message.clone());
-        self.observed.failed = Some(PodFailure { reason, message });
+        self.observed.failed = Some(PodFailure { reason, message, ..PodFailure::default() });
         None
     }
 

@@ -53,7 +53,8 @@ impl Worker {
 
     /// Writes down what is about to be reported.
     pub(super) async fn record(&self, status: Option<PodStatus>) {
-        let record = Record::new(&self.identity, status, self.promises());
+        let record =
+            Record::new(&self.identity, status, self.promises(), self.observed.failed.clone());
         let dir = self.dir.clone();
         let written = tokio::task::spawn_blocking(move || record.write(&dir)).await;
         match written {

@@ -5,6 +5,7 @@ use runtime::{ContainerExit, ContainerId, SandboxState};
 
 use super::Worker;
 use super::act::{Done, ImageProblem, StartProblem, Started, chain};
+use crate::pods::PodFailure;
 use crate::pods::clock::timestamp;
 use crate::pods::container::Prepared;
 use crate::pods::names::{AttemptLabels, log_path};
@@ -106,6 +107,20 @@ impl Worker {
         if let Some(found) = mail.found {
             self.compare(found).await;
         }
+        if let Some(failure) = mail.failed {
+            self.fail(failure).await;
+        }
+    }
+
+    /// The node wants the pod to go. That is written down first: the next kubelet has to want it, too.
+    async fn fail(&mut self, failure: PodFailure) {
+        if self.observed.finished || self.observed.failed.is_some() {
+            return;
+        }
+        tracing::info!(reason = failure.reason, message = failure.message, "ending the pod");
+        self.teller.warning(None, &failure.reason, failure.message.clone());
+        self.observed.failed = Some(failure);
+        self.record(self.previous.clone()).await;
     }
 
     /// A ConfigMap or Secret changed: whatever waited for it may be tried again.

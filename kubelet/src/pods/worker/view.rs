@@ -15,6 +15,8 @@ pub(crate) struct PodView {
     pub(crate) identity: PodIdentity,
     pub(crate) address: Option<IpAddr>,
     pub(crate) containers: Vec<ContainerView>,
+    /// Nothing of it is left but its status and its logs.
+    pub(crate) released: bool,
 }
 
 /// A container as it stands.
@@ -38,7 +40,7 @@ impl PodView {
                 waiting: Some("ContainerCreating".to_owned()),
             })
             .collect();
-        Self { identity: identity.clone(), address: None, containers }
+        Self { identity: identity.clone(), address: None, containers, released: false }
     }
 
     pub(super) fn of(identity: &PodIdentity, observed: &Observed, status: &PodStatus) -> Self {
@@ -62,7 +64,8 @@ impl PodView {
             })
             .collect();
         let address = status.pod_ip.as_deref().and_then(|address| address.parse().ok());
-        Self { identity: identity.clone(), address, containers }
+        let released = observed.release.done().is_some();
+        Self { identity: identity.clone(), address, containers, released }
     }
 
     pub(crate) fn container(&self, name: &str) -> Option<&ContainerView> {

@@ -19,7 +19,7 @@ pub(super) fn validate(container: &Container, path: &Path, errors: &mut FieldErr
     let ResourceRequirements { claims, limits, requests } =
         container.resources.as_ref().unwrap_or(&default);
     if claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
-        let instead = "nodes offer cpu and memory only";
+        let instead = "nodes offer cpu, memory and ephemeral-storage only";
         unsupported::refuse(&path.child("claims"), claims, instead, errors);
     }
     for (field, list) in [("limits", limits), ("requests", requests)] {
@@ -72,15 +72,11 @@ pub(super) fn validate_resize(
 /// A resource that containers may ask for. `path` is that of the name.
 pub(in crate::api::kinds) fn validate_name(name: &str, path: &Path, errors: &mut FieldErrors) {
     match name {
-        "cpu" | "memory" => {}
-        "ephemeral-storage" => {
-            let instead = "the disk that a container fills is not counted";
-            unsupported::refuse(path, (), instead, errors);
-        }
+        "cpu" | "memory" | "ephemeral-storage" => {}
         _ if name.starts_with("hugepages-") || name.contains('/') => {
             let reasons = names::qualified_name(name);
             if reasons.is_empty() {
-                let instead = "nodes offer cpu and memory only";
+                let instead = "nodes offer cpu, memory and ephemeral-storage only";
                 unsupported::refuse(path, (), instead, errors);
             }
             invalid_each(path, name, reasons, errors);

@@ -3,7 +3,7 @@
 //! Structs are taken apart field by field, so that a field of a newer Kubernetes does not compile
 //! until somebody has decided about it. A value that says what would happen anyway is accepted.
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 use proto::k8s as k8s_openapi;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -200,7 +200,7 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         config_map: _,
         csi,
         downward_api: _,
-        empty_dir,
+        empty_dir: _,
         ephemeral,
         fc,
         flex_volume,
@@ -253,12 +253,5 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
     ];
     for (_, field) in kinds.into_iter().filter(|(set, _)| *set) {
         refuse(&path.child(field), (), instead, errors);
-    }
-    if let Some(EmptyDirVolumeSource { medium, mode: _, size_limit }) = empty_dir
-        && size_limit.is_some()
-        && medium.as_deref().unwrap_or_default().is_empty()
-    {
-        let instead = "the disk that a volume fills is not counted; use medium Memory";
-        refuse(&path.child("emptyDir.sizeLimit"), size_limit, instead, errors);
     }
 }

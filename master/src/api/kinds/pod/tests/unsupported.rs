@@ -90,11 +90,6 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
                 "spec.containers[0].securityContext.appArmorProfile.type: Forbidden: \"Localhost\" is not supported",
             ),
             (
-                "/spec/containers/0/resources/limits/ephemeral-storage",
-                json!("1Gi"),
-                "spec.containers[0].resources.limits[ephemeral-storage]: Forbidden: is not supported",
-            ),
-            (
                 "/spec/containers/0/resources/limits/example.com~1gpu",
                 json!("1"),
                 "spec.containers[0].resources.limits[example.com/gpu]: Forbidden: is not supported",

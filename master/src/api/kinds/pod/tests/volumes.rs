@@ -40,11 +40,6 @@ fn volumes_and_mounts_keep_to_the_rules() {
                 "spec.volumes[1].emptyDir.sizeLimit: Forbidden: SizeLimit field must be a valid resource quantity",
             ),
             (
-                "/spec/volumes/1/emptyDir/medium",
-                json!(""),
-                "spec.volumes[1].emptyDir.sizeLimit: Forbidden: \"64Mi\" is not supported by this version of Kutter",
-            ),
-            (
                 "/spec/volumes/2/hostPath/path",
                 json!(""),
                 "spec.volumes[2].hostPath.path: Required value",
