@@ -45,7 +45,10 @@ pub(crate) async fn attach(
     let (pods, pod) = target::pod(cluster, word).await?;
     logs::check_container(&pod, container.as_deref())?;
     let container = container.or_else(|| first_container(&pod));
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let containers = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let found = containers.into_iter().find(|known| Some(&known.name) == container.as_ref());
     let has = |offered: Option<bool>, flag: &str, what: &str| {
         if offered != Some(true) {

@@ -125,7 +125,10 @@ fn pod_port(origin: &Value, pod: &Pod, word: &str) -> Result<u16> {
     if let Ok(number) = wanted.parse() {
         return Ok(number);
     }
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let containers = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
     let named = ports.find(|port| port.name.as_deref() == Some(wanted.as_str()));
     let named = named.with_context(|| format!("the pod has no port named \"{wanted}\""))?;

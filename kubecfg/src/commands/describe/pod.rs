@@ -17,19 +17,31 @@ pub(super) fn describe(page: &mut Page, object: &Value) {
     if let Some(selector) = spec["nodeSelector"].as_object() {
         page.map("Node selector", &Value::Object(selector.clone()));
     }
-    for container in spec["containers"].as_array().into_iter().flatten() {
-        let name = plain(&container["name"]);
-        let empty = Value::Null;
-        let state = status["containerStatuses"]
-            .as_array()
-            .and_then(|states| states.iter().find(|state| state["name"] == container["name"]))
-            .unwrap_or(&empty);
-        page.section(&format!("Container {name}"));
-        describe_container(page, container, state);
-        isolation(page, spec, container);
+    for (list, statuses) in
+        [("initContainers", "initContainerStatuses"), ("containers", "containerStatuses")]
+    {
+        for container in spec[list].as_array().into_iter().flatten() {
+            let empty = Value::Null;
+            let state = status[statuses]
+                .as_array()
+                .and_then(|states| states.iter().find(|state| state["name"] == container["name"]))
+                .unwrap_or(&empty);
+            page.section(&format!("{} {}", what(list, container), plain(&container["name"])));
+            describe_container(page, container, state);
+            isolation(page, spec, container);
+        }
     }
     volumes(page, &spec["volumes"]);
     conditions(page, &status["conditions"]);
+}
+
+/// What the container is to its pod.
+fn what(list: &str, container: &Value) -> &'static str {
+    match (list, container["restartPolicy"].as_str()) {
+        ("initContainers", Some("Always")) => "Sidecar",
+        ("initContainers", _) => "Init container",
+        _ => "Container",
+    }
 }
 
 fn describe_container(page: &mut Page, container: &Value, state: &Value) {
@@ -63,11 +75,22 @@ fn describe_container(page: &mut Page, container: &Value, state: &Value) {
             page.map(name, &container["resources"][key]);
         }
     }
-    for (name, key) in [("  Liveness", "livenessProbe"), ("  Readiness", "readinessProbe")] {
+    page.optional("  Restart policy", &container["restartPolicy"]);
+    for (name, key) in [
+        ("  Startup", "startupProbe"),
+        ("  Liveness", "livenessProbe"),
+        ("  Readiness", "readinessProbe"),
+    ] {
         if container[key].is_object() {
             page.line(name, &describe_probe(&container[key]));
         }
     }
+    for (name, key) in [("  After start", "postStart"), ("  Before stop", "preStop")] {
+        if container["lifecycle"][key].is_object() {
+            page.line(name, &how(&container["lifecycle"][key]));
+        }
+    }
+    page.optional("  Stop signal", &container["lifecycle"]["stopSignal"]);
     for variable in container["env"].as_array().into_iter().flatten() {
         let value = if variable["valueFrom"].is_object() {
             format!("from {}", variable["valueFrom"])
@@ -96,16 +119,26 @@ fn describe_state(state: &Value) -> String {
     text
 }
 
-fn describe_probe(probe: &Value) -> String {
-    let how = if let Some(http) = probe["httpGet"].as_object() {
+/// What a probe or a hook does.
+fn how(handler: &Value) -> String {
+    if let Some(http) = handler["httpGet"].as_object() {
         let part = |key: &str| http.get(key).map_or_else(String::new, plain);
         format!("{} {}:{}", part("scheme"), part("port"), part("path"))
-    } else if probe["tcpSocket"].is_object() {
-        format!("TCP {}", plain(&probe["tcpSocket"]["port"]))
+    } else if handler["tcpSocket"].is_object() {
+        format!("TCP {}", plain(&handler["tcpSocket"]["port"]))
+    } else if handler["grpc"].is_object() {
+        let grpc = &handler["grpc"];
+        format!("gRPC {} {}", plain(&grpc["port"]), plain(&grpc["service"])).trim_end().to_owned()
+    } else if handler["sleep"].is_object() {
+        format!("sleep {} s", plain(&handler["sleep"]["seconds"]))
     } else {
-        let words = probe["exec"]["command"].as_array().into_iter().flatten().map(plain);
+        let words = handler["exec"]["command"].as_array().into_iter().flatten().map(plain);
         format!("exec {}", words.collect::<Vec<_>>().join(" "))
-    };
+    }
+}
+
+fn describe_probe(probe: &Value) -> String {
+    let how = how(probe);
     let number = |key: &str| plain(&probe[key]);
     format!(
         "{how}, every {} s, within {} s, fails after {}",
