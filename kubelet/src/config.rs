@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
-use runtime::ShimRuntimeConfig;
+use clap::{ArgAction, Args, Parser, Subcommand};
 use runtime::image::{ImageStoreConfig, RegistryMirror};
+use runtime::{IdRange, ShimRuntimeConfig};
 
 use crate::network::NetworkConfig;
 use crate::node_status::Reserved;
@@ -159,6 +159,13 @@ pub struct Config {
     /// So many pods run here at the most.
     #[arg(long, default_value_t = 110, value_name = "N")]
     pub max_pods: u32,
+    /// Whether pods that do not say `hostUsers` have users of their own, so that root in them is nobody
+    /// on this node.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    pub own_users: bool,
+    /// The users and groups of this node that pods with users of their own have: 65536 for each pod.
+    #[arg(long, default_value = DEFAULT_USER_IDS, value_name = "FIRST-LAST", value_parser = parse_ids)]
+    pub user_ids: IdRange,
     /// So many processes and threads a container may have.
     #[arg(long, default_value_t = DEFAULT_POD_MAX_PIDS, value_name = "N")]
     pub pod_max_pids: i64,
@@ -227,6 +234,23 @@ impl Traces {
 /// Where images are kept.
 pub fn images(root_dir: &Path) -> ImageStoreConfig {
     ImageStoreConfig { root: root_dir.join("images"), ..ImageStoreConfig::default() }
+}
+
+/// As the runtime has it for a default.
+const DEFAULT_USER_IDS: &str = "1879048192-2141192191";
+
+fn parse_ids(text: &str) -> Result<IdRange, String> {
+    let numbers = text.split_once('-').and_then(|(first, last)| {
+        Some((first.trim().parse::<u32>().ok()?, last.trim().parse::<u32>().ok()?))
+    });
+    let (first, last) = numbers.ok_or("ids are written FIRST-LAST")?;
+    match last.checked_sub(first) {
+        Some(between) if between >= 65_535 && first >= 65_536 => {
+            Ok(IdRange { first, count: between.saturating_add(1) })
+        }
+        Some(between) if between >= 65_535 => Err("ids below 65536 are the node's own".to_owned()),
+        _ => Err("65536 ids are needed for a pod".to_owned()),
+    }
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
@@ -322,6 +346,16 @@ mod tests {
         };
         assert_eq!((file, root_dir), ("a.tar".into(), "/tmp/x".into()));
         assert!(Cli::try_parse_from(["kubelet", "--node-label=none"]).is_err());
+        assert!(cli.config.own_users);
+        assert_eq!(cli.config.user_ids, runtime::DEFAULT_USER_IDS);
+        let chosen =
+            Cli::try_parse_from(["kubelet", "--own-users=false", "--user-ids=100000-165535"]);
+        let chosen = chosen.unwrap().config;
+        assert!(!chosen.own_users);
+        assert_eq!(chosen.user_ids, IdRange { first: 100_000, count: 65_536 });
+        for wrong in ["100000", "5-4", "0-1000000", "100000-165534"] {
+            assert!(Cli::try_parse_from(["kubelet", "--user-ids", wrong]).is_err(), "{wrong}");
+        }
     }
 
     fn config(arguments: &[&str]) -> Config {

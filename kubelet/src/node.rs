@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::ShimRuntime;
 use runtime::image::{ImageError, ImageStore, ImageStoreConfig};
+use runtime::{ShimRuntime, ShimRuntimeConfig};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::BroadcastStream;
@@ -123,7 +123,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         images: Arc::new(images.clone()),
         health,
     };
-    let runtime = ShimRuntime::open(traces.runtime()).await.map_err(NodeError::Runtime)?;
+    let runtime_config = ShimRuntimeConfig { user_ids: config.user_ids, ..traces.runtime() };
+    let runtime = ShimRuntime::open(runtime_config).await.map_err(NodeError::Runtime)?;
+    let own_users = config.own_users && can_have_own_users(&runtime);
     let network =
         BridgeNetwork::new(traces.network(), state.clone()).map_err(NodeError::Network)?;
     let network = Arc::new(network);
@@ -148,7 +150,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
             node_addresses: vec![address],
             memory_capacity_bytes: machine.observe().memory_bytes,
             pod_max_pids: config.pod_max_pids,
-            own_users: false,
+            own_users,
         },
         runtime: Arc::new(runtime),
         images: Arc::new(images),
@@ -175,6 +177,17 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     }
     info!("stopped; the containers go on");
     Ok(result?)
+}
+
+/// What a node cannot do it does not do by default; a pod that insists is told why.
+fn can_have_own_users(runtime: &ShimRuntime) -> bool {
+    match runtime.own_users() {
+        Ok(()) => true,
+        Err(reason) => {
+            warn!(reason, "pods have no users of their own: root in a pod is root of this node");
+            false
+        }
+    }
 }
 
 async fn give_memory_back(state: StateHandle, shutdown: CancellationToken) {

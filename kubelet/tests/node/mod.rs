@@ -83,7 +83,7 @@ impl Node {
             node_addresses: vec!["192.0.2.1".parse().unwrap()],
             memory_capacity_bytes: 4 << 30,
             pod_max_pids: DEFAULT_POD_MAX_PIDS,
-            own_users: false,
+            own_users: true,
         };
         let dependencies = PodsDependencies {
             state: state.clone(),

@@ -1,17 +1,19 @@
 //! Writing down what a shim is to do, and starting the shim itself.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use super::{Inner, Sandbox, io_error};
 use crate::api::*;
 use crate::isolation::devices;
 use crate::plan::{MountPoint, Processes, RootPlan, SubPath};
+use crate::shim::PROBE_USERS;
 use crate::shim::records::{self, SandboxFolder, SandboxRecord};
 use crate::spec::{self, Surroundings};
 use crate::{Error, Result};
@@ -122,14 +124,7 @@ impl Inner {
         let path = folder.config();
         records::write(&path, record).map_err(io_error("write", &path))?;
         let failed = |reason: String| Error::Shim { sandbox: id.clone(), reason };
-        let output = Command::new(format!("/proc/self/fd/{}", self.shim_program.as_raw_fd()))
-            .arg0("kutter-shim")
-            .arg(&folder.0)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .output()
+        let output = run_shim(&self.shim_program, &[folder.0.as_os_str()])
             .map_err(|e| failed(format!("it could not be started: {e}")))?;
         if !output.status.success() {
             let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -288,6 +283,28 @@ fn mount_point(mount: &Mount, place: &Path) -> Result<MountPoint, String> {
         },
     };
     Ok(MountPoint { path: PathBuf::from(&mount.destination), is_folder, sub_path })
+}
+
+/// Runs the shim's program to its end; a shim in the background is not it any more.
+fn run_shim(program: &OwnedFd, arguments: &[&OsStr]) -> io::Result<Output> {
+    Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .arg0("kutter-shim")
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+}
+
+/// Whether sandboxes can have users of their own, with files in this folder; the error says why not.
+pub(super) fn probe_users(program: &OwnedFd, folder: &Path) -> std::result::Result<(), String> {
+    let output = run_shim(program, &[OsStr::new(PROBE_USERS), folder.as_os_str()]);
+    let output = output.map_err(|e| e.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
 }
 
 /// The control group of a container.

@@ -82,6 +82,8 @@ struct Inner {
     /// Whether the kernel has clocks for each sandbox.
     has_clocks: bool,
     ranges: Ranges,
+    /// Why sandboxes cannot have users of their own, if they cannot.
+    users: std::result::Result<(), String>,
     filters: FilterCache,
     /// The shim's program, where nothing can write to it.
     shim_program: OwnedFd,
@@ -128,6 +130,17 @@ impl ShimRuntime {
         Ok(ShimRuntime { inner })
     }
 
+    /// Whether sandboxes can have users of their own on this machine.
+    ///
+    /// # Errors
+    /// Why not, for the operator.
+    pub fn own_users(&self) -> std::result::Result<(), &str> {
+        match &self.inner.users {
+            Ok(()) => Ok(()),
+            Err(reason) => Err(reason),
+        }
+    }
+
     /// Removes all sandboxes, and what the runtime itself has made in the system.
     pub async fn shutdown_all(&self) -> Result<()> {
         let state_dir = self.inner.config.sandboxes();
@@ -163,6 +176,7 @@ impl Inner {
             swap_accounting: hierarchies.account_swap(),
             has_clocks: Path::new("/proc/self/ns/time_for_children").exists(),
             ranges: Ranges::new(config.user_ids),
+            users: launch::probe_users(&shim_program, &config.data_dir),
             hierarchies,
             filters: FilterCache::new(config.data_dir.join("seccomp")),
             config,

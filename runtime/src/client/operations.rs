@@ -35,7 +35,7 @@ impl Inner {
             created_at: SystemTime::now(),
             shim_cgroup: self.config.shim_cgroup(),
             users: match config.own_users {
-                true => Some(self.ranges.give(&config.id).ok_or(Error::NoUsersLeft)?),
+                true => Some(self.users_for(&config.id)?),
                 false => None,
             },
         };
@@ -49,6 +49,14 @@ impl Inner {
         let state = sandbox.state();
         self.sandboxes().insert(config.id.clone(), Arc::new(sandbox));
         Ok(state)
+    }
+
+    fn users_for(&self, id: &SandboxId) -> Result<IdRange> {
+        if let Err(reason) = &self.users {
+            let reason = format!("sandboxes cannot have users of their own on this node: {reason}");
+            return Err(Error::Invalid(reason));
+        }
+        self.ranges.give(id).ok_or(Error::NoUsersLeft)
     }
 
     pub(super) async fn remove_sandbox(self: &Arc<Self>, id: &SandboxId) -> Result<()> {

@@ -25,6 +25,7 @@ mod failure;
 mod first;
 mod namespaces;
 mod output;
+mod probe;
 pub(crate) mod protocol;
 pub(crate) mod records;
 mod report;
@@ -33,20 +34,28 @@ mod server;
 mod stage;
 mod sub_path;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use records::SandboxFolder;
 
+/// The word with which the `shim` program only finds out whether sandboxes can have users of their own,
+/// with files in the folder that follows.
+pub(crate) const PROBE_USERS: &str = "--probe-users";
+
 /// The `shim` program: takes the folder of a sandbox, goes into the background and serves it.
 /// Ends with success once the shim in the background answers.
 pub fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    let (Some(folder), None) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: shim SANDBOX-FOLDER");
-        return ExitCode::from(2);
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let outcome = match arguments.as_slice() {
+        [word, folder] if word == PROBE_USERS => probe::users(Path::new(folder)),
+        [folder] => daemon::start(SandboxFolder(PathBuf::from(folder))),
+        _ => {
+            eprintln!("usage: shim SANDBOX-FOLDER");
+            return ExitCode::from(2);
+        }
     };
-    match daemon::start(SandboxFolder(PathBuf::from(folder))) {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("{failure}");

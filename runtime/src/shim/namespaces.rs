@@ -175,7 +175,7 @@ fn take_over(
     Ok(held)
 }
 
-fn map_users(holder: Pid, users: &IdRange) -> Result<(), Failure> {
+pub(super) fn map_users(holder: Pid, users: &IdRange) -> Result<(), Failure> {
     let map = format!("0 {} {}", users.first, users.count);
     for file in ["uid_map", "gid_map"] {
         fs::write(format!("/proc/{holder}/{file}"), &map).doing(format_args!("write {file}"))?;

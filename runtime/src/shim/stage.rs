@@ -44,7 +44,7 @@ pub(super) fn take(
     Ok(Taken { layers, mounts: mounts.collect::<Result<_, _>>()? })
 }
 
-fn take_one(path: &Path, users: BorrowedFd<'_>) -> Result<(OwnedFd, bool), Failure> {
+pub(super) fn take_one(path: &Path, users: BorrowedFd<'_>) -> Result<(OwnedFd, bool), Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;

@@ -31,6 +31,7 @@ pub(super) fn describe(page: &mut Page, object: &Value) {
             isolation(page, spec, container);
         }
     }
+    isolation_of_pod(page, spec);
     volumes(page, &spec["volumes"]);
     conditions(page, &status["conditions"]);
 }
@@ -148,12 +149,58 @@ fn describe_probe(probe: &Value) -> String {
     )
 }
 
+/// How the pod is confined: what its containers share, with each other or with the node.
+fn isolation_of_pod(page: &mut Page, spec: &Value) {
+    let is = |key: &str| spec[key] == true;
+    let own = |key: &str, name: &'static str| (!is(key)).then_some(name);
+    let names = [own("hostNetwork", "net, uts"), own("hostIPC", "ipc"), own("hostPID", "time")];
+    let list = |names: &[Option<&str>]| match names.iter().flatten().copied().collect::<Vec<_>>() {
+        none if none.is_empty() => "none".to_owned(),
+        names => names.join(", "),
+    };
+    page.section("Isolation");
+    page.line("  Own namespaces", &list(&names));
+    let of_node = [
+        is("hostNetwork").then_some("net, uts"),
+        is("hostIPC").then_some("ipc"),
+        is("hostPID").then_some("pid, time"),
+    ];
+    page.line("  Of the node", &list(&of_node));
+    page.line("  Users", &describe_users(spec));
+    let processes = match (is("hostPID"), is("shareProcessNamespace")) {
+        (true, _) => "the node's",
+        (false, true) => "shared by its containers",
+        (false, false) => "each container's own",
+    };
+    page.line("  Processes", processes);
+    for sysctl in spec["securityContext"]["sysctls"].as_array().into_iter().flatten() {
+        page.line(&format!("  Sysctl {}", plain(&sysctl["name"])), &plain(&sysctl["value"]));
+    }
+}
+
+fn describe_users(spec: &Value) -> String {
+    let asks_for_node = ["hostNetwork", "hostPID", "hostIPC"].iter().any(|key| spec[*key] == true)
+        || ["containers", "initContainers"]
+            .iter()
+            .flat_map(|key| spec[*key].as_array().into_iter().flatten())
+            .any(|container| container["securityContext"]["privileged"] == true);
+    let text = match spec["hostUsers"].as_bool() {
+        Some(true) => "the node's: root is root of the node",
+        Some(false) => "its own: root is nobody on the node",
+        None if asks_for_node => "the node's, since it asks for the node: root is root of the node",
+        None => "its own, where the node can and does not say otherwise",
+    };
+    text.to_owned()
+}
+
 /// How the container is confined: the defaults, and what the pod changes of them.
 fn isolation(page: &mut Page, spec: &Value, container: &Value) {
     let (pod, own) = (&spec["securityContext"], &container["securityContext"]);
     let either = |key: &str| if own[key].is_null() { &pod[key] } else { &own[key] };
+    let privileged = own["privileged"] == true;
     page.section("  Isolation");
-    page.line("    Namespaces", "pid, mount, cgroup; with its pod: net, ipc, uts");
+    let of_pod = spec["hostPID"] == true || spec["shareProcessNamespace"] == true;
+    page.line("    Namespaces", if of_pod { "mount, cgroup" } else { "pid, mount, cgroup" });
     let user = either("runAsUser");
     let user = if user.is_null() { "as the image says".to_owned() } else { plain(user) };
     page.line("    User", &user);
@@ -161,16 +208,31 @@ fn isolation(page: &mut Page, spec: &Value, container: &Value) {
         let names = own["capabilities"][key].as_array().into_iter().flatten();
         names.map(|name| format!(" {sign}{}", plain(name))).collect()
     };
-    page.line("    Capabilities", &format!("default{}{}", list("drop", "-"), list("add", "+")));
-    let seccomp = either("seccompProfile")["type"].as_str().unwrap_or("RuntimeDefault");
-    page.line("    Seccomp", seccomp);
-    let escalation = own["allowPrivilegeEscalation"] != false;
+    let capabilities = format!("default{}{}", list("drop", "-"), list("add", "+"));
+    page.line("    Capabilities", if privileged { "all (privileged)" } else { &capabilities });
+    let profile = either("seccompProfile");
+    let seccomp = match profile["type"].as_str().unwrap_or("RuntimeDefault") {
+        _ if privileged => "none (privileged)".to_owned(),
+        "Localhost" => format!("Localhost {}", plain(&profile["localhostProfile"])),
+        kind => kind.to_owned(),
+    };
+    page.line("    Seccomp", &seccomp);
+    let escalation = privileged || own["allowPrivilegeEscalation"] != false;
     page.line(
-        "    Privilege escalation",
-        if escalation { "by set-user-id programs" } else { "no" },
+        "    New privileges",
+        if escalation { "by set-user-id programs" } else { "no (no_new_privs)" },
     );
     let read_only = own["readOnlyRootFilesystem"] == true;
     page.line("    Root file system", if read_only { "read only" } else { "copy on write" });
+    let unmasked = privileged || own["procMount"] == "Unmasked";
+    let paths = if unmasked { "all open" } else { "masked or read only where they drive the node" };
+    page.line("    /proc and /sys", paths);
+    let devices = if privileged { "all of the node" } else { "null, zero, full, random, tty only" };
+    page.line("    Devices", devices);
+    let memory = &container["resources"]["limits"]["memory"];
+    let memory = if memory.is_null() { "no limit".to_owned() } else { plain(memory) };
+    page.line("    Memory, swap", &format!("{memory}; no swap beyond a limit"));
+    page.line("    Processes", "bounded by the node's --pod-max-pids");
 }
 
 fn volumes(page: &mut Page, volumes: &Value) {
@@ -182,5 +244,67 @@ fn volumes(page: &mut Page, volumes: &Value) {
             .find(|(key, _)| *key != "name")
             .map_or_else(String::new, |(kind, detail)| format!("{kind} {detail}"));
         page.line(&format!("Volume {}", plain(&volume["name"])), &source);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn described(spec: Value) -> String {
+        let mut page = Page::default();
+        describe(&mut page, &json!({"spec": spec, "status": {}}));
+        page.text().to_owned()
+    }
+
+    #[test]
+    fn confinement_is_told_as_it_is_by_default() {
+        let text = described(json!({"containers": [{"name": "main"}]}));
+        for line in [
+            "  Own namespaces:       net, uts, ipc, time",
+            "  Of the node:          none",
+            "  Users:                its own, where the node can and does not say otherwise",
+            "    Namespaces:         pid, mount, cgroup",
+            "    Capabilities:       default",
+            "    Seccomp:            RuntimeDefault",
+            "    Root file system:   copy on write",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_pod_has_of_its_node_is_told() {
+        let privileged = json!({"privileged": true});
+        let text = described(json!({
+            "hostNetwork": true, "hostPID": true,
+            "containers": [{"name": "main", "securityContext": privileged}]
+        }));
+        for line in [
+            "  Of the node:          net, uts, pid, time",
+            "  Users:                the node's, since it asks for the node",
+            "    Namespaces:         mount, cgroup",
+            "    Capabilities:       all (privileged)",
+            "    Seccomp:            none (privileged)",
+            "    Devices:            all of the node",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        let profile = json!({"type": "Localhost", "localhostProfile": "audit.json"});
+        let text = described(json!({
+            "hostUsers": false, "shareProcessNamespace": true,
+            "securityContext": {"seccompProfile": profile},
+            "containers": [{"name": "main", "securityContext": {"allowPrivilegeEscalation": false}}]
+        }));
+        for line in [
+            "  Users:                its own: root is nobody on the node",
+            "  Processes:            shared by its containers",
+            "    Seccomp:            Localhost audit.json",
+            "    New privileges:     no (no_new_privs)",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
     }
 }
