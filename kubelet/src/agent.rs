@@ -27,6 +27,7 @@ use crate::session::Session;
 use crate::snapshot::SnapshotFolder;
 use crate::state::StateHandle;
 use crate::streams::PodStreams;
+use crate::tokens::MasterLink;
 
 /// What makes one node, apart from its pods.
 pub struct Agent {
@@ -48,6 +49,8 @@ pub struct Agent {
     pub state: StateHandle,
     /// What the node says.
     pub reporter: Reporter,
+    /// What it asks.
+    pub link: MasterLink,
 }
 
 /// What a node's pods are made of.
@@ -88,6 +91,7 @@ pub async fn run(agent: Agent, parts: Parts, shutdown: CancellationToken) -> Res
         images,
         network,
         reporter: agent.reporter.clone(),
+        tokens: Arc::new(agent.link.clone()),
     };
     let pods = PodManager::new(config, dependencies);
     let pressure = pressure.map(|Pressure { config, sense, images, health }| {
@@ -146,6 +150,7 @@ impl Agent {
             state: self.state,
             reporter: self.reporter,
             streams,
+            link: self.link,
         };
         tasks.spawn(session.run(shutdown));
         while let Some(ended) = tasks.join_next().await {

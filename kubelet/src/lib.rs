@@ -8,6 +8,7 @@
 //!   what this node has to tell; [`snapshot`]: what is known when no master can be reached;
 //! * [`node_status`]: what the machine has; [`streams`]: programs and logs of pods, for tunnels;
 //! * [`pods`]: pod workers, probes, statuses; [`volumes`]: the files that pods see;
+//!   [`tokens`]: by which pods say who they are;
 //! * [`pressure`]: images and pods that go when the node runs short of something;
 //! * [`network`]: pod addresses and routes; [`proxy`]: Services; [`dns`]: their names.
 
@@ -34,5 +35,6 @@ pub mod snapshot;
 pub mod state;
 pub mod streams;
 pub mod tls;
+pub mod tokens;
 mod tunnels;
 pub mod volumes;

@@ -25,6 +25,7 @@ use crate::proxy;
 use crate::reporter::Reporter;
 use crate::snapshot::SnapshotFolder;
 use crate::state::StateHandle;
+use crate::tokens::MasterLink;
 
 /// Why this machine cannot be a node.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +168,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         health: fares,
         state,
         reporter,
+        link: MasterLink::default(),
     };
     let result = agent::run(agent, parts, shutdown.clone()).await;
     shutdown.cancel();

@@ -5,12 +5,13 @@
 //! * [`api`]: the Kubernetes REST API over both;
 //! * [`scheduler`]: gives every pod a node; [`controllers`]: make what is as it should be;
 //! * [`events`]: what happened to an object, for people; [`metrics`]: for Prometheus;
-//! * [`nodes`]: the session streams of the kubelets; [`pki`]: certificates and join tokens;
+//! * [`accounts`]: the tokens of service accounts; [`nodes`]: the session streams of the kubelets; [`pki`]: certificates and join tokens;
 //! * [`bootstrap`]: what every cluster has from the start;
 //! * [`config`], [`serve`], [`run`](run()): one process out of it all; [`client`], [`token_api`]:
 //!   join tokens out of a running one;
 //! * `fuzzing` (a feature): what the fuzzer runs.
 
+pub mod accounts;
 pub mod api;
 pub mod bootstrap;
 pub mod cache;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::accounts::{Accounts, SigningKey};
 use crate::api::objects::Objects;
 use crate::api::{self, Api};
 use crate::cache::Caches;
@@ -128,10 +129,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     let caches = Caches::start(store.clone(), specs, shutdown.clone()).await?;
     let objects = Objects::new(store.clone(), caches.clone(), registry, config.cluster.clone());
     let tokens = Tokens::new(store.clone(), authority.fingerprint());
+    let key = SigningKey::open(&*store).await?;
+    let accounts = Accounts::new(objects.clone(), key, &config.cluster_domain);
     let nodes = NodeService::start(
         nodes_config(&config, address),
         objects.clone(),
         store.clone(),
+        accounts.clone(),
         Arc::new(tokens.clone()),
         authority.clone(),
         shutdown.clone(),
@@ -155,6 +159,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     let api = Api {
         objects: objects.clone(),
         streams: nodes.streams(),
+        accounts,
         samples: Arc::default(),
         shutdown: stop(),
     };

@@ -47,6 +47,7 @@ use runtime::image::ImageService;
 use crate::network::PodNetwork;
 use crate::reporter::Reporter;
 use crate::state::StateHandle;
+use crate::tokens::TokenIssuer;
 
 pub(crate) use clock::Clock;
 pub use manager::PodManager;
@@ -92,6 +93,8 @@ pub struct PodsDependencies {
     pub network: Arc<dyn PodNetwork>,
     /// Where statuses and events go.
     pub reporter: Reporter,
+    /// By which they say who they are.
+    pub tokens: Arc<dyn TokenIssuer>,
 }
 
 /// The pods of this node could not be taken over.

@@ -19,6 +19,7 @@ use super::{DEFAULT_POD_MAX_PIDS, PodManager, PodsConfig, PodsDependencies};
 use crate::network::{HostPort, NetworkError, PodNetwork};
 use crate::reporter::Reporter;
 use crate::state::{Change, ClusterState, StateHandle};
+use crate::tokens::{TokenIssuer, TokenRequest};
 
 /// A node's configuration whose folders do not exist.
 pub(crate) fn config() -> PodsConfig {
@@ -40,6 +41,7 @@ pub(crate) struct Bench {
     pub(crate) runtime: FakeRuntime,
     pub(crate) images: FakeImages,
     pub(crate) network: FakeNetwork,
+    pub(crate) tokens: FakeTokens,
     pub(crate) state: StateHandle,
     pub(crate) reporter: Reporter,
     clock: Clock,
@@ -61,6 +63,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let (runtime, images) = (FakeRuntime::new(), FakeImages::default());
         let (network, state) = (FakeNetwork::default(), StateHandle::default());
+        let tokens = FakeTokens::default();
         let (reporter, clock) = (Reporter::default(), Clock::tokio());
         let dependencies = PodsDependencies {
             state: state.clone(),
@@ -68,6 +71,7 @@ impl Bench {
             images: Arc::new(images.clone()),
             network: Arc::new(network.clone()),
             reporter: reporter.clone(),
+            tokens: Arc::new(tokens.clone()),
         };
         let config = config_in(folder.path());
         let manager = PodManager::with_clock(config, dependencies, clock.clone());
@@ -76,6 +80,7 @@ impl Bench {
             runtime,
             images,
             network,
+            tokens,
             state,
             reporter,
             clock,
@@ -111,6 +116,7 @@ impl Bench {
             images: Arc::new(self.images.clone()),
             network: Arc::new(self.network.clone()),
             reporter: self.reporter.clone(),
+            tokens: Arc::new(self.tokens.clone()),
         };
         let config = config_in(self.folder.path());
         self.manager = PodManager::with_clock(config, dependencies, self.clock.clone());
@@ -157,6 +163,12 @@ impl Bench {
         self.change(Change::ConfigMap(key.clone()), |cluster| {
             cluster.config_maps.insert(key, Arc::new(map));
         });
+    }
+
+    /// A file of a pod's volume.
+    pub(crate) fn file(&self, uid: &str, path: &str) -> Option<String> {
+        let pods = self.folder.path().join("root/pods");
+        std::fs::read_to_string(pods.join(uid).join("volumes").join(path)).ok()
     }
 
     fn change(&self, change: Change, edit: impl FnOnce(&mut ClusterState)) {
@@ -352,5 +364,38 @@ impl PodNetwork for FakeNetwork {
     async fn retain(&self, alive: &[String]) -> Result<(), NetworkError> {
         self.addresses.lock().unwrap().retain(|uid, _| alive.contains(uid));
         Ok(())
+    }
+}
+
+/// Issues tokens that say when they were issued, by the time of a paused clock, and who wanted them.
+#[derive(Clone)]
+pub(crate) struct FakeTokens {
+    clock: Clock,
+    /// Why there are none.
+    pub(crate) failure: Arc<Mutex<Option<String>>>,
+    pub(crate) issued: Arc<Mutex<Vec<TokenRequest>>>,
+}
+
+impl Default for FakeTokens {
+    fn default() -> Self {
+        Self { clock: Clock::tokio(), failure: Arc::default(), issued: Arc::default() }
+    }
+}
+
+#[async_trait::async_trait]
+impl TokenIssuer for FakeTokens {
+    async fn issue(&self, request: TokenRequest) -> Result<String, String> {
+        use base64::Engine as _;
+        if let Some(failure) = &*self.failure.lock().unwrap() {
+            return Err(failure.clone());
+        }
+        let now = self.clock.now().as_second();
+        let mut issued = self.issued.lock().unwrap();
+        let claims = serde_json::json!({
+            "iat": now, "exp": now + request.expiration_seconds, "jti": issued.len()
+        });
+        issued.push(request);
+        let claims = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(claims.to_string());
+        Ok(format!("head.{claims}.signature"))
     }
 }

@@ -34,6 +34,7 @@ use crate::reporter::Reporter;
 use crate::state::{Change, StateHandle};
 use crate::streams::PodStreams;
 use crate::tls::{self, ConnectError, Connection};
+use crate::tokens::MasterLink;
 use crate::tunnels::Tunnels;
 use inbox::{Inbox, Received};
 use outgoing::Outgoing;
@@ -60,6 +61,8 @@ pub struct Session {
     pub reporter: Reporter,
     /// What tunnels lead to.
     pub streams: Arc<dyn PodStreams>,
+    /// Open while there is a session.
+    pub link: MasterLink,
 }
 
 /// Why a session ended.
@@ -131,10 +134,12 @@ impl Session {
         let hello = outgoing::hello(&node_name, &(self.describe)());
         up.send(hello.ok_or(SessionError::Description)?).await.map_err(|_| SessionError::Closed)?;
 
+        let channel = connection.channel.clone();
         let mut client = NodeClient::new(connection.channel).max_decoding_message_size(MAX_MESSAGE);
         let call = client.session(ReceiverStream::new(receiver));
         let down = timeout(WELCOME_TIMEOUT, call).await.map_err(|_| SessionError::NoWelcome)??;
         let mut outgoing = Outgoing::default();
+        let _link = self.link.open(channel);
         let mut open = OpenSession {
             session: self,
             inbox: Inbox::new(self.state.clone(), masters),

@@ -21,6 +21,7 @@ mod payload;
 pub(crate) mod sub_path;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tokens;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -31,6 +32,8 @@ use std::sync::Arc;
 
 use proto::k8s::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Node, Pod, Secret, Volume};
 use proto::quantity::Quantity;
+
+use self::tokens::TokenFile;
 
 /// The volumes of a pod, by name.
 pub(crate) type Volumes = BTreeMap<String, PreparedVolume>;
@@ -51,6 +54,8 @@ pub(crate) struct Objects {
     pub(crate) secrets: HashMap<String, Arc<Secret>>,
     /// What it has to give is what a container without limits may use.
     pub(crate) node: Option<Arc<Node>>,
+    /// Or why there is none.
+    pub(crate) tokens: HashMap<TokenFile, Result<String, String>>,
 }
 
 /// A volume could not be prepared.
@@ -168,7 +173,7 @@ fn prepare_one(
         return Ok(PreparedVolume { source: host_path.path.clone().into(), read_only: false });
     }
     if let Some(files) = payload::of_volume(volume, pod, objects) {
-        let files = files.map_err(Problem::Missing)?;
+        let files = files?;
         make_dir(&source, 0o755)?;
         // Secrets never touch a disk.
         if volume.config_map.is_none() {

@@ -1,16 +1,19 @@
 //! Who asks, and whether they may.
 //!
 //! The TLS layer verifies client certificates and puts an [`Identity`] into the request's
-//! extensions; here requests without one are refused, except on the few paths open to all.
+//! extensions; of requests without a certificate, the token of a service account is looked at here.
+//! Requests of nobody are refused, except on the few paths open to all.
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderMap, Method, StatusCode, header};
 
+use crate::accounts::Accounts;
 use crate::api::error::ApiError;
+use crate::api::rest::target::Target;
 
-/// Who a verified client certificate names.
+/// Who a verified client certificate or token names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The common name: `kubernetes-admin`, `system:node:minion-1` …
@@ -32,11 +35,66 @@ impl Identity {
     }
 }
 
+/// Every service account is in it. Its members may find out what the API is, and who they are.
+pub const ACCOUNTS: &str = "system:serviceaccounts";
+
+/// Everybody is in it who is known.
+pub const AUTHENTICATED: &str = "system:authenticated";
+
 /// What probes and installers have to reach before they have a certificate.
 const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 
 /// Headers by which a client asks to be taken for somebody else.
 const IMPERSONATION: &str = "impersonate-";
+
+/// Middleware: finds out who comes with a token, where the connection does not tell.
+pub(crate) async fn identify(
+    State(accounts): State<Accounts>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if request.extensions().get::<Identity>().is_none()
+        && let Some(token) = bearer(request.headers())
+    {
+        match accounts.authenticate(token).await {
+            Ok(identity) => drop(request.extensions_mut().insert(identity)),
+            Err(error) => return error.into_response(),
+        }
+    }
+    next.run(request).await
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) =
+        headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Where whoever reviews tokens finds the key.
+pub(crate) const OPENID_PATHS: [&str; 2] = ["/.well-known/openid-configuration", "/openid/v1/jwks"];
+/// Who asks?
+const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+
+/// Until there are roles, service accounts have what Kubernetes gives to each of them: they may find
+/// out what the API is, who they are, and who has issued their token.
+fn may(identity: &Identity, method: &Method, path: &str) -> bool {
+    if identity.is_in(ADMINISTRATORS) {
+        return true;
+    }
+    if !identity.is_in(ACCOUNTS) {
+        return false;
+    }
+    let discovery = || match Target::parse(path) {
+        Some(Target::Resource(_)) => false,
+        Some(_) => true,
+        None => OPENID_PATHS.contains(&path) || path.starts_with("/openapi/"),
+    };
+    match *method {
+        Method::GET | Method::HEAD => discovery(),
+        Method::POST => path == WHO_AM_I,
+        _ => false,
+    }
+}
 
 /// Middleware: 401 without an identity, 403 for one that may not use REST.
 pub(crate) async fn require_identity(request: Request, next: Next) -> Response {
@@ -47,7 +105,7 @@ pub(crate) async fn require_identity(request: Request, next: Next) -> Response {
     if !open {
         match request.extensions().get::<Identity>() {
             None => return ApiError::unauthorized().into_response(),
-            Some(identity) if !identity.is_in(ADMINISTRATORS) => {
+            Some(identity) if !may(identity, request.method(), path) => {
                 let message = format!(
                     "forbidden: User {:?} cannot {} path {path:?}",
                     identity.user,

@@ -11,6 +11,7 @@ mod hub;
 mod lease;
 mod mailbox;
 mod merge;
+mod pod_tokens;
 mod references;
 mod reports;
 pub mod service;

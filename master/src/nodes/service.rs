@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use proto::names;
 use proto::node::node_server::{Node, NodeServer};
-use proto::node::{JoinRequest, JoinResponse, SessionDown, SessionUp, TunnelUp};
+use proto::node::{
+    IssueTokenRequest, IssueTokenResponse, JoinRequest, JoinResponse, SessionDown, SessionUp,
+    TunnelUp,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,7 +20,8 @@ use tracing::{info, warn};
 use super::credentials::{CertificateIssuer, TokenVerdict, TokenVerifier};
 use super::hub::{Hub, MissingResource};
 use super::tunnels::{TunnelDownStream, Tunnels};
-use super::{lease, session};
+use super::{lease, pod_tokens, session};
+use crate::accounts::Accounts;
 use crate::api::authn::{Identity, NODES};
 use crate::api::objects::Objects;
 use crate::api::streams::Streams;
@@ -71,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) config: NodesConfig,
     pub(crate) objects: Objects,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) accounts: Accounts,
     pub(crate) hub: Arc<Hub>,
     pub(crate) lease: watch::Receiver<Option<LeaseId>>,
     pub(crate) tracker: TaskTracker,
@@ -96,6 +101,7 @@ impl NodeService {
         config: NodesConfig,
         objects: Objects,
         store: Arc<dyn Store>,
+        accounts: Accounts,
         tokens: Arc<dyn TokenVerifier>,
         issuer: Arc<dyn CertificateIssuer>,
         shutdown: CancellationToken,
@@ -110,6 +116,7 @@ impl NodeService {
             config,
             objects,
             store,
+            accounts,
             hub,
             lease,
             tracker,
@@ -234,6 +241,15 @@ impl Node for NodeService {
         let node = node_from(&request)?;
         let down = session::start(self.shared.clone(), node, request.into_inner());
         Ok(Response::new(ReceiverStream::new(down)))
+    }
+
+    async fn issue_token(
+        &self,
+        request: Request<IssueTokenRequest>,
+    ) -> Result<Response<IssueTokenResponse>, Status> {
+        let node = node_from(&request)?;
+        let token = pod_tokens::issue(&self.shared, &node, request.into_inner()).await?;
+        Ok(Response::new(IssueTokenResponse { token }))
     }
 
     type TunnelStream = TunnelDownStream;

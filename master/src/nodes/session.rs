@@ -313,7 +313,7 @@ fn accept(shared: &Shared, node: &str, message: Message) -> Result<Option<Work>,
 
 /// Whether a pod is bound to the node. The node has heard of its pods out of the same cache, so the
 /// cache knows them.
-fn is_own_pod(shared: &Shared, node: &str, key: &ObjectKey, uid: Option<&str>) -> bool {
+pub(super) fn is_own_pod(shared: &Shared, node: &str, key: &ObjectKey, uid: Option<&str>) -> bool {
     let own = shared.hub.object("pods", key).is_some_and(|pod| {
         pod.fields.get("spec.nodeName").is_some_and(|bound| bound == node)
             && uid.is_none_or(|uid| uid == pod.uid)

@@ -68,5 +68,8 @@ pub fn master(address: std::net::SocketAddr) -> String {
     format!("{MASTERS}{address}")
 }
 
+/// The key by which all masters sign the tokens of service accounts, PKCS#8.
+pub const ACCOUNT_KEY: &str = "/registry/kutter.pki/accounts";
+
 /// The fingerprint of the cluster's certificate authority: all masters have the same one.
 pub const AUTHORITY: &str = "/registry/kutter.pki/authority";

@@ -9,10 +9,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use kubelet::config::MasterUrl;
 use kubelet::credentials::Credentials;
 use kubelet::join::{self, JoinError, Token};
+use master::accounts::{Accounts, SigningKey};
 use master::api::authn::Identity;
 use master::api::kinds::{
     ClusterConfig, ConfigMaps, EndpointSlices, Events, Kind, Namespaces, Nodes, Pods, Secrets,
-    Services,
+    ServiceAccounts, Services,
 };
 use master::api::objects::{Objects, Part};
 use master::api::registry::Registry;
@@ -155,6 +156,7 @@ impl Cluster {
             .with::<Pods>()
             .with::<ConfigMaps>()
             .with::<Secrets>()
+            .with::<ServiceAccounts>()
             .with::<Services>()
             .with::<EndpointSlices>()
             .with::<Nodes>()
@@ -180,10 +182,13 @@ impl Cluster {
                 "cluster.local".to_owned(),
             )
         };
+        let key = SigningKey::open(&*self.store).await.unwrap();
+        let accounts = Accounts::new(objects.clone(), key, "cluster.local");
         let nodes = NodeService::start(
             config,
             objects.clone(),
             self.store.clone(),
+            accounts,
             self.authority.clone(),
             self.authority.clone(),
             shutdown.clone(),

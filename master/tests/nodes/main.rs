@@ -5,6 +5,7 @@ mod join;
 mod node;
 mod reports;
 mod sessions;
+mod tokens;
 mod tunnels;
 
 use std::time::Duration;

@@ -17,6 +17,7 @@ use kubelet::streams::{
     StreamFailure,
 };
 use kubelet::tls;
+use kubelet::tokens::MasterLink;
 use proto::node::node_client::NodeClient;
 use proto::node::session_down::Message as Down;
 use proto::node::session_up::Message as Up;
@@ -128,6 +129,7 @@ impl PodStreams for Echo {
 pub(crate) struct TestNode {
     pub(crate) state: StateHandle,
     pub(crate) reporter: Reporter,
+    pub(crate) link: MasterLink,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -147,6 +149,7 @@ impl TestNode {
         root_dir: Option<&Path>,
     ) -> Self {
         let (state, reporter) = (StateHandle::default(), Reporter::default());
+        let link = MasterLink::default();
         let agent = Agent {
             masters: vec![cluster.url()],
             credentials,
@@ -157,13 +160,14 @@ impl TestNode {
             health: tokio::sync::watch::channel(Health::default()).1,
             state: state.clone(),
             reporter: reporter.clone(),
+            link: link.clone(),
         };
         if let Some(folder) = &agent.snapshot_folder {
             agent::load_snapshot(folder, &state);
         }
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(agent.run(Arc::new(Echo), shutdown.clone()));
-        Self { state, reporter, shutdown, task }
+        Self { state, reporter, link, shutdown, task }
     }
 
     /// Waits until the node knows what the condition asks for.

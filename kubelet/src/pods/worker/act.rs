@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{Pod, ResourceRequirements};
 use runtime::image::{Image, ImageError};
 use runtime::{ContainerId, ContainerState, SandboxState};
 
-use super::{Context, Worker};
+use super::{Context, Worker, tokens};
 use crate::dns;
 use crate::network::HostPort;
 use crate::pods::container::{self, ContainerInput, Prepared};
@@ -30,7 +31,11 @@ pub(super) enum Done {
     Sandbox(Result<SandboxState, String>),
     LostSandboxRemoved(Result<(), String>),
     Network(Result<Vec<IpAddr>, String>),
-    Volumes(Result<Volumes, VolumeError>),
+    Volumes {
+        result: Result<Volumes, VolumeError>,
+        /// When a token that they show is to be renewed.
+        renew_at: Option<Timestamp>,
+    },
     Image {
         container: String,
         result: Result<Image, ImageProblem>,
@@ -199,17 +204,22 @@ impl Worker {
     fn prepare_volumes(&mut self) {
         self.observed.volumes_stale = false;
         let (pod, dir) = (Arc::clone(&self.pod), self.dir.clone());
-        let objects = self.objects();
+        let mut objects = self.objects();
+        let (identity, now) = (self.identity.clone(), self.context.clock.now());
+        let issuer = Arc::clone(&self.context.dependencies.tokens);
         self.jobs.spawn(async move {
+            let tokens = tokens::get(&*issuer, &dir, &identity, &pod, now).await;
+            objects.tokens = tokens.texts;
             let prepared =
                 tokio::task::spawn_blocking(move || volumes::prepare(&dir, &pod, &objects)).await;
-            Done::Volumes(prepared.unwrap_or_else(|panicked| {
+            let result = prepared.unwrap_or_else(|panicked| {
                 Err(VolumeError {
                     volume: String::new(),
                     message: panicked.to_string(),
                     awaits_object: false,
                 })
-            }))
+            });
+            Done::Volumes { result, renew_at: tokens.renew_at }
         });
     }
 
@@ -229,6 +239,7 @@ impl Worker {
                 })
                 .collect(),
             node: cluster.node.clone(),
+            ..Objects::default()
         })
     }
 

@@ -21,6 +21,7 @@ mod resize;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod view;
 
 use std::collections::HashMap;
@@ -96,6 +97,8 @@ pub(crate) struct Worker {
     quiet_until: Timestamp,
     /// The attempts whose backoff people were told of.
     backoff_told: HashMap<String, u32>,
+    /// When a token that its volumes show is to be renewed.
+    renew_at: Option<Timestamp>,
     /// Nothing shows that this pod was ever here. Unless a master has confirmed that it is to be,
     /// it may just as well have been removed a moment before the kubelet ended.
     unheard_of: bool,
@@ -167,6 +170,7 @@ impl Worker {
             previous,
             reported: false,
             backoff_told: HashMap::new(),
+            renew_at: None,
             unheard_of,
             context,
             identity,
@@ -186,6 +190,7 @@ impl Worker {
         loop {
             self.absorb_mail().await;
             self.look_at_state();
+            self.look_at_clock();
             if self.is_in_doubt() {
                 if self.wait(None).await {
                     return;
@@ -211,7 +216,8 @@ impl Worker {
                 self.remove_remains().await;
                 return;
             }
-            let wake_at = [plan.wake_at, report_at, deadline].into_iter().flatten().min();
+            let wake_at =
+                [plan.wake_at, report_at, deadline, self.renew_at].into_iter().flatten().min();
             if self.wait(wake_at).await {
                 return;
             }
@@ -293,6 +299,14 @@ impl Worker {
                 tracing::info!("the pod's object is gone");
                 self.gone = true;
             }
+        }
+    }
+
+    /// Has tokens renewed whose time has come.
+    fn look_at_clock(&mut self) {
+        if self.renew_at.is_some_and(|at| at <= self.context.clock.now()) {
+            self.renew_at = None;
+            self.observed.volumes_stale = true;
         }
     }
 

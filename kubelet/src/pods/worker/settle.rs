@@ -39,7 +39,10 @@ impl Worker {
                     }
                 };
             }
-            Done::Volumes(result) => self.settle_volumes(result),
+            Done::Volumes { result, renew_at } => {
+                self.renew_at = renew_at;
+                self.settle_volumes(result);
+            }
             Done::Image { container, result } => self.settle_image(&container, result),
             Done::Started { container, number, result } => {
                 self.observed.busy.remove(&Job::Start);

@@ -6,8 +6,9 @@ mod told;
 use proto::k8s::api::core::v1::{Pod, ProjectedVolumeSource, Volume};
 
 use self::keys::Choice;
-use super::Objects;
 use super::atomic_writer::{Files, ProjectedFile};
+use super::tokens::TokenFile;
+use super::{Objects, Problem};
 
 /// What files are made with that do not say otherwise themselves.
 #[derive(Clone, Copy)]
@@ -31,13 +32,21 @@ impl Defaults {
     }
 }
 
-/// What the files of a volume are; nothing for a volume of another kind. The error says, for the user,
-/// what is missing.
+/// What the files of a volume are; nothing for a volume of another kind.
 pub(super) fn of_volume(
     volume: &Volume,
     pod: &Pod,
     objects: &Objects,
-) -> Option<Result<Files, String>> {
+) -> Option<Result<Files, Problem>> {
+    let files = of_source(volume, pod, objects).map(|files| files.map_err(Problem::Missing));
+    files.or_else(|| {
+        let projected = volume.projected.as_ref()?;
+        Some(of_projected(&volume.name, projected, pod, objects))
+    })
+}
+
+/// The error says, for the user, what is missing.
+fn of_source(volume: &Volume, pod: &Pod, objects: &Objects) -> Option<Result<Files, String>> {
     if let Some(map) = &volume.config_map {
         let choice = Choice {
             name: &map.name,
@@ -61,18 +70,20 @@ pub(super) fn of_volume(
         let items = source.items.as_deref().unwrap_or_default();
         return Some(told::of_items(items, defaults, pod, objects));
     }
-    volume.projected.as_ref().map(|projected| of_projected(projected, pod, objects))
+    None
 }
 
 /// All sources in one folder; where two have a file of one name, the later one's stands.
 fn of_projected(
+    name: &str,
     volume: &ProjectedVolumeSource,
     pod: &Pod,
     objects: &Objects,
-) -> Result<Files, String> {
+) -> Result<Files, Problem> {
     let defaults = Defaults { mode: volume.default_mode, user: volume.default_user };
     let mut all = Files::new();
     let mut problems = Vec::new();
+    let mut awaits_object = true;
     for source in volume.sources.iter().flatten() {
         let files = if let Some(map) = &source.config_map {
             let (name, items) = (map.name.as_str(), map.items.as_deref());
@@ -85,7 +96,14 @@ fn of_projected(
         } else if let Some(source) = &source.downward_api {
             let items = source.items.as_deref().unwrap_or_default();
             told::of_items(items, defaults, pod, objects)
+        } else if let Some(source) = &source.service_account_token {
+            let file = TokenFile { volume: name.to_owned(), path: source.path.clone() };
+            let token = objects.tokens.get(&file).cloned();
+            let token = token.unwrap_or_else(|| Err("nobody has asked for the token".to_owned()));
+            awaits_object &= token.is_ok();
+            token.map(|text| [(file.path, token_file(text, source.user, defaults, pod))].into())
         } else {
+            awaits_object = false;
             Err("this kind of source is not supported by this node".to_owned())
         };
         match files {
@@ -93,9 +111,31 @@ fn of_projected(
             Err(problem) => problems.push(problem),
         }
     }
-    match problems.len() {
-        0 => Ok(all),
-        1 => Err(problems.remove(0)),
-        _ => Err(format!("[{}]", problems.join(", "))),
-    }
+    let message = match problems.len() {
+        0 => return Ok(all),
+        1 => problems.remove(0),
+        _ => format!("[{}]", problems.join(", ")),
+    };
+    Err(if awaits_object { Problem::Missing(message) } else { Problem::Failed(message) })
+}
+
+/// A token is for those who run in the pod: where the pod says who that is, nobody else may read it.
+fn token_file(text: String, user: Option<i64>, defaults: Defaults, pod: &Pod) -> ProjectedFile {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let group = context.and_then(|context| context.fs_group);
+    let user = user.or(defaults.user).or_else(|| common_user(pod));
+    let mode = (user.is_some() || group.is_some()).then_some(0o600);
+    defaults.file(text.into_bytes(), mode, user)
+}
+
+/// As whom all containers run, if they say so and agree.
+fn common_user(pod: &Pod) -> Option<i64> {
+    let spec = pod.spec.as_ref()?;
+    let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut users = containers.map(|container| {
+        container.security_context.as_ref().and_then(|context| context.run_as_user).or(of_pod)
+    });
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then_some(first)
 }

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use crate::api::error::ApiError;
 use crate::api::kinds::{Kind, LimitRanges, Namespaces, Pods, ResourceInfo, ServiceAccounts};
 use crate::api::registry::AnyObject;
+use crate::api::write::generated_name;
 use crate::cache::{CachedObject, Caches};
 
 /// Completes an object before it is checked, or refuses it.
@@ -38,7 +39,8 @@ pub(crate) async fn admit(
     let name = name.unwrap_or_default();
     let refused = |why: String| ApiError::forbidden(resource, &name, why);
     let account = account_of(caches, &namespace, pod).await?;
-    account::complete(pod, account.as_ref()).map_err(refused)?;
+    let volume = || generated_name(account::VOLUME);
+    account::complete(pod, account.as_ref(), volume).map_err(refused)?;
     let ranges = in_namespace::<LimitRange>(caches, &LimitRanges::RESOURCE, &namespace)?;
     limits::complete(&ranges, pod);
     limits::check(&ranges, pod).map_err(refused)

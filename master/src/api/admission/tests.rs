@@ -1,6 +1,6 @@
 //! Decisions about pods.
 
-use k8s_openapi::api::core::v1::{LimitRange, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Container, LimitRange, Pod, ServiceAccount};
 use proto::k8s as k8s_openapi;
 use serde_json::{Value, json};
 
@@ -125,17 +125,90 @@ fn a_pod_has_the_pull_secrets_of_its_account() {
     let account: ServiceAccount =
         serde_json::from_value(json!({"imagePullSecrets": [{"name": "registry"}]})).unwrap();
     let mut pod = pod(&[]);
-    account::complete(&mut pod, None).unwrap();
-    account::complete(&mut pod, Some(&account)).unwrap();
+    account::complete(&mut pod, None, volume).unwrap();
+    account::complete(&mut pod, Some(&account), volume).unwrap();
     let spec = pod.spec.as_mut().unwrap();
     assert_eq!(spec.image_pull_secrets.as_ref().unwrap()[0].name, "registry");
     spec.image_pull_secrets.as_mut().unwrap()[0].name = "own".to_owned();
-    account::complete(&mut pod, Some(&account)).unwrap();
+    account::complete(&mut pod, Some(&account), volume).unwrap();
     let spec = pod.spec.as_mut().unwrap();
     assert_eq!(spec.image_pull_secrets.as_ref().unwrap()[0].name, "own");
     spec.service_account_name = Some("builder".to_owned());
     assert_eq!(
-        account::complete(&mut pod, None).unwrap_err(),
+        account::complete(&mut pod, None, volume).unwrap_err(),
         "error looking up service account shop/builder: serviceaccount \"builder\" not found"
     );
+}
+
+fn volume() -> String {
+    "kube-api-access-x1y2z".to_owned()
+}
+
+#[test]
+fn a_pod_gets_a_token_unless_it_or_its_account_refuses() {
+    let account = |automount: Value| -> ServiceAccount {
+        serde_json::from_value(json!({"automountServiceAccountToken": automount})).unwrap()
+    };
+    for (of_pod, of_account, mounted) in [
+        (Value::Null, None, true),
+        (Value::Null, Some(Value::Null), true),
+        (Value::Null, Some(json!(false)), false),
+        (json!(true), Some(json!(false)), true),
+        (json!(false), Some(json!(true)), false),
+        (json!(false), None, false),
+    ] {
+        let mut pod = pod(&[json!({})]);
+        let spec = pod.spec.as_mut().unwrap();
+        spec.automount_service_account_token = of_pod.as_bool();
+        let account = of_account.clone().map(account);
+        account::complete(&mut pod, account.as_ref(), volume).unwrap();
+        let has = pod.spec.unwrap().volumes.is_some_and(|volumes| volumes.len() == 1);
+        assert_eq!(has, mounted, "{of_pod} {of_account:?}");
+    }
+}
+
+#[test]
+fn the_token_is_where_clients_look_for_it() {
+    let place = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let mut pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "initContainers": [{"name": "init"}],
+            "containers": [
+                {"name": "a", "volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+                {"name": "own", "volumeMounts": [{"name": "v", "mountPath": place}]}
+            ]
+        }
+    }))
+    .unwrap();
+    account::complete(&mut pod, None, volume).unwrap();
+    let token = json!({"name": volume(), "mountPath": place, "readOnly": true});
+    let mounts = |container: &Container| serde_json::to_value(&container.volume_mounts).unwrap();
+    let spec = pod.spec.as_ref().unwrap();
+    assert_eq!(mounts(&spec.init_containers.as_ref().unwrap()[0]), json!([token]));
+    assert_eq!(mounts(&spec.containers[0])[1], token);
+    assert_eq!(mounts(&spec.containers[1]), json!([{"name": "v", "mountPath": place}]));
+    assert_eq!(
+        serde_json::to_value(&spec.volumes).unwrap(),
+        json!([{"name": volume(), "projected": {"defaultMode": 420, "sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+            {"configMap": {
+                "name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]
+            }},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {
+                "apiVersion": "v1", "fieldPath": "metadata.namespace"
+            }}]}}
+        ]}}])
+    );
+    // Once, however often.
+    let before = pod.clone();
+    account::complete(&mut pod, None, || unreachable!()).unwrap();
+    assert_eq!(pod, before);
+    // Not for a pod that is a node's own.
+    pod.spec.as_mut().unwrap().volumes = None;
+    pod.spec.as_mut().unwrap().containers[0].volume_mounts = None;
+    let mirror = [("kubernetes.io/config.mirror".to_owned(), "x".to_owned())].into();
+    pod.metadata.annotations = Some(mirror);
+    account::complete(&mut pod, None, || unreachable!()).unwrap();
+    assert_eq!(pod.spec.unwrap().volumes, None);
 }

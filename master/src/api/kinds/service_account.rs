@@ -1,6 +1,4 @@
-//! `serviceaccounts`: identities of pods.
-//!
-//! In this version an identity is a name only: no token is issued, and none is mounted.
+//! `serviceaccounts`: identities of pods. Their tokens are made by [`accounts`](crate::accounts).
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, ServiceAccount};

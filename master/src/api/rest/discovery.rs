@@ -22,6 +22,7 @@ use crate::api::rest::accept::{self, Answer, MediaRange, Shape};
 use crate::api::rest::conditional;
 use crate::api::rest::metrics_api;
 use crate::api::rest::render;
+use crate::api::rest::reviews;
 use crate::api::rest::subresources::{subresources, verbs};
 use crate::api::rest::target::Target;
 
@@ -37,8 +38,17 @@ pub(crate) fn git_version() -> String {
 /// Answers `/`: where there is something.
 pub(crate) async fn paths(State(api): State<Arc<Api>>) -> Response {
     let registry = api.objects.registry();
-    let fixed = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2"];
-    let more = ["/openapi/v3", "/readyz", "/version"];
+    let fixed = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+    ];
+    let more = ["/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"];
     let mut paths: Vec<String> = fixed.iter().chain(&more).map(ToString::to_string).collect();
     for group in groups(registry) {
         paths.push(format!("/apis/{group}"));
@@ -157,9 +167,10 @@ fn kinds_of(registry: &Registry, group: &str, version: &str) -> Vec<&'static Res
     all(registry).filter(|one| one.group == group && one.version == version).collect()
 }
 
-/// The kinds that are registered, and those that are measured.
+/// The kinds that are registered, those that are measured, and those that only answer.
 fn all(registry: &Registry) -> impl Iterator<Item = &'static ResourceInfo> + '_ {
-    let measured = metrics_api::MEASURED.iter().map(|measured| &measured.resource);
+    let unstored = metrics_api::MEASURED.iter().chain(&reviews::REVIEWS);
+    let measured = unstored.map(|measured| &measured.resource);
     registry.kinds().iter().map(|kind| kind.resource()).chain(measured)
 }
 
@@ -186,7 +197,7 @@ fn resources(resource: &'static ResourceInfo) -> Vec<Value> {
     if !resource.categories.is_empty() {
         own["categories"] = json!(resource.categories);
     }
-    if resource.group != metrics_api::GROUP {
+    if ![metrics_api::GROUP, reviews::GROUP].contains(&resource.group) {
         own["storageVersionHash"] = json!(storage_version_hash(resource));
     }
     let mut entries = vec![own];

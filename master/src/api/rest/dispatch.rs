@@ -22,8 +22,8 @@ use crate::api::rest::proxy::ProxyPath;
 use crate::api::rest::query::{Options, Write, WriteOptions};
 use crate::api::rest::target::{ResourceTarget, Target};
 use crate::api::rest::{
-    Api, body, compress, discovery, eviction, finalize, list, log, metrics_api, port_forward,
-    program, proxy, render, scale, watch, watch_socket,
+    Api, account_tokens, body, compress, discovery, eviction, finalize, list, log, metrics_api,
+    port_forward, program, proxy, render, reviews, scale, watch, watch_socket,
 };
 
 /// Answers every request that has no route of its own, within the limits.
@@ -45,6 +45,9 @@ async fn serve(api: &Api, request: Request) -> Result<Response, ApiError> {
     match target {
         Target::Resource(target) if target.group == metrics_api::GROUP => {
             metrics_api::serve(api, &target, request).await
+        }
+        Target::Resource(target) if target.group == reviews::GROUP => {
+            reviews::serve(api, &target, request).await
         }
         Target::Resource(target) => resource(api, target, request).await,
         document => {
@@ -107,6 +110,10 @@ async fn resource(
         },
         Some("eviction") if resource.plural == "pods" => match *request.method() {
             Method::POST => eviction::evict(&change(api, kind, request).await?, &key).await,
+            _ => Err(ApiError::method_not_allowed()),
+        },
+        Some("token") if resource.plural == "serviceaccounts" => match *request.method() {
+            Method::POST => account_tokens::create(&change(api, kind, request).await?, &key).await,
             _ => Err(ApiError::method_not_allowed()),
         },
         Some("log") if resource.plural == "pods" => match *request.method() {

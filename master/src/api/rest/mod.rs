@@ -9,6 +9,7 @@
 //! ```
 
 mod accept;
+mod account_tokens;
 pub(crate) mod apply;
 pub(crate) mod body;
 mod change;
@@ -33,6 +34,7 @@ mod program;
 pub(crate) mod proxy;
 pub(crate) mod query;
 mod render;
+mod reviews;
 mod scale;
 mod selection;
 mod subresources;
@@ -47,12 +49,13 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{FromRef, State};
 use axum::routing::get;
+use axum::{Json, Router};
 use http::header;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::Accounts;
 use crate::api::authn;
 use crate::api::limits::Governor;
 use crate::api::objects::Objects;
@@ -66,6 +69,8 @@ pub struct Api {
     pub objects: Objects,
     /// The way to the nodes, for all that streams.
     pub streams: Arc<dyn Streams>,
+    /// Who comes with a token.
+    pub accounts: Accounts,
     /// What nodes used when they were asked last.
     pub samples: Arc<Samples>,
     /// Ends watches and streams when the process stops.
@@ -77,6 +82,8 @@ pub struct Api {
 pub fn router(api: Api) -> Router {
     let documents = openapi::routes(api.objects.registry());
     let governor = Governor::new(api.objects.registry());
+    let accounts = api.accounts.clone();
+    let [openid, keys] = authn::OPENID_PATHS;
     Router::new()
         .route("/", get(discovery::paths))
         .route("/healthz", get(health::healthz))
@@ -86,6 +93,8 @@ pub fn router(api: Api) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/readyz/{check}", get(health::one_of_readyz))
         .route("/metrics", get(metrics))
+        .route(openid, get(openid_configuration))
+        .route(keys, get(key_set))
         .route("/version", get(discovery::version))
         // The Python client asks with a slash at the end.
         .route("/version/", get(discovery::version))
@@ -93,6 +102,7 @@ pub fn router(api: Api) -> Router {
         .with_state(Served { governor: Arc::new(governor), api: Arc::new(api) })
         .merge(documents)
         .layer(axum::middleware::from_fn(authn::require_identity))
+        .layer(axum::middleware::from_fn_with_state(accounts, authn::identify))
 }
 
 /// What handlers have at hand.
@@ -112,6 +122,14 @@ impl FromRef<Served> for Arc<Api> {
     fn from_ref(served: &Served) -> Self {
         served.api.clone()
     }
+}
+
+async fn openid_configuration(State(api): State<Arc<Api>>) -> Json<serde_json::Value> {
+    Json(api.accounts.openid_configuration())
+}
+
+async fn key_set(State(api): State<Arc<Api>>) -> ([(header::HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, "application/jwk-set+json")], api.accounts.key_set().to_string())
 }
 
 async fn metrics(

@@ -1,7 +1,7 @@
 //! Which subresources are served. Discovery and OpenAPI are made out of this table.
 
 use crate::api::kinds::ResourceInfo;
-use crate::api::rest::metrics_api;
+use crate::api::rest::{metrics_api, reviews};
 
 /// A subresource: its name, the type it speaks, and its verbs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,9 @@ pub(crate) fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
         add("portforward", "", "v1", "PodPortForwardOptions", &["create", "get"]);
         add("resize", "", "v1", "Pod", &["get", "patch", "update"]);
     }
+    if resource.plural == "serviceaccounts" {
+        add("token", reviews::GROUP, "v1", "TokenRequest", &["create"]);
+    }
     if resource.plural == "namespaces" {
         add("finalize", "", "v1", "Namespace", &["update"]);
     }
@@ -68,6 +71,9 @@ pub(crate) fn subresources(resource: &ResourceInfo) -> Vec<Subresource> {
 pub(crate) fn verbs(resource: &ResourceInfo) -> Vec<&'static str> {
     if resource.group == metrics_api::GROUP {
         return metrics_api::VERBS.to_vec();
+    }
+    if resource.group == reviews::GROUP {
+        return reviews::VERBS.to_vec();
     }
     let all = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
     // Nobody wants to delete all namespaces at once by accident.

@@ -12,6 +12,7 @@ mod reading;
 mod streaming;
 mod strictness;
 mod subresources;
+mod tokens;
 mod views;
 mod watching;
 mod writing;
@@ -30,6 +31,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::accounts::{Accounts, SigningKey};
 use crate::api::authn::Identity;
 use crate::api::kinds::{self, ClusterConfig, Namespaces};
 use crate::api::objects::Objects;
@@ -115,6 +117,7 @@ impl Server {
         let api = Api {
             objects: objects.clone(),
             streams: Arc::new(NoStreams),
+            accounts: accounts(&objects, &*store).await,
             samples: Arc::default(),
             shutdown: shutdown.clone(),
         };
@@ -167,6 +170,10 @@ impl Server {
         assert_eq!(response.status(), StatusCode::OK);
         Watch { body: response.into_body(), buffer: Vec::new() }
     }
+}
+
+async fn accounts(objects: &Objects, store: &dyn Store) -> Accounts {
+    Accounts::new(objects.clone(), SigningKey::open(store).await.unwrap(), "cluster.local")
 }
 
 fn request(method: Method, path: &str, form: Option<&str>, body: Body) -> Request<Body> {

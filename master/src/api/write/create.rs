@@ -39,13 +39,14 @@ impl Writer {
     ) -> Result<Written, ApiError> {
         let resource = kind.resource();
         kind.default(&mut *object);
-        admission::admit(&self.caches, resource, &mut *object).await?;
         metadata::prepare_create(resource, object.meta_mut())?;
         match tracking {
             Tracking::Untracked => object.meta_mut().managed_fields = None,
             Tracking::Update(manager) => record(kind, None, &mut *object, manager)?,
             Tracking::Applied => {}
         }
+        // What is added here belongs to nobody, as in Kubernetes.
+        admission::admit(&self.caches, resource, &mut *object).await?;
         kind.prepare_create(&mut *object);
         if !metadata::wants_name(object.meta()) {
             return self.create_named(kind, object, options).await;

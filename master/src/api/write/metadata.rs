@@ -62,6 +62,11 @@ pub(super) fn wants_name(meta: &ObjectMeta) -> bool {
 /// Gives a name that starts with `generateName`.
 pub(super) fn generate_name(meta: &mut ObjectMeta) {
     let prefix = meta.generate_name.clone().unwrap_or_default();
+    meta.name = Some(generated_name(&prefix));
+}
+
+/// A name that starts so, and that nothing else will have.
+pub(crate) fn generated_name(prefix: &str) -> String {
     let mut end = prefix.len().min(names::MAX_LABEL - SUFFIX);
     while !prefix.is_char_boundary(end) {
         end -= 1;
@@ -70,7 +75,7 @@ pub(super) fn generate_name(meta: &mut ObjectMeta) {
     let suffix = random.as_bytes()[..SUFFIX].iter();
     let suffix: String =
         suffix.map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect();
-    meta.name = Some(format!("{}{suffix}", &prefix[..end]));
+    format!("{}{suffix}", &prefix[..end])
 }
 
 /// Whether an update is about the object that its URL names.

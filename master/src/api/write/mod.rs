@@ -14,7 +14,7 @@ mod record;
 mod update;
 
 pub(crate) use delete::{FOREGROUND, ORPHAN};
-pub(crate) use metadata::{check_identity, now};
+pub(crate) use metadata::{check_identity, generated_name, now};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -8,6 +8,7 @@ mod restarts;
 mod starts;
 mod streams;
 mod takeover;
+mod tokens;
 
 use proto::k8s::api::core::v1::{ContainerStateTerminated, Pod, PodStatus};
 use serde_json::json;

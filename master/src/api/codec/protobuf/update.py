@@ -16,6 +16,7 @@ PACKAGES = {
     "k8s.io.apimachinery.pkg.util.intstr": ("intstr", "pkg/util/intstr"),
     "k8s.io.api.core.v1": ("v1", "core/v1"),
     "k8s.io.api.apps.v1": ("apps/v1", "apps/v1"),
+    "k8s.io.api.authentication.v1": ("authentication.k8s.io/v1", "authentication/v1"),
     "k8s.io.api.autoscaling.v1": ("autoscaling/v1", "autoscaling/v1"),
     "k8s.io.api.coordination.v1": ("coordination.k8s.io/v1", "coordination/v1"),
     "k8s.io.api.discovery.v1": ("discovery.k8s.io/v1", "discovery/v1"),

@@ -13,6 +13,9 @@ use proto::{ephemeral, k8s as k8s_openapi};
 /// Readable by everybody, writable by the owner: 0644.
 const FILE_MODE: i32 = 0o644;
 
+/// How long a token of a service account is good.
+const TOKEN_SECONDS: i64 = 60 * 60;
+
 /// The resources of which nodes keep count.
 const COUNTED: &[&str] = &["cpu", "memory"];
 
@@ -151,6 +154,9 @@ fn default_volume(volume: &mut Volume) {
     if let Some(projected) = volume.projected.as_mut() {
         projected.default_mode.get_or_insert(FILE_MODE);
         for source in projected.sources.iter_mut().flatten() {
+            if let Some(token) = source.service_account_token.as_mut() {
+                token.expiration_seconds.get_or_insert(TOKEN_SECONDS);
+            }
             default_files(source.downward_api.as_mut().and_then(|told| told.items.as_mut()));
         }
     }

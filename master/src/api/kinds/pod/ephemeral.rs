@@ -98,7 +98,7 @@ pub(super) fn validate_create(pod: &Pod) -> FieldErrors {
 }
 
 /// Whether a pod is its node's own, from a file there.
-pub(super) fn is_mirror(pod: &Pod) -> bool {
+pub(crate) fn is_mirror(pod: &Pod) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
     annotations.is_some_and(|annotations| annotations.contains_key(MIRROR))
 }

@@ -30,6 +30,8 @@ mod update;
 pub(super) mod validate;
 mod volumes;
 
+pub(crate) use ephemeral::is_mirror;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use proto::k8s as k8s_openapi;

@@ -59,7 +59,7 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let PodSpec {
         active_deadline_seconds: _,
         affinity,
-        automount_service_account_token,
+        automount_service_account_token: _,
         containers: _,
         dns_config: _,
         dns_policy: _,
@@ -108,11 +108,6 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
             given(affinity),
             "affinity",
             "use nodeSelector; pods of one controller are spread over the nodes",
-        ),
-        (
-            given(automount_service_account_token),
-            "automountServiceAccountToken",
-            "service accounts have no tokens; leave it out or say false",
         ),
         (given(eviction_responders), "evictionResponders", "pods are deleted gracefully"),
         (other_os, "os", "nodes run Linux"),

@@ -7,7 +7,7 @@ use proto::k8s as k8s_openapi;
 
 use crate::api::kinds::ResourceInfo;
 use crate::api::registry::{AnyKind, Registry};
-use crate::api::rest::metrics_api;
+use crate::api::rest::{metrics_api, reviews};
 
 /// A resource with the type of its objects.
 #[derive(Clone, Copy)]
@@ -19,7 +19,8 @@ pub(crate) enum Described {
 /// All that is served.
 pub(crate) fn all(registry: &Registry) -> Vec<Described> {
     let stored = registry.kinds().iter().copied().map(Described::Stored);
-    stored.chain(metrics_api::MEASURED.iter().map(Described::Measured)).collect()
+    let unstored = metrics_api::MEASURED.iter().chain(&reviews::REVIEWS);
+    stored.chain(unstored.map(Described::Measured)).collect()
 }
 
 impl Described {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::Binding;
 use k8s_openapi::api::policy::v1::Eviction;
@@ -102,6 +103,7 @@ pub(crate) fn other(kind: &str) -> Option<(&'static str, &'static str)> {
         "Binding" => Some(("io.k8s.api.core.v1.Binding", "Binding")),
         "Eviction" => Some(("io.k8s.api.policy.v1.Eviction", "Eviction")),
         "Scale" => Some(("io.k8s.api.autoscaling.v1.Scale", "Scale")),
+        "TokenRequest" => Some(("io.k8s.api.authentication.v1.TokenRequest", "TokenRequest")),
         _ => None,
     }
 }
@@ -111,6 +113,7 @@ fn describe_other(kind: &str, generator: &mut SchemaGenerator) {
         "Binding" => drop(generator.subschema_for::<Binding>()),
         "Eviction" => drop(generator.subschema_for::<Eviction>()),
         "Scale" => drop(generator.subschema_for::<Scale>()),
+        "TokenRequest" => drop(generator.subschema_for::<TokenRequest>()),
         _ => {}
     }
 }

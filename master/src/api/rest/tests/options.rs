@@ -173,7 +173,7 @@ async fn fields_are_validated_in_every_way_of_writing() {
     server.post(PODS, pod("a")).await.ok();
     let path = format!("{PODS}/a");
     let unknown = json!({"metadata": {"labelz": {}}});
-    let mut whole = pod("a");
+    let mut whole = server.get(&path).await.body;
     whole["metadata"]["labelz"] = json!({});
     let operations = json!([{"op": "add", "path": "/metadata/labelz", "value": {}}]);
     let cases = [

@@ -58,6 +58,7 @@ pub(super) async fn with_pods() -> (Server, mpsc::UnboundedReceiver<NodeEnd>) {
     let api = Api {
         objects: server.objects.clone(),
         streams: Arc::new(TestStreams { tunnels }),
+        accounts: super::accounts(&server.objects, &*server.store).await,
         samples: Arc::default(),
         shutdown: server.shutdown.clone(),
     };

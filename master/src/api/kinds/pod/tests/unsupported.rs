@@ -12,7 +12,6 @@ type Fields<'a> = &'a [(&'a str, Value)];
 fn what_is_not_honoured_is_refused_with_a_sentence() {
     let of_pod = [
         ("affinity", json!({"nodeAffinity": {}})),
-        ("automountServiceAccountToken", json!(true)),
         ("overhead", json!({"cpu": "1"})),
         ("preemptionPolicy", json!("Never")),
         ("priority", json!(1)),

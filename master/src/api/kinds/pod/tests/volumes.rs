@@ -275,6 +275,33 @@ fn files_are_made_of_objects_and_of_the_pod_itself() {
         ),
         (
             source("0"),
+            json!({"serviceAccountToken": {"path": "t", "expirationSeconds": 599}}),
+            format!(
+                "{}.serviceAccountToken.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes",
+                of_source(0)
+            ),
+        ),
+        (
+            source("0"),
+            json!({"serviceAccountToken": {"path": "t", "expirationSeconds": 4_294_967_297_i64}}),
+            format!(
+                "{}.serviceAccountToken.expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than 2^32 seconds",
+                of_source(0)
+            ),
+        ),
+        (
+            source("0"),
+            json!({"serviceAccountToken": {"path": "../t"}}),
+            "spec.volumes[1].projected.path: Invalid value: \"../t\": must not contain '..'"
+                .to_owned(),
+        ),
+        (
+            source("0"),
+            json!({"serviceAccountToken": {"path": ""}}),
+            "spec.volumes[1].projected.path: Required value".to_owned(),
+        ),
+        (
+            source("0"),
             json!({"clusterTrustBundle": {"name": "x", "path": "y"}}),
             format!(
                 "{}.clusterTrustBundle: Forbidden: is not supported by this version of Kutter: use a ConfigMap",

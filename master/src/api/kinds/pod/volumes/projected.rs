@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, DownwardAPIVolumeSource, KeyToPath, PodSpec, ProjectedVolumeSource,
-    VolumeProjection,
+    ServiceAccountTokenProjection, VolumeProjection,
 };
 use proto::k8s as k8s_openapi;
 
@@ -125,9 +125,8 @@ fn validate_projection<'a>(
         validate_downward_file(item, spec, &place.source.child("downwardAPI"), errors);
         unique(&item.path, &item.path, errors);
     }
-    if service_account_token.is_some() {
-        let instead = "service accounts have no tokens";
-        unsupported::refuse(&place.source.child("serviceAccountToken"), (), instead, errors);
+    if let Some(token) = service_account_token {
+        validate_token(token, place, errors);
     }
     for (given, field, instead) in [
         (cluster_trust_bundle.is_some(), "clusterTrustBundle", "use a ConfigMap"),
@@ -149,6 +148,33 @@ fn validate_projection<'a>(
         let detail = "may not specify more than 1 volume type per source";
         errors.push(FieldError::forbidden(&place.source, detail));
     }
+}
+
+const TEN_MINUTES: i64 = 10 * 60;
+const LONGEST: i64 = 1 << 32;
+
+fn validate_token(
+    token: &ServiceAccountTokenProjection,
+    place: &Place<'_>,
+    errors: &mut FieldErrors,
+) {
+    let path = place.source.child("serviceAccountToken");
+    let seconds = token.expiration_seconds.unwrap_or_default();
+    for (wrong, detail) in [
+        (seconds < TEN_MINUTES, "may not specify a duration less than 10 minutes"),
+        (seconds > LONGEST, "may not specify a duration larger than 2^32 seconds"),
+    ] {
+        if wrong {
+            errors.push(FieldError::invalid(path.child("expirationSeconds"), seconds, detail));
+        }
+    }
+    // Ascribed to the volume, as in Kubernetes.
+    let path_to_path = place.volume.child("path");
+    match token.path.as_str() {
+        "" => errors.push(FieldError::required(path_to_path, "")),
+        text => projected_path(text, &path_to_path, errors),
+    }
+    validate_id(token.user, &path.child("user"), errors);
 }
 
 /// All that is wrong with the choice of an object's keys.
