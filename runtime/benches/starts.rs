@@ -8,7 +8,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use common::Rig;
-use runtime::{ContainerRuntime, SeccompProfile};
+use runtime::{ContainerRuntime, SandboxConfig, SeccompProfile};
 
 const ROUNDS: usize = 40;
 
@@ -31,13 +31,14 @@ struct Times {
 async fn report() {
     let rig = Rig::new().await;
     rig.run_to_end("warm-up", "true").await;
-    for (name, seccomp) in [
-        ("default system-call filter", SeccompProfile::RuntimeDefault),
-        ("no system-call filter", SeccompProfile::Unconfined),
+    for (name, seccomp, own_users) in [
+        ("default system-call filter", SeccompProfile::RuntimeDefault, false),
+        ("no system-call filter", SeccompProfile::Unconfined, false),
+        ("default system-call filter, users of its own", SeccompProfile::RuntimeDefault, true),
     ] {
         let mut times = Times::default();
         for round in 0..ROUNDS {
-            one_life(&rig, &format!("pod{round}"), seccomp.clone(), &mut times).await;
+            one_life(&rig, &format!("pod{round}"), (seccomp.clone(), own_users), &mut times).await;
         }
         println!("{name}, {ROUNDS} rounds:");
         for (step, times) in [
@@ -53,11 +54,17 @@ async fn report() {
     rig.finish().await;
 }
 
-async fn one_life(rig: &Rig, id: &str, seccomp: SeccompProfile, times: &mut Times) {
+async fn one_life(
+    rig: &Rig,
+    id: &str,
+    (seccomp, own_users): (SeccompProfile, bool),
+    times: &mut Times,
+) {
     let runtime = &rig.runtime;
     let mut clock = Instant::now();
     let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
-    let sandbox = rig.sandbox(id).await.config.id;
+    let sandbox = SandboxConfig { own_users, ..rig.sandbox_config(id) };
+    let sandbox = runtime.create_sandbox(&sandbox).await.expect("it is made").config.id;
     times.sandbox.push(lap());
     let mut config = rig.container_config(id, &["sleep", "600"]);
     config.seccomp = seccomp;

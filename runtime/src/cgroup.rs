@@ -5,6 +5,7 @@
 //! system there is one hierarchy; with version 1 there are many, the named one of systemd and
 //! an empty version 2 hierarchy (the "hybrid" layout) among them.
 
+mod counts;
 mod limits;
 mod usage;
 
@@ -19,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::{Error, Result};
+pub(crate) use counts::Counts;
 
 /// The mounted hierarchies of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

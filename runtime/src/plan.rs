@@ -33,6 +33,9 @@ pub(crate) struct LaunchPlan {
     /// Where it is put together, if its users are not the machine's.
     #[serde(default)]
     pub(crate) stage: Option<StagePlan>,
+    /// What it sees of itself in the place of the machine.
+    #[serde(default)]
+    pub(crate) view: Vec<ViewFile>,
     /// Where its creator mounts the namespaces that it joins, each under its name.
     #[serde(default)]
     pub(crate) entrances: PathBuf,
@@ -52,6 +55,32 @@ pub(crate) struct StagePlan {
     pub(crate) folder: PathBuf,
     /// Sources of mounts, files or folders of the machine.
     pub(crate) mounts: Vec<PathBuf>,
+    /// Sources of mounts that are the same for all users, after those.
+    #[serde(default)]
+    pub(crate) for_all: Vec<PathBuf>,
+}
+
+/// A file of `/proc` that tells of the container what it otherwise tells of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ViewFile {
+    Meminfo,
+    Cpuinfo,
+    Stat,
+}
+
+impl ViewFile {
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            ViewFile::Meminfo => "/proc/meminfo",
+            ViewFile::Cpuinfo => "/proc/cpuinfo",
+            ViewFile::Stat => "/proc/stat",
+        }
+    }
+
+    /// Its name among those of all containers of a sandbox.
+    pub(crate) fn name_for(self, container: &str) -> String {
+        format!("{}@{container}", self.path().trim_start_matches("/proc/"))
+    }
 }
 
 impl StagePlan {

@@ -16,6 +16,7 @@ use crate::api::{ContainerConfig, IdRange, Mount, MountSource};
 use crate::isolation::{Capabilities, confine};
 use crate::plan::{
     Entrance, LaunchPlan, Limit, LimitKind, LogPlan, ProcessPlan, Processes, RootPlan, StagePlan,
+    ViewFile,
 };
 use crate::shim::records::ContainerFolder;
 
@@ -35,6 +36,8 @@ pub(crate) struct Surroundings {
     pub(crate) stage: PathBuf,
     /// Its own folder, closed to others.
     pub(crate) folder: ContainerFolder,
+    /// Where the shim serves the containers' views of themselves, if it does.
+    pub(crate) views: Option<PathBuf>,
     /// Whether the sandbox has clocks of its own.
     pub(crate) has_clocks: bool,
     /// The machine's devices, for a privileged container.
@@ -159,12 +162,31 @@ fn device(node: &DeviceNode) -> Value {
 /// The number of the shared memory among the mounts of a stage; after it come the container's own.
 const STAGED_SHARED_MEMORY: usize = 0;
 
+/// What a container sees of itself: where it is bounded, it is not the machine.
+fn view(config: &ContainerConfig, around: &Surroundings) -> Vec<ViewFile> {
+    let memory = config.resources.memory_limit_bytes.is_some().then_some(ViewFile::Meminfo);
+    let bounded = config.resources.cpu_quota_us.is_some();
+    let processors = bounded.then_some([ViewFile::Cpuinfo, ViewFile::Stat]);
+    let all = memory.into_iter().chain(processors.into_iter().flatten());
+    all.filter(|_| around.views.is_some()).collect()
+}
+
+/// The files of its view, and where the shim serves each.
+fn view_sources<'a>(
+    config: &'a ContainerConfig,
+    around: &'a Surroundings,
+) -> impl Iterator<Item = (ViewFile, PathBuf)> + 'a {
+    let folder = around.views.as_deref().unwrap_or(Path::new("/"));
+    view(config, around).into_iter().map(|file| (file, folder.join(file.name_for(&config.id.0))))
+}
+
 fn stage_plan(config: &ContainerConfig, around: &Surroundings) -> Option<StagePlan> {
     around.users?;
     let own = config.mounts.iter().enumerate();
     let own = own.filter_map(|(index, mount)| source_of(mount, index, around));
     let mounts = std::iter::once(around.shared_memory.clone()).chain(own).collect();
-    Some(StagePlan { folder: around.stage.clone(), mounts })
+    let for_all = view_sources(config, around).map(|(_, source)| source).collect();
+    Some(StagePlan { folder: around.stage.clone(), mounts, for_all })
 }
 
 /// Everything about a container's processes and output. A wrong capability is the error.
@@ -208,6 +230,7 @@ pub(crate) fn launch_plan(
         processes: around.processes,
         users: around.users,
         stage: stage_plan(config, around),
+        view: view(config, around),
         entrances: around.entrances().to_owned(),
     })
 }
@@ -278,6 +301,11 @@ fn mounts(
             }
             None => tmpfs(own),
         });
+    }
+    for (file, source) in view_sources(config, around) {
+        number += 1;
+        let options = ["nosuid", "noexec", "nodev", "ro"];
+        mounts.push(bind(&staged(number, &source), file.path(), &options));
     }
     mounts
 }

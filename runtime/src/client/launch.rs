@@ -169,6 +169,8 @@ impl Inner {
             users: record.users,
             stage: stage_folder(&self.config.state_dir).map_err(fault)?,
             folder: folder.clone(),
+            // A shim of an earlier version serves none.
+            views: Some(sandbox.folder.views()).filter(|folder| folder.exists()),
             has_clocks: self.has_clocks && !of_host.processes,
             devices,
             unified_cgroups: self.hierarchies.is_unified(),

@@ -57,6 +57,7 @@ impl Inner {
             Err(e) => return Err(io_error("read", &folder.config())(e)),
         }
         unmount(&folder.shared_memory())?;
+        unmount(&folder.views())?;
         remove_tree(&self.sandbox_data(sandbox))?;
         remove_tree(&folder.0)
     }

@@ -14,6 +14,7 @@ use super::failure::{Doing, Failure};
 use super::namespaces;
 use super::records::{self, ProcessIdentity, SOCKET, SandboxFolder, SandboxRecord};
 use super::server::Server;
+use super::view::Views;
 use crate::cgroup::Hierarchies;
 use crate::isolation::confine;
 use crate::sys::{self, Fork};
@@ -82,10 +83,12 @@ fn prepare(folder: &SandboxFolder) -> Result<(Server, SandboxRecord), Failure> {
         mount_shared_memory(&folder.shared_memory())?;
     }
 
+    let views = Views::mount(&folder.views())?;
+
     let listener = listen(folder)?;
     let own = identity_of(std::process::id())?;
     records::write(&folder.shim(), &own).doing("write the shim's identity")?;
-    let server = Server::new(folder.clone(), hierarchies, listener, held)?;
+    let server = Server::new(folder.clone(), hierarchies, listener, held, views)?;
     Ok((server, record))
 }
 

@@ -33,6 +33,7 @@ mod root;
 mod server;
 mod stage;
 mod sub_path;
+mod view;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

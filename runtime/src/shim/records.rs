@@ -7,6 +7,7 @@
 //!   first.json             the first process of those that containers share (by the shim)
 //!   shim.log               what the shim has to complain about
 //!   shm/                   the sandbox's shared memory, mounted
+//!   views/                 what bounded containers see of themselves, mounted, served by the shim
 //!   containers/CONTAINER/
 //!     config.json          what the caller asked for        (written by the caller)
 //!     launch.json          what is to be done about it      (written by the caller)
@@ -99,6 +100,11 @@ impl SandboxFolder {
 
     pub(crate) fn shared_memory(&self) -> PathBuf {
         self.0.join("shm")
+    }
+
+    /// Where the shim serves its containers' views of themselves.
+    pub(crate) fn views(&self) -> PathBuf {
+        self.0.join("views")
     }
 
     pub(crate) fn containers(&self) -> PathBuf {

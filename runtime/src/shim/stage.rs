@@ -41,17 +41,12 @@ pub(super) fn take(
     let layers = root.layers.iter().map(|path| take_one(path, users).map(|(mount, _)| mount));
     let layers = layers.collect::<Result<_, _>>()?;
     let mounts = stage.mounts.iter().map(|path| take_one(path, users));
-    Ok(Taken { layers, mounts: mounts.collect::<Result<_, _>>()? })
+    let for_all = stage.for_all.iter().map(|path| clone(path));
+    Ok(Taken { layers, mounts: mounts.chain(for_all).collect::<Result<_, _>>()? })
 }
 
 pub(super) fn take_one(path: &Path, users: BorrowedFd<'_>) -> Result<(OwnedFd, bool), Failure> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    let mount = rustix::mount::open_tree(rustix::fs::CWD, path, flags)
-        .doing(format_args!("mount {}", path.display()))?;
-    let kind = rustix::fs::fstat(&mount).doing("look at a mount")?.st_mode;
-    let is_folder = rustix::fs::FileType::from_raw_mode(kind).is_dir();
+    let (mount, is_folder) = clone(path)?;
     // What lies below on a file system that cannot do it belongs to nobody in the container.
     let mapped = sys::map_ids(mount.as_fd(), users, true)
         .or_else(|_| sys::map_ids(mount.as_fd(), users, false));
@@ -62,6 +57,18 @@ pub(super) fn take_one(path: &Path, users: BorrowedFd<'_>) -> Result<(OwnedFd, b
             path.display()
         ))
     })?;
+    Ok((mount, is_folder))
+}
+
+/// A copy of what is mounted at a path, and whether that is a folder.
+fn clone(path: &Path) -> Result<(OwnedFd, bool), Failure> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let mount = rustix::mount::open_tree(rustix::fs::CWD, path, flags)
+        .doing(format_args!("mount {}", path.display()))?;
+    let kind = rustix::fs::fstat(&mount).doing("look at a mount")?.st_mode;
+    let is_folder = rustix::fs::FileType::from_raw_mode(kind).is_dir();
     Ok((mount, is_folder))
 }
 

@@ -10,6 +10,7 @@ fn around() -> Surroundings {
         users: None,
         stage: PathBuf::from("/mnt"),
         folder: ContainerFolder(PathBuf::from("/run/kutter/sandboxes/a/containers/web")),
+        views: None,
         has_clocks: false,
         devices: Vec::new(),
         unified_cgroups: false,
@@ -240,4 +241,30 @@ fn with_users_of_its_own_everything_is_found_on_the_stage() {
     let sources = ["/run/kutter/sandboxes/a/shm", "/data/a", "/data/b"].map(PathBuf::from);
     assert_eq!(plan.stage.clone().unwrap().mounts, sources);
     assert_eq!((plan.on_host(0), plan.on_host(7)), (100_000, 100_007));
+}
+
+#[test]
+fn a_bounded_container_sees_itself_where_it_would_see_the_machine() {
+    let around = Surroundings { views: Some(PathBuf::from("/run/a/views")), ..around() };
+    let seen = |resources, around: &Surroundings| -> Vec<(String, String)> {
+        let spec = oci_spec(&ContainerConfig { resources, ..config() }, around);
+        let mounts = spec["mounts"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        mounts
+            .map(|mount| (text(&mount["destination"]), text(&mount["source"])))
+            .filter(|(destination, _)| destination.starts_with("/proc/"))
+            .collect()
+    };
+    let pair = |file: &str, source: &str| (format!("/proc/{file}"), source.to_owned());
+    let memory = || Resources { memory_limit_bytes: Some(1 << 20), ..Default::default() };
+    assert_eq!(seen(Resources::default(), &around), []);
+    assert_eq!(seen(memory(), &around), [pair("meminfo", "/run/a/views/meminfo@web")]);
+    let cpu = Resources { cpu_quota_us: Some(50_000), ..Default::default() };
+    let wanted =
+        [pair("cpuinfo", "/run/a/views/cpuinfo@web"), pair("stat", "/run/a/views/stat@web")];
+    assert_eq!(seen(cpu, &around), wanted);
+    let users = Some(IdRange { first: 100_000, count: 65_536 });
+    let around = Surroundings { users, ..around };
+    assert_eq!(seen(memory(), &around), [pair("meminfo", "/mnt/mounts/1")]);
+    assert_eq!(seen(memory(), &Surroundings { views: None, ..around }), []);
 }

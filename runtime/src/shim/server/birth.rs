@@ -90,6 +90,9 @@ impl Server {
         let joined = joined.map(|target| self.runs_as(&target)).transpose()?;
         let log = plan.log.clone().map(Log::open).transpose().doing("open the log")?;
         let group = plan.cgroup.clone();
+        if let Some(views) = &mut self.views {
+            views.offer(&id, &group, &plan.view);
+        }
         let (stdio, mut output) = match plan.tty {
             true => (None, Output::of_terminal(log, plan.stdin)),
             false => {

@@ -30,6 +30,7 @@ use super::failure::{Doing, Failure};
 use super::namespaces::Held;
 use super::protocol::{Event, Message, Refusal, Reply};
 use super::records::{self, SandboxFolder};
+use super::view::Views;
 use crate::api::ContainerId;
 use crate::cgroup::Hierarchies;
 use crate::sys;
@@ -50,6 +51,7 @@ pub(super) struct Server {
     hierarchies: Hierarchies,
     /// The sandbox's namespaces, as far as the shim is not in them.
     held: Held,
+    views: Option<Views>,
     listener: UnixListener,
     signals: SignalFd,
     connections: BTreeMap<u64, Connection>,
@@ -77,6 +79,7 @@ pub(super) struct Server {
 enum Ready {
     Signal,
     Caller,
+    View,
     Connection { key: u64, readable: bool },
     Birth(u64),
     Output { container: usize, stream: usize },
@@ -88,6 +91,7 @@ impl Server {
         hierarchies: Hierarchies,
         listener: UnixListener,
         held: Held,
+        views: Option<Views>,
     ) -> Result<Server, Failure> {
         // Requests to end from the machine going down reach the containers too; the shim stays to
         // record how they end. It is asked to stop through its socket.
@@ -102,6 +106,7 @@ impl Server {
             folder,
             hierarchies,
             held,
+            views,
             listener,
             signals,
             connections: BTreeMap::new(),
@@ -175,6 +180,12 @@ impl Server {
             Ready::Output { .. } => {}
             Ready::Signal => self.reap(),
             Ready::Caller => self.accept(),
+            Ready::View => {
+                if let Some(views) = &mut self.views {
+                    views.serve(&self.hierarchies, &mut self.buffer);
+                    self.rest_at = Some(Instant::now() + REST_AFTER);
+                }
+            }
             Ready::Birth(key) => {
                 self.hear_birth(key);
                 self.rest_at = Some(Instant::now() + REST_AFTER);
@@ -190,6 +201,9 @@ impl Server {
         }
         self.rest_at = None;
         self.containers.shrink_to_fit();
+        if let Some(views) = &mut self.views {
+            views.rest();
+        }
         if let Err(e) = sys::release_program_pages() {
             eprintln!("memory could not be given back: {e}");
         }
@@ -201,6 +215,10 @@ impl Server {
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN),
         ];
+        if let Some(views) = &self.views {
+            what.push(Ready::View);
+            fds.push(PollFd::from_borrowed_fd(views.device(), PollFlags::IN));
+        }
         for (key, connection) in &self.connections {
             let mut flags = PollFlags::IN;
             if connection.has_unsent() {

@@ -1,0 +1,104 @@
+//! What a bounded container sees of itself.
+
+mod common;
+
+use std::path::Path;
+
+use common::{PATIENCE, Rig, Running, eventually, is_root, runs};
+use runtime::{ContainerRuntime, Resources, SandboxConfig};
+
+/// The number in the line of this name.
+fn number(text: &str, name: &str) -> u64 {
+    let line = text.lines().find(|line| line.starts_with(name));
+    let line = line.unwrap_or_else(|| panic!("{name}: {text}"));
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+async fn bounded(rig: &Rig, id: &str, own_users: bool) -> Running {
+    let config = SandboxConfig { own_users, ..rig.sandbox_config(id) };
+    let sandbox = rig.runtime.create_sandbox(&config).await.unwrap().config.id;
+    let script = "cat /proc/meminfo; grep -c ^processor /proc/cpuinfo; echo ready; sleep 600";
+    let mut config = rig.container_config(id, &["sh", "-c", script]);
+    config.resources = Resources {
+        memory_limit_bytes: Some(64 << 20),
+        cpu_quota_us: Some(50_000),
+        ..Default::default()
+    };
+    let events = rig.runtime.events();
+    let state = rig.runtime.start_container(&sandbox, &config).await.unwrap();
+    let running = Running { sandbox, container: config.id, state, events };
+    rig.await_output(id, "ready").await;
+    running
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_and_processors_are_its_own_also_after_a_change() {
+    if !is_root() || !Path::new("/dev/fuse").exists() {
+        return;
+    }
+    let rig = Rig::new().await;
+    for own_users in [false, true] {
+        let id = format!("c{own_users}");
+        let running = bounded(&rig, &id, own_users).await;
+        let output = rig.output(&id);
+        assert_eq!(number(&output, "MemTotal:"), 64 << 10);
+        assert!(number(&output, "MemFree:") <= 64 << 10);
+        assert!(output.ends_with("\n1\nready\n"), "{output}");
+        let seen = async |script: &str| {
+            String::from_utf8(rig.exec(&running, script).await.output).unwrap()
+        };
+        // Read by others than root too, and in pieces.
+        let stat = seen("head -c 5 /proc/stat; echo; dd if=/proc/meminfo bs=16 2>/dev/null").await;
+        assert!(stat.starts_with("cpu  "), "{stat}");
+        assert_eq!(number(&stat, "MemTotal:"), 64 << 10);
+        assert!(stat.contains("SwapTotal:"), "{stat}");
+        // What it holds is used, and no other's.
+        let held = "head -c 20000000 /dev/zero > /dev/shm/x; cat /proc/meminfo; rm /dev/shm/x";
+        let held = seen(held).await;
+        assert!(number(&held, "MemAvailable:") < 50 << 10, "{held}");
+        let more = Resources { memory_limit_bytes: Some(128 << 20), ..Default::default() };
+        rig.runtime.update_container(&running.sandbox, &running.container, &more).await.unwrap();
+        let text = seen("cat /proc/meminfo; touch /proc/meminfo; echo x > /proc/stat").await;
+        assert_eq!(number(&text, "MemTotal:"), 128 << 10);
+        assert!(text.contains("Permission denied") || text.contains("Read-only"), "{text}");
+    }
+    // Who has no bound sees the machine.
+    let (_, output) = rig.run_to_end("free", "cat /proc/meminfo").await;
+    let machine = std::fs::read_to_string("/proc/meminfo").unwrap();
+    assert_eq!(number(&output, "MemTotal:"), number(&machine, "MemTotal:"));
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_without_end_neither_hinder_the_shim_nor_outlive_the_container() {
+    if !is_root() || !Path::new("/dev/fuse").exists() {
+        return;
+    }
+    let rig = Rig::new().await;
+    let mut running = bounded(&rig, "c", false).await;
+    let script = "for i in 1 2 3 4; do (while :; do cat /proc/meminfo /proc/stat; done) \
+                  > /dev/null & done; echo started";
+    assert_eq!(rig.exec(&running, script).await.exit_code, 0);
+    let answer = tokio::time::timeout(PATIENCE, rig.exec(&running, "echo here")).await.unwrap();
+    assert_eq!(answer.output, b"here\n");
+    rig.runtime.signal_container(&running.sandbox, &running.container, 9).await.unwrap();
+    assert_eq!(running.exit().await.exit_code, 137);
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_shim_takes_the_view_along_and_a_sandbox_is_removed_all_the_same() {
+    if !is_root() || !Path::new("/dev/fuse").exists() {
+        return;
+    }
+    let mut rig = Rig::new().await;
+    let running = bounded(&rig, "c", true).await;
+    let shim = std::fs::read(rig.config.state_dir.join("sandboxes/c/shim.json")).unwrap();
+    let shim: serde_json::Value = serde_json::from_slice(&shim).unwrap();
+    let pid = nix::unistd::Pid::from_raw(shim["pid"].as_i64().unwrap() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    eventually("the shim is gone", || !runs(pid.as_raw() as u32)).await;
+    rig.restart().await;
+    rig.runtime.remove_sandbox(&running.sandbox).await.unwrap();
+    rig.finish().await;
+}
