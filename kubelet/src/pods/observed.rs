@@ -319,8 +319,10 @@ pub(crate) enum Job {
     Start,
     /// This container is being signalled.
     Signal(String),
-    /// A hook of this container is under way.
-    Hook(String),
+    /// The hook after this container's start is under way.
+    PostStart(String),
+    /// The hook before this container's end is under way.
+    PreStop(String),
     /// This container is being given other resources.
     Resize(String),
     /// This container is being removed.

@@ -145,8 +145,8 @@ impl PodAction {
             Self::PrepareVolumes => Job::Volumes,
             Self::FetchImage { container } => Job::Image(container.clone()),
             Self::StartContainer { .. } => Job::Start,
-            Self::CallPostStart { container, .. }
-            | Self::StopContainer { container, hook: true, .. } => Job::Hook(container.clone()),
+            Self::CallPostStart { container, .. } => Job::PostStart(container.clone()),
+            Self::StopContainer { container, hook: true, .. } => Job::PreStop(container.clone()),
             Self::StopContainer { signal: None, .. } => return None,
             Self::StopContainer { container, .. }
             | Self::SignalContainer { container, .. }

@@ -45,7 +45,7 @@ impl Planner<'_> {
         };
         let end = after(stopping.since, grace);
         let Some(signalled) = stopping.signalled else {
-            let hook = self.observed.busy.contains(&Job::Hook(record.name.clone()));
+            let hook = self.observed.busy.contains(&Job::PreStop(record.name.clone()));
             if end > self.now && (hook || self.outlives_others(record, stopping.reason)) {
                 self.wake(end);
             } else {

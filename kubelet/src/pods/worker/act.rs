@@ -117,6 +117,11 @@ impl Worker {
             }
             PodAction::CallPostStart { container, id } => self.call_post_start(container, id),
             PodAction::StopContainer { container, id, hook, signal, reason } => {
+                // Nobody waits for the hook after the start any more.
+                if let Some(hook) = self.hooks.remove(&container) {
+                    hook.abort();
+                }
+                self.observed.busy.remove(&Job::PostStart(container.clone()));
                 self.note_stop(&container, reason);
                 match signal {
                     Some(signal) => self.stop_container(container, id, signal),
@@ -284,24 +289,25 @@ impl Worker {
 
     /// Tells people, and remembers, that a container is to end.
     fn note_stop(&mut self, container: &str, reason: StopReason) {
+        let record = self.observed.containers.iter_mut().find(|r| r.name == container);
+        let sidecar = record.as_ref().is_some_and(|record| record.role == Role::Sidecar);
+        // Kubernetes has other words for those that are init containers to it.
+        let (what, again) = match sidecar {
+            true => ("Init container", ""),
+            false => ("Container", ", will be restarted"),
+        };
         let message = match reason {
             StopReason::PodTerminates => format!("Stopping container {container}"),
-            StopReason::Unhealthy => {
-                format!("Container {container} failed liveness probe, will be restarted")
-            }
-            StopReason::NeverStarted => {
-                format!("Container {container} failed startup probe, will be restarted")
-            }
-            StopReason::ImageChanged => {
-                format!("Container {container} definition changed, will be restarted")
-            }
-            StopReason::Resized => format!("Container {container} resize requires restart"),
+            StopReason::Unhealthy => format!("{what} {container} failed liveness probe{again}"),
+            StopReason::NeverStarted => format!("{what} {container} failed startup probe{again}"),
+            StopReason::ImageChanged => format!("{what} {container} definition changed{again}"),
+            StopReason::Resized => format!("{what} {container} resize requires restart"),
             StopReason::HookFailed => "FailedPostStartHook".to_owned(),
         };
         tracing::info!(%container, ?reason, "stopping a container");
         self.teller.normal(Some(container), "Killing", message);
         let since = self.context.clock.now();
-        if let Some(record) = self.observed.containers.iter_mut().find(|r| r.name == container) {
+        if let Some(record) = record {
             record.stopping = Some(Stopping { reason, since, signalled: None, killed: None });
         }
     }

@@ -21,8 +21,6 @@ impl Worker {
     }
 
     pub(super) fn call_pre_stop(&mut self, container: String, id: ContainerId) {
-        // The hook before the end takes the place of the one after the start.
-        self.abort_hook(&container);
         let call = self.hook(&container, id.clone(), |lifecycle| lifecycle.pre_stop);
         let name = container.clone();
         let job = async move { Done::PreStop { container, id, result: call.await } };
@@ -49,14 +47,11 @@ impl Worker {
 
     /// Whatever hook of the container is under way, nobody waits for it any more.
     pub(super) fn forget_hook(&mut self, container: &str) {
-        self.abort_hook(container);
-        self.observed.busy.remove(&Job::Hook(container.to_owned()));
-    }
-
-    fn abort_hook(&mut self, container: &str) {
         if let Some(hook) = self.hooks.remove(container) {
             hook.abort();
         }
+        self.observed.busy.remove(&Job::PostStart(container.to_owned()));
+        self.observed.busy.remove(&Job::PreStop(container.to_owned()));
     }
 
     pub(super) fn settle_post_start(

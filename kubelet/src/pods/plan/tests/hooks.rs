@@ -19,7 +19,7 @@ fn in_hook(since: i64) -> Option<Stopping> {
 }
 
 fn hook() -> Job {
-    Job::Hook("a".to_owned())
+    Job::PreStop("a".to_owned())
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn those_behind_a_container_wait_until_the_hook_after_its_start_is_done() {
     let id = crate::pods::names::container_id("a", 0);
     let call = PodAction::CallPostStart { container: "a".to_owned(), id };
     assert_eq!(run(&pod, &observed, 0).actions, [call]);
-    observed.busy.insert(hook());
+    observed.busy.insert(Job::PostStart("a".to_owned()));
     assert_eq!(run(&pod, &observed, 0).actions, []);
     observed.busy.clear();
     observed.containers[0].post_start = PostStart::Done;
@@ -87,6 +87,20 @@ fn a_hook_that_takes_all_the_time_leaves_the_container_a_moment() {
         in_hook(0).map(|all| Stopping { signalled: Some(at(20)), ..all });
     assert_eq!(terminate(&pod, &observed, 20, 20).wake_at, Some(at(22)));
     assert_eq!(terminate(&pod, &observed, 20, 22).actions, [kill("a", 0)]);
+}
+
+#[test]
+fn the_hook_before_the_end_does_not_wait_for_the_one_after_the_start() {
+    let mut pod = hooked("preStop");
+    let container = &mut pod.spec.as_mut().unwrap().containers[0];
+    let lifecycle = container.lifecycle.as_mut().unwrap();
+    lifecycle.post_start.clone_from(&lifecycle.pre_stop);
+    let mut observed = running(&pod);
+    observed.containers.truncate(1);
+    observed.containers[0].post_start = PostStart::Due;
+    observed.busy.insert(Job::PostStart("a".to_owned()));
+    let reason = StopReason::PodTerminates;
+    assert_eq!(terminate(&pod, &observed, 20, 0).actions, [begin_stop(reason)]);
 }
 
 #[test]

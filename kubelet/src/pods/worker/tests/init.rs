@@ -212,14 +212,16 @@ async fn a_pod_whose_hook_after_the_start_hangs_can_be_deleted() {
     bench.start();
     bench.put(pod(
         "web",
-        one_container(json!({"lifecycle": {"postStart": {"sleep": {"seconds": 10000}}}})),
+        one_container(json!({"lifecycle": {
+            "postStart": {"sleep": {"seconds": 10000}}, "preStop": {"sleep": {"seconds": 3}},
+        }})),
     ));
     bench.until_started(1).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(bench.status("uid-web").unwrap().phase.as_deref(), Some("Pending"));
     bench.delete("web", 30);
     bench.until("it is reported", || bench.is_reported_removed("uid-web")).await;
-    assert_eq!(bench.seconds(), 5);
+    assert_eq!(bench.seconds(), 5 + 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -99,3 +99,24 @@ fn a_node_that_cannot_or_a_pod_of_a_file_is_not_resized() {
     old.metadata.annotations = Some([mark].into());
     assert!(told(&old)[0].ends_with("static pods cannot be resized"));
 }
+
+#[test]
+fn a_sidecar_may_be_resized_and_no_other_init_container() {
+    let pod = |first: &str, proxy: &str| {
+        let cpu = |amount: &str| json!({"requests": {"cpu": amount}});
+        let initial = json!([
+            {"name": "first", "image": "x", "resources": cpu(first)},
+            {"name": "proxy", "image": "x", "restartPolicy": "Always", "resources": cpu(proxy)},
+        ]);
+        with(&minimal(), "/spec/initContainers", initial)
+    };
+    let old = pod("1", "1");
+    assert_eq!(resized(&old, &pod("1", "2")), Vec::<String>::new());
+    let (old_pod, mut new) = (created::<Pods>(&old), created::<Pods>(&pod("1", "2")));
+    Pods::prepare_part_update(Part::Resize, &mut new, &old_pod);
+    let initial = new.spec.unwrap().init_containers.unwrap();
+    let requests = initial[1].resources.as_ref().unwrap().requests.as_ref().unwrap();
+    assert_eq!(requests["cpu"].0, "2");
+    let refused = "spec: Forbidden: only cpu and memory resources are mutable";
+    assert_eq!(resized(&old, &pod("2", "1")), [refused]);
+}
