@@ -6,7 +6,7 @@
 //!   └── every ten seconds, and when the kernel says that programs wait for memory
 //! ```
 //!
-//! [`decide`], [`rank`] and [`images`] decide; what is here looks, removes images and ends pods, one at
+//! [`decide`], [`mod@rank`] and [`images`] decide; what is here looks, removes images and ends pods, one at
 //! a time.
 
 mod decide;

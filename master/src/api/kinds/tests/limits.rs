@@ -70,8 +70,8 @@ fn limit_ranges_keep_to_the_rules() {
             ("/spec/limits/1/type", json!("a.b/c"), "spec.limits[1].type: Forbidden"),
             (
                 "/spec/limits/1/max",
-                json!({"ephemeral-storage": "1Gi"}),
-                "spec.limits[1].max[ephemeral-storage]: Forbidden: is not supported",
+                json!({"example.com/gpu": "1"}),
+                "spec.limits[1].max[example.com/gpu]: Forbidden: is not supported",
             ),
             (
                 "/spec/limits/1/max",
