@@ -158,3 +158,58 @@ async fn a_pod_that_ends_leaves_its_words_and_its_log() {
     }
     node.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_is_confined_by_default_and_has_of_its_node_what_it_asks_for() {
+    let Some(shim) = shim() else { return };
+    let node = Node::start(shim).await;
+    let forever = "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let put = |name: &str, fields: serde_json::Value, changes: serde_json::Value| {
+        let mut spec = script(forever, changes);
+        for (field, value) in fields.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
+        node.put(name, spec);
+    };
+    put("plain", json!({}), json!({}));
+    put("host", json!({"hostNetwork": true, "hostPID": true, "hostIPC": true}), json!({}));
+    put("shared", json!({"shareProcessNamespace": true}), json!({}));
+    let all = json!({"securityContext": {"privileged": true}});
+    put("all", json!({}), all);
+    put("root", json!({"hostUsers": true}), json!({}));
+    let profile = json!({"type": "Localhost", "localhostProfile": "missing.json"});
+    put("missing", json!({"securityContext": {"seccompProfile": profile}}), json!({}));
+    for name in ["plain", "host", "shared", "all", "root"] {
+        node.until_phase(name, "Running").await;
+    }
+    let map = "read a b c < /proc/self/uid_map; test $b != 0 && echo own || echo node";
+    let first = "read name < /proc/1/comm; echo $name";
+    let net = "readlink /proc/self/ns/net";
+    let host_net = fs::read_link("/proc/self/ns/net").unwrap();
+    let host_net = format!("{}\n", host_net.display());
+    for (pod, users, on_host) in [
+        ("plain", "own\n", false),
+        ("host", "node\n", true),
+        ("shared", "own\n", false),
+        ("all", "node\n", false),
+        ("root", "node\n", false),
+    ] {
+        assert_eq!(node.exec(pod, map).await.0, users, "{pod}");
+        assert_eq!(node.exec(pod, net).await.0 == host_net, on_host, "{pod}");
+    }
+    assert_eq!(node.exec("shared", first).await.0, "pause\n");
+    assert_eq!(node.exec("plain", first).await.0, "sh\n");
+    node.until("the missing profile is told", || {
+        let told = node.status("missing").and_then(|status| status.container_statuses);
+        let waiting = told.and_then(|all| all[0].state.clone()?.waiting);
+        waiting.is_some_and(|waiting| {
+            waiting.reason.as_deref() == Some("CreateContainerError")
+                && waiting.message.is_some_and(|text| text.contains("no such file on this node"))
+        })
+    })
+    .await;
+    for name in ["plain", "host", "shared", "all", "root", "missing"] {
+        node.remove(name).await;
+    }
+    node.finish().await;
+}

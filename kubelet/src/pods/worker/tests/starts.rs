@@ -171,3 +171,26 @@ async fn a_program_that_cannot_be_started_is_tried_again_and_explained() {
         .await;
     assert_eq!(bench.started(), ["main-2"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_on_the_nodes_network_has_the_nodes_address_and_none_of_its_own() {
+    let mut bench = Bench::new();
+    bench.start();
+    let mut spec = one_container(json!({"ports": [{"containerPort": 80, "hostPort": 80}]}));
+    spec["hostNetwork"] = json!(true);
+    spec["hostIPC"] = json!(true);
+    spec["shareProcessNamespace"] = json!(true);
+    bench.put(pod("web", spec));
+    bench.until_phase("uid-web", "Running").await;
+    let status = bench.status("uid-web").unwrap();
+    assert!(status.host_ip.is_some());
+    assert_eq!(status.pod_ip, status.host_ip);
+    assert!(bench.network.attached().is_empty());
+    let sandbox = bench.runtime.list().await.unwrap().remove(0).config;
+    let of_host = sandbox.of_host;
+    assert!(of_host.network && of_host.ipc && !of_host.processes);
+    assert!(sandbox.shares_processes && !sandbox.own_users);
+    let hosts = fs::read_to_string(bench.folder.path().join("root/pods/uid-web/etc/hosts"));
+    let hosts = hosts.unwrap();
+    assert!(hosts.starts_with("# Kubernetes-managed hosts file (host network).\n"), "{hosts}");
+}
