@@ -107,6 +107,14 @@ pub(crate) fn close_all() -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
+/// Closes what whoever started this program left open, all but the first three. Only for the first
+/// thing that a program does.
+pub(crate) fn close_inherited() -> nix::Result<()> {
+    // SAFETY: nothing is open yet that anything in this program owns.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0) };
+    Errno::result(result).map(drop)
+}
+
 /// Makes sure that no descriptor but the first three outlives the next `execve`.
 pub(crate) fn close_others_on_exec() -> nix::Result<()> {
     // SAFETY: this only sets a flag of descriptors; none is closed now.

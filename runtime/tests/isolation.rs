@@ -424,3 +424,20 @@ async fn an_ordinary_user_may_ping_and_listen_on_any_port() {
     assert_eq!(output, "0\t2147483647\nlistens\n");
     rig.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_holds_nothing_that_its_caller_had_open() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new().await;
+    // Unlike what Rust opens, these are handed on to every program that is started.
+    let (ours, _other_end) = nix::unistd::pipe().unwrap();
+    let name = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&ours)));
+    let state = rig.sandbox("c").await;
+    let shim = state.network_namespace.unwrap();
+    let held = fs::read_dir(shim.ancestors().nth(2).unwrap().join("fd")).unwrap();
+    let held: Vec<_> = held.map(|entry| fs::read_link(entry.unwrap().path()).unwrap()).collect();
+    assert!(!held.contains(&name.unwrap()), "{held:?}");
+    rig.finish().await;
+}

@@ -27,6 +27,9 @@ const SHARED_MEMORY: &str = "mode=1777,size=64m";
 
 /// Starts a shim in the background; returns when it answers.
 pub(super) fn start(folder: SandboxFolder) -> Result<(), Failure> {
+    // A shim outlives its caller, and must not hold what that, or its caller's caller, had open: a lock,
+    // or the pipe by whose end somebody waits for them.
+    sys::close_inherited().doing("close what was inherited")?;
     let (readiness, ready) = std::io::pipe().doing("make a pipe")?;
     // Two forks: the first makes a session, the second leaves its leadership behind and hands
     // the shim to process 1.
