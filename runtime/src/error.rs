@@ -35,6 +35,15 @@ pub enum Error {
         /// Why, in words a user understands.
         reason: String,
     },
+    /// Whoever was making the container, or a program in it, was killed. Nothing of it is left, and
+    /// it may be tried again.
+    #[error("the making of container {container} was interrupted: {reason}")]
+    Interrupted {
+        /// Which one.
+        container: ContainerId,
+        /// How.
+        reason: String,
+    },
     /// What the container is to be made from is not there, or not good for it; the text is for the user.
     #[error("failed to create container {container}: {reason}")]
     Create {

@@ -292,6 +292,9 @@ impl Sandbox {
             }
             Refusal::NotRunning => Error::NotRunning(container.clone()),
             Refusal::Failed(reason) => Error::Shim { sandbox, reason },
+            Refusal::Interrupted(reason) => {
+                Error::Interrupted { container: container.clone(), reason }
+            }
         }
     }
 }

@@ -87,17 +87,19 @@ impl Inner {
         let (worker, holder, wanted) = (Arc::clone(self), Arc::clone(&found), config.clone());
         blocking(move || worker.write_plan(&holder, &wanted)).await?;
         let call = Call::Start { container: config.id.0.clone() };
-        let reason = match found.call(call, Some(Details::of(config))).await? {
+        let failed = |reason| Error::Start { container: config.id.clone(), reason };
+        let error = match found.call(call, Some(Details::of(config))).await? {
             Ok(_) => match found.knowledge.container(&config.id) {
                 Some(state) => return Ok(state),
-                None => "the shim does not know what it has started".to_owned(),
+                None => failed("the shim does not know what it has started".to_owned()),
             },
-            Err(Refusal::Failed(reason)) => reason,
+            Err(Refusal::Failed(reason)) => failed(reason),
+            Err(refusal @ Refusal::Interrupted(_)) => found.refused(&config.id, refusal),
             Err(refusal) => return Err(found.refused(&config.id, refusal)),
         };
         let (worker, holder, id) = (Arc::clone(self), Arc::clone(&found), config.id.clone());
         blocking(move || worker.remove_container_remains(&holder.record, &id)).await?;
-        Err(Error::Start { container: config.id.clone(), reason })
+        Err(error)
     }
 
     pub(super) async fn remove_container(

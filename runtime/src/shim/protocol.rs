@@ -79,6 +79,8 @@ pub(crate) enum Refusal {
     NoSuchContainer,
     NotRunning,
     Failed(String),
+    /// It may well succeed another time: whoever was at it was killed.
+    Interrupted(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

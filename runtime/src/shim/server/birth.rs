@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -33,8 +34,8 @@ pub(super) struct Birth {
     /// Who asked: connection and request.
     caller: (u64, u64),
     creator: Pid,
-    /// The creator has ended; what it had to say may still be on its way.
-    creator_ended: bool,
+    /// The creator has ended, and whether it was killed; what it had to say may still be on its way.
+    creator_ended: Option<bool>,
     born: bool,
     what: Newborn,
     failure: Option<String>,
@@ -65,10 +66,31 @@ impl Birth {
     }
 
     /// Whether this is its creator; notes that it has ended.
-    pub(super) fn note_end_of(&mut self, pid: i32) -> bool {
+    pub(super) fn note_end_of(&mut self, pid: i32, end: &End) -> bool {
         let own = self.creator.as_raw() == pid;
-        self.creator_ended |= own;
+        if own {
+            self.creator_ended = Some(matches!(end, End::Signal(_)));
+        }
         own
+    }
+
+    /// Whether its creator was killed. Asked when all have closed their ends of the reports: if the
+    /// creator has not been waited for yet, it is a matter of a moment.
+    fn was_interrupted(&self) -> bool {
+        let killed = || {
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            matches!(waitid(Id::Pid(self.creator), flags), Ok(WaitStatus::Signaled(..)))
+        };
+        self.creator_ended.unwrap_or_else(killed)
+    }
+
+    /// What whoever asked is told of a failure. What is told in the middle of an interruption (a pipe
+    /// that broke) is not the reason.
+    fn refusal(&self, reason: String) -> Refusal {
+        match self.was_interrupted() {
+            true => Refusal::Interrupted(reason),
+            false => Refusal::Failed(reason),
+        }
     }
 
     pub(super) fn is_container(&self) -> bool {
@@ -154,7 +176,7 @@ impl Server {
             deadline,
             caller,
             creator,
-            creator_ended: false,
+            creator_ended: None,
             born: false,
             what,
             failure: None,
@@ -266,7 +288,7 @@ impl Server {
         let orphaned: Vec<u64> = self
             .births
             .iter()
-            .filter(|(_, birth)| birth.creator_ended && !birth.born)
+            .filter(|(_, birth)| birth.creator_ended.is_some() && !birth.born)
             .map(|(key, _)| *key)
             .collect();
         for key in orphaned {
@@ -288,12 +310,16 @@ impl Server {
 
     /// All have been heard: the program runs, or it never will.
     fn finish_birth(&mut self, key: u64) {
-        let Some(birth) = self.births.remove(&key) else { return };
+        let Some(mut birth) = self.births.remove(&key) else { return };
+        let missing = match &birth.what {
+            Newborn::Container { id, .. } => !self.containers.iter().any(|c| c.record.id == *id),
+            Newborn::Exec => !self.execs.contains_key(&birth.caller.0),
+        };
+        let unsaid = || missing.then(|| "its creator died".to_owned());
+        let failure = birth.failure.take().or_else(unsaid).map(|reason| birth.refusal(reason));
         match birth.what {
-            Newborn::Container { id, .. } => {
-                self.finish_container(birth.caller, &id, birth.failure);
-            }
-            Newborn::Exec => self.finish_exec(birth.caller, birth.failure, birth.early_end),
+            Newborn::Container { id, .. } => self.finish_container(birth.caller, &id, failure),
+            Newborn::Exec => self.finish_exec(birth.caller, failure, birth.early_end),
         }
         if self.births.is_empty() {
             self.unclaimed.clear();
@@ -301,17 +327,20 @@ impl Server {
         self.admit_watchers();
     }
 
-    fn finish_container(&mut self, caller: (u64, u64), id: &str, failure: Option<String>) {
-        let Some(position) = self.containers.iter().position(|c| c.record.id == id) else {
-            let reason = failure.unwrap_or_else(|| "its creator died".to_owned());
-            return self.reply(caller, Err(Refusal::Failed(reason)));
+    fn finish_container(&mut self, caller: (u64, u64), id: &str, failure: Option<Refusal>) {
+        let position = self.containers.iter().position(|c| c.record.id == id);
+        let position = match (failure, position) {
+            (None, Some(position)) => position,
+            (failure, position) => {
+                if let Some(position) = position {
+                    self.containers.remove(position);
+                    let folder = self.folder.container(&ContainerId(id.to_owned()));
+                    let _ = std::fs::remove_file(folder.state());
+                }
+                let gone = || Refusal::Failed("it is not there".to_owned());
+                return self.reply(caller, Err(failure.unwrap_or_else(gone)));
+            }
         };
-        if let Some(reason) = failure {
-            self.containers.remove(position);
-            let folder = self.folder.container(&ContainerId(id.to_owned()));
-            let _ = std::fs::remove_file(folder.state());
-            return self.reply(caller, Err(Refusal::Failed(reason)));
-        }
         let container = &mut self.containers[position];
         container.confirmed = true;
         let record = container.record.clone();
@@ -322,15 +351,16 @@ impl Server {
         }
     }
 
-    fn finish_exec(&mut self, caller: (u64, u64), failure: Option<String>, early_end: Option<End>) {
+    fn finish_exec(
+        &mut self,
+        caller: (u64, u64),
+        failure: Option<Refusal>,
+        early_end: Option<End>,
+    ) {
         let pid = self.execs.get(&caller.0).copied();
-        let failure = match (failure, pid) {
-            (None, None) => Some("its creator died".to_owned()),
-            (failure, _) => failure,
-        };
-        if let Some(reason) = failure {
+        if let Some(refusal) = failure {
             self.execs.remove(&caller.0);
-            self.reply(caller, Err(Refusal::Failed(reason)));
+            self.reply(caller, Err(refusal));
             if let Some(connection) = self.connections.get_mut(&caller.0) {
                 connection.finished = true;
             }

@@ -375,7 +375,7 @@ impl Server {
             self.bereft = true;
             return;
         }
-        if self.births.values_mut().any(|birth| birth.note_end_of(pid)) {
+        if self.births.values_mut().any(|birth| birth.note_end_of(pid, &end)) {
             return;
         }
         // libcontainer's helper, or a process whose creator has yet to say so.
