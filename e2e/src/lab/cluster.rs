@@ -332,7 +332,9 @@ impl Lab {
         self.master.folder.join("data")
     }
 
-    fn cgroup(&self) -> String {
+    /// The control group of all machines, by its name in every hierarchy.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
         format!("kutter-lab-{}", self.id)
     }
 

@@ -10,6 +10,8 @@
 //! testserver lines N          prints N numbered lines
 //! testserver sleep [SECONDS]  does nothing, until it is told to end
 //! testserver exit CODE        ends at once
+//! testserver stay FILE MILLISECONDS CODE
+//!                             notes in a file that it is there, and whether it is there twice; ends
 //! testserver allocate MIB     touches so much memory, then sleeps
 //! testserver fork N           starts N processes that sleep, prints how many it got
 //! testserver echo WORDS       prints its arguments
@@ -85,6 +87,9 @@ fn run(args: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
         ["sleep"] => sleep(None),
         ["sleep", seconds] => sleep(Some(seconds.parse()?)),
         ["exit", code] => return Ok(ExitCode::from(code.parse::<u8>()?)),
+        ["stay", path, milliseconds, code] => {
+            return stay(path, Duration::from_millis(milliseconds.parse()?), code.parse()?);
+        }
         ["allocate", mebibytes] => {
             println!("allocated {} MiB", allocate(mebibytes.parse()?));
             sleep(None);
@@ -125,6 +130,18 @@ fn sleep(seconds: Option<u64>) {
             thread::park();
         },
     }
+}
+
+/// Holds a lock on the file for as long as it runs: a second one notes that it is one too many.
+fn stay(path: &str, time: Duration, code: u8) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    match file.try_lock() {
+        Ok(()) => writeln!(&file, "started")?,
+        Err(_) => writeln!(&file, "doubled")?,
+    }
+    thread::sleep(time);
+    writeln!(&file, "ended")?;
+    Ok(ExitCode::from(code))
 }
 
 fn ask_udp(address: &str) -> Result<String, Box<dyn std::error::Error>> {
