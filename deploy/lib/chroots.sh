@@ -1,0 +1,16 @@
+# Debian systems in folders: tools that the host shall not get, and the roots of virtual machines. Sourced.
+
+# The same mirrors as the host's.
+sources() { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null || true; }
+
+# Makes FOLDER a minimal Debian with these packages (separated by commas), unless it is complete
+# already; says by its status whether it has just been made. `complete FOLDER` ends the making.
+debian() {
+    local folder=$1 packages=$2
+    [ ! -e "$folder/.complete" ] || return 1
+    rm -rf "$folder"
+    sources | mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$folder" - ||
+        die "mmdebstrap could not make $folder"
+}
+
+complete() { touch "$1/.complete"; }
