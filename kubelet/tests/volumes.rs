@@ -3,7 +3,7 @@
 mod node;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::Arc;
 
 use kubelet::state::Change;
@@ -169,6 +169,30 @@ async fn what_is_said_of_a_pod_is_in_its_files() {
     let key = labels.with_file_name("key");
     node.until("the map is there", || key.exists()).await;
     assert_eq!(node.exec("web", "cat /all/key").await.0, "later");
+    node.remove("web").await;
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_runs_is_in_the_group_of_the_volumes() {
+    let Some(shim) = shim() else { return };
+    let node = Node::start(shim).await;
+    let mounts = json!([
+        {"name": "data", "mountPath": "/data"}, {"name": "data", "mountPath": "/sub", "subPath": "s"}
+    ]);
+    let context = json!({"runAsUser": 1000, "runAsGroup": 1000});
+    let mut spec = script(STAY, json!({"volumeMounts": mounts, "securityContext": context}));
+    spec["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+    spec["securityContext"] = json!({"fsGroup": 2000, "supplementalGroups": [3000]});
+    node.put("web", spec);
+    node.until_phase("web", "Running").await;
+    assert_eq!(node.exec("web", "id -G").await.0, "1000 2000 3000\n");
+    node.exec("web", "echo x > /data/file; echo y > /sub/file").await;
+    let volume = node.folder.path().join("root/pods/uid-web/volumes/data");
+    for (file, mode) in [("", 0o2777), ("file", 0o644), ("s", 0o2777), ("s/file", 0o644)] {
+        let found = fs::metadata(volume.join(file)).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.gid()), (mode, 2000), "{file}");
+    }
     node.remove("web").await;
     node.finish().await;
 }

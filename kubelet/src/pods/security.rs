@@ -140,8 +140,13 @@ fn with_groups(pod: &Pod, container: &Container, mut user: User) -> Result<User,
     if let Some(gid) = wanted_group {
         user.gid = id(gid)?;
     }
-    for gid in of_pod.and_then(|context| context.supplemental_groups.as_ref()).into_iter().flatten()
-    {
+    if of_pod.and_then(|context| context.supplemental_groups_policy.as_deref()) == Some("Strict") {
+        // What the image knows the user to be in does not count.
+        user.additional_gids.clear();
+    }
+    let supplemental = of_pod.and_then(|context| context.supplemental_groups.as_ref());
+    let of_files = of_pod.and_then(|context| context.fs_group);
+    for gid in supplemental.into_iter().flatten().chain(&of_files) {
         let gid = id(*gid)?;
         if !user.additional_gids.contains(&gid) {
             user.additional_gids.push(gid);
@@ -217,6 +222,11 @@ mod tests {
         let user = user_of(json!({"supplementalGroups": [5, 9]}), json!({"runAsUser": 100}), "");
         assert_eq!((user.gid, user.additional_gids), (101, vec![5, 9]));
         assert_eq!(user_of(json!({"runAsGroup": 3}), json!({}), "app").gid, 3);
+        let strict = json!({
+            "supplementalGroupsPolicy": "Strict", "supplementalGroups": [9], "fsGroup": 2000
+        });
+        let user = user_of(strict, json!({}), "app");
+        assert_eq!((user.gid, user.additional_gids), (101, vec![9, 2000]));
     }
 
     #[test]

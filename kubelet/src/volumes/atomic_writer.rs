@@ -15,6 +15,8 @@ use std::path::{Component, Path};
 
 use jiff::Timestamp;
 
+use super::folder::Folder;
+
 /// Files by their path within the volume.
 pub(super) type Files = BTreeMap<String, ProjectedFile>;
 
@@ -25,6 +27,8 @@ pub(super) struct ProjectedFile {
     pub(super) mode: u32,
     /// Nobody in particular: the kubelet's user.
     pub(super) owner: Option<u32>,
+    /// Nobody in particular: the kubelet's group. Folders have it, too.
+    pub(super) group: Option<u32>,
 }
 
 const DATA: &str = "..data";
@@ -68,19 +72,24 @@ fn check(path: &str) -> io::Result<()> {
 }
 
 fn write_version(version: &Path, files: &Files) -> io::Result<()> {
-    fs::create_dir(version)?;
-    fs::set_permissions(version, fs::Permissions::from_mode(0o755))?;
+    // All files of a volume are of one group.
+    let folder = Folder::new(0o755).of_group(files.values().find_map(|file| file.group));
+    folder.make(version)?;
     for (path, file) in files {
-        let path = version.join(path);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+        let mut parent = version.to_owned();
+        for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
+            parent.push(part);
+            if !parent.is_dir() {
+                folder.make(&parent)?;
+            }
         }
+        let path = version.join(path);
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
         let mut opened = options.open(&path)?;
         opened.write_all(&file.content)?;
         // Before the mode: a change of the owner takes bits away.
-        std::os::unix::fs::fchown(&opened, file.owner, None)?;
+        std::os::unix::fs::fchown(&opened, file.owner, file.group)?;
         opened.set_permissions(fs::Permissions::from_mode(file.mode))?;
     }
     Ok(())
@@ -121,7 +130,7 @@ fn remove_old_versions(dir: &Path) -> io::Result<()> {
 }
 
 fn read_back(version: &Path) -> io::Result<Files> {
-    let own = nix::unistd::geteuid().as_raw();
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let mut files = Files::new();
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
@@ -135,8 +144,10 @@ fn read_back(version: &Path) -> io::Result<Files> {
             }
             let metadata = entry.metadata()?;
             let mode = metadata.permissions().mode() & 0o777;
-            let owner = Some(metadata.uid()).filter(|owner| *owner != own);
-            files.insert(path, ProjectedFile { content: fs::read(entry.path())?, mode, owner });
+            let owner = Some(metadata.uid()).filter(|owner| *owner != own.0);
+            let group = Some(metadata.gid()).filter(|group| *group != own.1);
+            let content = fs::read(entry.path())?;
+            files.insert(path, ProjectedFile { content, mode, owner, group });
         }
     }
     Ok(files)

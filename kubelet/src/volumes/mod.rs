@@ -14,6 +14,7 @@
 
 mod atomic_writer;
 pub(crate) mod etc;
+mod folder;
 mod host_path;
 pub(crate) mod hostname;
 pub(crate) mod mounts;
@@ -26,13 +27,13 @@ pub(crate) mod tokens;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proto::k8s::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Node, Pod, Secret, Volume};
 use proto::quantity::Quantity;
 
+use self::folder::Folder;
 use self::tokens::TokenFile;
 
 /// The volumes of a pod, by name.
@@ -165,7 +166,7 @@ fn prepare_one(
 ) -> Result<PreparedVolume, Problem> {
     let source = dir.volume(&volume.name);
     if let Some(empty_dir) = &volume.empty_dir {
-        prepare_empty_dir(&source, empty_dir)?;
+        prepare_empty_dir(&source, empty_dir, fs_group(pod))?;
         return Ok(PreparedVolume { source, read_only: false });
     }
     if let Some(host_path) = &volume.host_path {
@@ -174,10 +175,11 @@ fn prepare_one(
     }
     if let Some(files) = payload::of_volume(volume, pod, objects) {
         let files = files?;
-        make_dir(&source, 0o755)?;
+        let folder = Folder::new(0o755).of_group(fs_group(pod));
+        folder.ensure(&source)?;
         // Secrets never touch a disk.
         if volume.config_map.is_none() {
-            mounts::ensure_tmpfs(&source, None, 0o755)?;
+            mounts::ensure_tmpfs(&source, None, folder)?;
         }
         atomic_writer::write(&source, &files)?;
         return Ok(PreparedVolume { source, read_only: true });
@@ -188,7 +190,11 @@ fn prepare_one(
 /// Any user of any container may write to an `emptyDir`.
 const EMPTY_DIR_MODE: u32 = 0o777;
 
-fn prepare_empty_dir(path: &Path, empty_dir: &EmptyDirVolumeSource) -> Result<(), Problem> {
+fn prepare_empty_dir(
+    path: &Path,
+    empty_dir: &EmptyDirVolumeSource,
+    group: Option<u32>,
+) -> Result<(), Problem> {
     let mode = match empty_dir.mode {
         None => EMPTY_DIR_MODE,
         Some(mode) => {
@@ -202,26 +208,21 @@ fn prepare_empty_dir(path: &Path, empty_dir: &EmptyDirVolumeSource) -> Result<()
         .transpose()?
         .map(|limit| u64::try_from(limit.value()).unwrap_or(0))
         .filter(|limit| *limit > 0);
+    let folder = Folder::new(mode).shared_by(group);
     match (empty_dir.medium.as_deref().unwrap_or_default(), limit) {
         // Whoever fills more of the disk than the limit has to go: see `pressure`.
-        ("", _) => make_dir(path, mode)?,
+        ("", _) => folder.ensure(path)?,
         ("Memory", limit) => {
-            make_dir(path, mode)?;
-            mounts::ensure_tmpfs(path, limit, mode)?;
+            folder.ensure(path)?;
+            mounts::ensure_tmpfs(path, limit, folder)?;
         }
         (medium, _) => return Err(Problem::Failed(format!("unknown storage medium {medium:?}"))),
     }
     Ok(())
 }
 
-/// Makes a folder with exactly this mode, whatever the umask; one that is there stays as it is.
-fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match fs::create_dir(path) {
-        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-    }
+/// To whom the pod's volumes belong, if it says so.
+fn fs_group(pod: &Pod) -> Option<u32> {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    context.and_then(|context| context.fs_group).and_then(|group| u32::try_from(group).ok())
 }

@@ -8,12 +8,17 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::folder::Folder;
+
 /// Makes sure that a tmpfs is mounted on the folder.
-pub(super) fn ensure_tmpfs(path: &Path, size_bytes: Option<u64>, mode: u32) -> io::Result<()> {
+pub(super) fn ensure_tmpfs(path: &Path, size_bytes: Option<u64>, folder: Folder) -> io::Result<()> {
     if is_mount_point(path)? {
         return Ok(());
     }
-    let mut options = format!("mode={mode:o}");
+    let mut options = format!("mode={:o}", folder.mode);
+    if let Some(group) = folder.group {
+        options.push_str(&format!(",gid={group}"));
+    }
     if let Some(size) = size_bytes {
         options.push_str(&format!(",size={size}"));
     }

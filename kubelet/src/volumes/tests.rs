@@ -263,6 +263,45 @@ fn all_that_is_missing_of_a_projected_volume_is_told_at_once() {
 }
 
 #[test]
+fn volumes_belong_to_the_group_that_the_pod_names() {
+    if !is_root() {
+        return;
+    }
+    let (_root, dir) = pod_dir();
+    let mut pod = pod(json!([
+        {"name": "disk", "emptyDir": {}},
+        {"name": "memory", "emptyDir": {"medium": "Memory"}},
+        {"name": "cfg", "configMap": {"name": "settings", "defaultMode": 256, "items": [
+            {"key": "a", "path": "deep/a"}
+        ]}}
+    ]));
+    pod.spec.as_mut().unwrap().security_context =
+        Some(serde_json::from_value(json!({"fsGroup": 2000})).unwrap());
+    let objects = objects(&[("a", "1")]);
+    let volumes = prepare(&dir, &pod, &objects).unwrap();
+    let cfg = &volumes["cfg"].source;
+    let version = cfg.join(fs::read_link(cfg.join("..data")).unwrap());
+    for (path, wanted) in [
+        (volumes["disk"].source.clone(), 0o2777),
+        (volumes["memory"].source.clone(), 0o2777),
+        (cfg.clone(), 0o2755),
+        (version.clone(), 0o2755),
+        (version.join("deep"), 0o2755),
+        (version.join("deep/a"), 0o440),
+    ] {
+        let gid = fs::metadata(&path).unwrap().gid();
+        assert_eq!((mode(&path), gid), (wanted, 2000), "{}", path.display());
+    }
+    // What a container has changed stays, and what is as it should be is not written again.
+    let disk = &volumes["disk"].source;
+    fs::set_permissions(disk, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    prepare(&dir, &pod, &objects).unwrap();
+    assert_eq!(mode(disk), 0o700);
+    assert!(version.exists());
+    remove_pod(&dir).unwrap();
+}
+
+#[test]
 fn host_paths_are_what_they_are_said_to_be() {
     let host = tempfile::tempdir().unwrap();
     let at = |name: &str| host.path().join(name).to_str().unwrap().to_owned();

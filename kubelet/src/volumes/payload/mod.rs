@@ -8,7 +8,7 @@ use proto::k8s::api::core::v1::{Pod, ProjectedVolumeSource, Volume};
 use self::keys::Choice;
 use super::atomic_writer::{Files, ProjectedFile};
 use super::tokens::TokenFile;
-use super::{Objects, Problem};
+use super::{Objects, Problem, fs_group};
 
 /// What files are made with that do not say otherwise themselves.
 #[derive(Clone, Copy)]
@@ -28,6 +28,7 @@ impl Defaults {
             // Validated to lie between 0 and 0777, and to be a user.
             mode: u32::try_from(mode).unwrap_or(0) & 0o777,
             owner: user.or(self.user).and_then(|user| u32::try_from(user).ok()),
+            group: None,
         }
     }
 }
@@ -39,10 +40,22 @@ pub(super) fn of_volume(
     objects: &Objects,
 ) -> Option<Result<Files, Problem>> {
     let files = of_source(volume, pod, objects).map(|files| files.map_err(Problem::Missing));
-    files.or_else(|| {
+    let files = files.or_else(|| {
         let projected = volume.projected.as_ref()?;
         Some(of_projected(&volume.name, projected, pod, objects))
-    })
+    })?;
+    Some(files.map(|files| give_to(files, fs_group(pod))))
+}
+
+/// Gives files to the group of the pod's volumes, if it has one: its members may read them.
+fn give_to(mut files: Files, group: Option<u32>) -> Files {
+    // Those of the kubelet's own group are as if nobody had said anything.
+    let named = group.filter(|group| *group != nix::unistd::getegid().as_raw());
+    for file in files.values_mut().filter(|_| group.is_some()) {
+        file.mode |= 0o440;
+        file.group = named;
+    }
+    files
 }
 
 /// The error says, for the user, what is missing.
@@ -121,10 +134,8 @@ fn of_projected(
 
 /// A token is for those who run in the pod: where the pod says who that is, nobody else may read it.
 fn token_file(text: String, user: Option<i64>, defaults: Defaults, pod: &Pod) -> ProjectedFile {
-    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-    let group = context.and_then(|context| context.fs_group);
     let user = user.or(defaults.user).or_else(|| common_user(pod));
-    let mode = (user.is_some() || group.is_some()).then_some(0o600);
+    let mode = (user.is_some() || fs_group(pod).is_some()).then_some(0o600);
     defaults.file(text.into_bytes(), mode, user)
 }
 

@@ -84,22 +84,17 @@ pub(super) fn validate_pod(context: &PodSecurityContext, path: &Path, errors: &m
     }
     validate_seccomp(seccomp_profile.as_ref(), &path.child("seccompProfile"), errors);
     validate_app_armor(app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
-    // `Merge` is what happens: groups of the image are kept.
-    let policy_path = path.child("supplementalGroupsPolicy");
-    match supplemental_groups_policy.as_deref() {
-        None | Some("Merge") => {}
-        Some("Strict") => {
-            refuse(&policy_path, "Strict", "the groups of the image are merged", errors)
-        }
-        Some(other) => {
-            let supported = &["Merge", "Strict"];
-            errors.push(FieldError::not_supported(policy_path, other, supported));
+    validate_id(*fs_group, &path.child("fsGroup"), errors);
+    // The second has no effect on volumes that come and go with the pod, as all here do.
+    for (field, value, supported) in [
+        ("supplementalGroupsPolicy", supplemental_groups_policy, &["Merge", "Strict"]),
+        ("fsGroupChangePolicy", fs_group_change_policy, &["Always", "OnRootMismatch"]),
+    ] {
+        if let Some(other) = value.as_deref().filter(|value| !supported.contains(value)) {
+            errors.push(FieldError::not_supported(path.child(field), other, supported));
         }
     }
-    let no_volumes = "the owners of volumes are not changed; use runAsUser or an image that fits";
     let fields = [
-        (json!(fs_group), "fsGroup", no_volumes),
-        (json!(fs_group_change_policy), "fsGroupChangePolicy", no_volumes),
         (json!(se_linux_options), "seLinuxOptions", "no SELinux labels are set"),
         (json!(se_linux_change_policy), "seLinuxChangePolicy", "no SELinux labels are set"),
         (json!(windows_options), "windowsOptions", "nodes run Linux"),

@@ -25,13 +25,8 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
             json!([{"maxSkew": 1, "topologyKey": "x", "whenUnsatisfiable": "DoNotSchedule"}]),
         ),
     ];
-    let of_pod_context = [
-        ("fsGroup", json!(1)),
-        ("fsGroupChangePolicy", json!("Always")),
-        ("seLinuxOptions", json!({"level": "s0"})),
-        ("supplementalGroupsPolicy", json!("Strict")),
-        ("windowsOptions", json!({})),
-    ];
+    let of_pod_context =
+        [("seLinuxOptions", json!({"level": "s0"})), ("windowsOptions", json!({}))];
     let of_container = [("volumeDevices", json!([{"name": "x", "devicePath": "/dev/x"}]))];
     let of_context = [("seLinuxOptions", json!({"level": "s0"})), ("windowsOptions", json!({}))];
     let of_mount =
