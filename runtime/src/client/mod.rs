@@ -152,7 +152,10 @@ impl ShimRuntime {
         futures::future::try_join_all(removals).await?;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            inner.hierarchies.remove_if_unused(&inner.config.shim_cgroup());
+            // What shims have forked last may still be on its way out.
+            let shims = inner.config.shim_cgroup();
+            inner.hierarchies.kill_all(&shims)?;
+            inner.hierarchies.remove(&shims)?;
             inner.hierarchies.remove_unused_tree(&inner.config.cgroup_root);
             Ok(())
         })
