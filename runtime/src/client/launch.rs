@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use super::{Inner, Sandbox, io_error};
 use crate::api::*;
+use crate::image::highest_owner;
 use crate::isolation::devices;
 use crate::plan::{MountPoint, Processes, RootPlan, SubPath};
 use crate::shim::PROBE_USERS;
@@ -179,6 +180,9 @@ impl Inner {
         let unfit = |reason: String| Error::Create { container: config.id.clone(), reason };
         if let Some(users) = record.users {
             check_users(&config.user, users).map_err(unfit)?;
+            let layers = config.layers.iter();
+            check_owners(layers.filter_map(|layer| highest_owner(layer)).max(), users)
+                .map_err(unfit)?;
         }
         let seccomp = self.filter_of(config).map_err(unfit)?;
         let data = self.container_data(&record.config.id, &config.id);
@@ -264,6 +268,18 @@ fn check_users(user: &User, users: IdRange) -> std::result::Result<(), String> {
         Some((what, id)) => Err(format!(
             "{what} {id} is beyond the {} that a pod with users of its own has; \
              set hostUsers: true in the pod",
+            users.count
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether all owners of an image's files are among the users of a container.
+fn check_owners(highest: Option<u32>, users: IdRange) -> std::result::Result<(), String> {
+    match highest.filter(|id| *id >= users.count) {
+        Some(id) => Err(format!(
+            "files of the image belong to user or group {id}, beyond the {} that a pod with users \
+             of its own has; set hostUsers: true in the pod",
             users.count
         )),
         None => Ok(()),

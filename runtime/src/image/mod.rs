@@ -31,6 +31,7 @@ use std::time::SystemTime;
 pub use mirror::{InvalidMirror, RegistryMirror};
 pub use reference::normalise_reference;
 pub use store::{ImageStore, ImageStoreConfig};
+pub(crate) use unpack::highest_owner;
 pub use user::resolve_user;
 
 /// A failed image operation.

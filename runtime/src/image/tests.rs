@@ -6,7 +6,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::store::hex;
-use super::unpack::unpack_stream;
+use super::unpack::{highest_owner, unpack_stream};
 use super::{ImageError, ImageService, ImageStore, ImageStoreConfig, resolve_user};
 use crate::api::User;
 
@@ -107,6 +107,7 @@ fn unpacks_files_links_modes_owners_and_times() {
     let tool = fs::metadata(path.join("bin/tool")).unwrap();
     assert_eq!(tool.permissions().mode() & 0o7777, 0o4755);
     assert_eq!((tool.uid(), tool.gid(), tool.mtime()), (7, 8, 1_000_000_000));
+    assert_eq!(highest_owner(&path), Some(8));
     assert_eq!(fs::metadata(path.join("bin/hard")).unwrap().ino(), tool.ino());
     assert_eq!(fs::read_link(path.join("bin/alias")).unwrap(), Path::new("tool"));
     assert_eq!(fs::metadata(path.join("bin")).unwrap().mtime(), 1_000_000_000);

@@ -24,6 +24,17 @@ const OPAQUE: &str = ".wh..wh..opq";
 /// How overlayfs itself marks such a folder.
 const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
 
+/// Where a layer's folder says which is the highest user or group among its owners.
+const HIGHEST_OWNER: &str = "trusted.kutter.highest-owner";
+
+/// The highest user or group that a layer's files belong to; nothing of one that an earlier version has
+/// unpacked.
+pub(crate) fn highest_owner(layer: &Path) -> Option<u32> {
+    let mut text = [0; 16];
+    let length = rustix::fs::getxattr(layer, HIGHEST_OWNER, &mut text).ok()?;
+    std::str::from_utf8(&text[..length]).ok()?.parse().ok()
+}
+
 /// A file from so many bytes on is first compared with the room there is.
 const LARGE_FILE: u64 = 64 << 20;
 
@@ -95,14 +106,24 @@ fn unpack_to(blob: impl Read, folder: &Path, diff_id: &str) -> Result<(), ImageE
     let mut unpacker = Unpacker { root, folders: Vec::new() };
     let mut archive = tar::Archive::new(&mut hashing);
     archive.set_ignore_zeros(false);
+    let mut highest = 0;
     for entry in archive.entries().map_err(fail)? {
         let mut entry = entry.map_err(fail)?;
         let path = entry.path().map_err(fail)?.into_owned();
+        // What is no number is found out below.
+        let ids = [entry.header().uid(), entry.header().gid()];
+        highest = ids.into_iter().flatten().fold(highest, u64::max);
         unpacker
             .entry(&mut entry, &path)
             .map_err(|error| damaged(diff_id, format!("\"{}\": {error}", path.display())))?;
     }
     unpacker.finish().map_err(fail)?;
+    let highest = highest.to_string();
+    match rustix::fs::setxattr(folder, HIGHEST_OWNER, highest.as_bytes(), XattrFlags::empty()) {
+        // Without the mark, files of such owners belong to nobody in a container with other users.
+        Ok(()) | Err(rustix::io::Errno::PERM | rustix::io::Errno::NOTSUP) => {}
+        Err(error) => return Err(io_error("mark", folder)(error.into())),
+    }
     // The digest covers what follows the end of the archive, too.
     io::copy(&mut hashing, &mut io::sink()).map_err(fail)?;
     let found = hashing.finish();

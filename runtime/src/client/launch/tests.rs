@@ -57,3 +57,14 @@ fn containers_need_a_command_and_an_image() {
     let relative = "srv".to_owned();
     assert!(check_container(&ContainerConfig { working_directory: relative, ..good }).is_err());
 }
+
+#[test]
+fn ids_beyond_those_of_a_container_are_refused_with_the_way_out() {
+    let users = IdRange { first: 100_000, count: 65_536 };
+    assert!(check_owners(None, users).is_ok());
+    assert!(check_owners(Some(65_535), users).is_ok());
+    let refusal = check_owners(Some(65_536), users).unwrap_err();
+    assert!(refusal.contains("65536") && refusal.ends_with("set hostUsers: true in the pod"));
+    let user = User { uid: 0, gid: 0, additional_gids: vec![70_000] };
+    assert!(check_users(&user, users).unwrap_err().starts_with("group 70000 is beyond"));
+}
