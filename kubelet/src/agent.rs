@@ -24,6 +24,7 @@ use crate::pods::{PodManager, PodsConfig, PodsDependencies, PodsError};
 use crate::pressure::{PressureConfig, PressureManager, PressureParts, Sense};
 use crate::reporter::Reporter;
 use crate::session::Session;
+use crate::shutdown::{ShutdownPeriods, end_pods, machine_is_ending};
 use crate::snapshot::SnapshotFolder;
 use crate::state::StateHandle;
 use crate::streams::PodStreams;
@@ -65,6 +66,18 @@ pub struct Parts {
     pub network: Arc<dyn PodNetwork>,
     /// What keeps the node from running out of things; nothing for a node without a machine.
     pub pressure: Option<Pressure>,
+    /// How the node ends with its machine; nothing for a node without one.
+    pub ending: Option<Ending>,
+}
+
+/// How a node ends.
+pub struct Ending {
+    /// When the kubelet is told to end. What it has to do then is done before its shutdown.
+    pub told: CancellationToken,
+    /// How long pods have when the whole machine ends.
+    pub periods: ShutdownPeriods,
+    /// Where it tells that the node ends.
+    pub health: watch::Sender<Health>,
 }
 
 /// What keeps a node from running out of things.
@@ -84,7 +97,7 @@ pub struct Pressure {
 /// # Errors
 /// When what runs on the node cannot be taken over.
 pub async fn run(agent: Agent, parts: Parts, shutdown: CancellationToken) -> Result<(), PodsError> {
-    let Parts { config, runtime, images, network, pressure } = parts;
+    let Parts { config, runtime, images, network, pressure, ending } = parts;
     let dependencies = PodsDependencies {
         state: agent.state.clone(),
         runtime: Arc::clone(&runtime),
@@ -92,12 +105,17 @@ pub async fn run(agent: Agent, parts: Parts, shutdown: CancellationToken) -> Res
         network,
         reporter: agent.reporter.clone(),
         tokens: Arc::new(agent.link.clone()),
+        health: agent.health.clone(),
     };
     let pods = PodManager::new(config, dependencies);
     let pressure = pressure.map(|Pressure { config, sense, images, health }| {
         let (pods, reporter) = (Arc::clone(&pods), agent.reporter.clone());
         let parts = PressureParts { sense, runtime, images, pods, reporter, health };
         tokio::spawn(PressureManager::new(config, parts).run(shutdown.clone()))
+    });
+    let ending = ending.map(|ending| {
+        let (pods, reporter) = (Arc::clone(&pods), agent.reporter.clone());
+        tokio::spawn(end(ending, pods, reporter, shutdown.clone()))
     });
     let talk = tokio::spawn(agent.run(pods.clone(), shutdown.clone()));
     let result = pods.run(shutdown.clone()).await;
@@ -109,7 +127,26 @@ pub async fn run(agent: Agent, parts: Parts, shutdown: CancellationToken) -> Res
     if let Some(Err(error)) = OptionFuture::from(pressure).await {
         warn!(%error, "nothing kept the node from running out of things");
     }
+    if let Some(Err(error)) = OptionFuture::from(ending).await {
+        warn!(%error, "the pods were not ended");
+    }
     result
+}
+
+/// Waits until the kubelet is told to end. When the whole machine does, the pods end first; else they go
+/// on without a kubelet.
+async fn end(
+    ending: Ending,
+    pods: Arc<PodManager>,
+    reporter: Reporter,
+    shutdown: CancellationToken,
+) {
+    let Ending { told, periods, health } = ending;
+    let told = shutdown.run_until_cancelled(told.cancelled()).await;
+    if told.is_some() && !periods.is_off() && machine_is_ending().await {
+        end_pods(&periods, &pods, &health, &reporter).await;
+    }
+    shutdown.cancel();
 }
 
 /// Loads what the last session left on disk. Until a master can be reached, that is what the node

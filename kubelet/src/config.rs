@@ -14,6 +14,7 @@ use crate::pressure::threshold::{
     Graces, Period, Reclaims, Signal, Statements, Threshold, thresholds,
 };
 use crate::proxy::ProxyConfig;
+use crate::shutdown::ShutdownPeriods;
 
 /// The node agent of Kutter: runs the pods that a master binds to this machine.
 #[derive(Debug, Parser)]
@@ -150,6 +151,16 @@ pub struct Config {
     /// For so long a node says that it is short of something after it was.
     #[arg(long, default_value = "5m", value_name = "TIME")]
     pub eviction_pressure_transition_period: Period,
+    /// When the machine shuts down, pods have so long to end before the kubelet does; 0: they are left
+    /// to the machine. systemd has to be told to wait as long (TimeoutStopSec).
+    #[arg(long, default_value = "0", value_name = "TIME")]
+    pub shutdown_grace_period: Period,
+    /// The last part of that time, which critical pods have for themselves.
+    #[arg(long, default_value = "0", value_name = "TIME")]
+    pub shutdown_grace_period_critical_pods: Period,
+    /// The same by priority, the lowest first; instead of the two above.
+    #[arg(long, value_name = "PRIORITY=TIME,…", conflicts_with_all = ["shutdown_grace_period", "shutdown_grace_period_critical_pods"])]
+    pub shutdown_grace_period_by_pod_priority: Option<ShutdownPeriods>,
     /// What is set aside for Kutter itself, as cpu=200m,memory=500Mi,ephemeral-storage=1Gi.
     #[arg(long, default_value = "", value_name = "RESOURCE=AMOUNT,…")]
     pub kube_reserved: Reserved,
@@ -187,6 +198,20 @@ impl Config {
             &self.eviction_soft_grace_period,
             &self.eviction_minimum_reclaim,
         )
+    }
+
+    /// How long pods have when the machine ends.
+    ///
+    /// # Errors
+    /// When the operator's words contradict each other.
+    pub fn shutdown_periods(&self) -> Result<ShutdownPeriods, String> {
+        match &self.shutdown_grace_period_by_pod_priority {
+            Some(periods) => Ok(periods.clone()),
+            None => ShutdownPeriods::simple(
+                self.shutdown_grace_period.0,
+                self.shutdown_grace_period_critical_pods.0,
+            ),
+        }
     }
 
     /// What pods do not get: what is set aside, and what would be short at once.

@@ -10,6 +10,7 @@
 //! * [`pods`]: pod workers, probes, statuses; [`volumes`]: the files that pods see;
 //!   [`tokens`]: by which pods say who they are;
 //! * [`pressure`]: images and pods that go when the node runs short of something;
+//! * [`shutdown`]: the end of the pods with their machine;
 //! * [`network`]: pod addresses and routes; [`proxy`]: Services; [`dns`]: their names.
 
 pub mod agent;
@@ -31,6 +32,7 @@ pub mod pressure;
 pub mod proxy;
 pub mod reporter;
 pub mod session;
+pub mod shutdown;
 pub mod snapshot;
 pub mod state;
 pub mod streams;

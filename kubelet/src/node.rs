@@ -12,7 +12,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::agent::{self, Agent, Parts, Pressure};
+use crate::agent::{self, Agent, Ending, Parts, Pressure};
 use crate::config::{Config, images};
 use crate::dns;
 use crate::enrollment::{self, Enrolled, EnrollmentError};
@@ -34,9 +34,9 @@ pub enum NodeError {
     /// Not without privileges.
     #[error("the kubelet makes containers and networks; run it as root")]
     NotRoot,
-    /// What the operator says of bounds contradicts itself.
+    /// What the operator says contradicts itself.
     #[error("{0}")]
-    Thresholds(String),
+    Flags(String),
     /// Another kubelet is here.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -65,17 +65,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     if !nix::unistd::geteuid().is_root() {
         return Err(NodeError::NotRoot);
     }
-    let thresholds = config.thresholds().map_err(NodeError::Thresholds)?;
+    let periods = config.shutdown_periods().map_err(NodeError::Flags)?;
+    let thresholds = config.thresholds().map_err(NodeError::Flags)?;
     let low_is_high = config.image_gc_low_threshold >= config.image_gc_high_threshold;
     if low_is_high && config.image_gc_high_threshold < 100 {
         let reason = "--image-gc-low-threshold has to be below --image-gc-high-threshold";
-        return Err(NodeError::Thresholds(reason.to_owned()));
+        return Err(NodeError::Flags(reason.to_owned()));
     }
     let _lock = RootLock::take(&config.traces.root_dir)?;
     let Some(enrolled) = shutdown.run_until_cancelled(enrollment::enroll(&config)).await else {
         return Ok(());
     };
     let Enrolled { masters, credentials, folder } = enrolled?;
+    // What is to be done before the end is done in between.
+    let (told, shutdown) = (shutdown, CancellationToken::new());
     let node_name = credentials.node_name().to_owned();
 
     let (state, reporter) = (StateHandle::default(), Reporter::default());
@@ -122,11 +125,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         },
         sense: Arc::new(MachineSense { root_dir: root_dir.clone(), images_dir }),
         images: Arc::new(images.clone()),
-        health,
+        health: health.clone(),
     };
     let runtime_config = ShimRuntimeConfig { user_ids: config.user_ids, ..traces.runtime() };
     let runtime = ShimRuntime::open(runtime_config).await.map_err(NodeError::Runtime)?;
     let own_users = config.own_users && can_have_own_users(&runtime);
+    let ending = Ending { told, periods, health };
     let network =
         BridgeNetwork::new(traces.network(), state.clone()).map_err(NodeError::Network)?;
     let network = Arc::new(network);
@@ -150,6 +154,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
             node_name,
             node_addresses: vec![address],
             memory_capacity_bytes: machine.observe().memory_bytes,
+            max_pods: usize::try_from(config.max_pods).unwrap_or(usize::MAX),
             pod_max_pids: config.pod_max_pids,
             own_users,
         },
@@ -157,6 +162,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         images: Arc::new(images),
         network,
         pressure: Some(pressure),
+        ending: Some(ending),
     };
     let agent = Agent {
         masters,

@@ -50,6 +50,7 @@ pub const MAX_EVENTS: usize = 1024;
 pub struct Reporter {
     outbox: Arc<Mutex<Outbox>>,
     news: Arc<Notify>,
+    taken: Arc<Notify>,
 }
 
 impl Reporter {
@@ -97,7 +98,26 @@ impl Reporter {
             }
             report.status.is_some() || wanted(&report.key, uid)
         });
+        self.taken.notify_waiters();
         Unsent { pods, node: outbox.node.take(), events: std::mem::take(&mut outbox.events) }
+    }
+
+    /// Waits until a session has taken all that there is to tell.
+    pub async fn told(&self) {
+        loop {
+            let taken = self.taken.notified();
+            tokio::pin!(taken);
+            // From here on, so that nothing is taken unseen.
+            taken.as_mut().enable();
+            let all = {
+                let outbox = self.lock();
+                outbox.node.is_none() && outbox.pods.values().all(|report| report.sent)
+            };
+            if all {
+                return;
+            }
+            taken.await;
+        }
     }
 
     /// A new session knows nothing of what an older one said.

@@ -150,6 +150,13 @@ impl Ledger {
         Entry { ledger: self.clone(), uid: uid.to_owned() }
     }
 
+    /// What those of these pods that are in the ledger were promised, and how many they are.
+    pub(crate) fn promised_to(&self, is_meant: impl Fn(&str) -> bool) -> (Amounts, usize) {
+        let pods = self.pods();
+        let meant = pods.iter().filter(|(uid, _)| is_meant(uid));
+        meant.fold((Amounts::default(), 0), |(sum, count), (_, one)| (sum.plus(*one), count + 1))
+    }
+
     /// Tells when there is more room than before.
     pub(crate) fn freed(&self) -> watch::Receiver<()> {
         self.freed.subscribe()

@@ -238,7 +238,10 @@ impl Crew {
 
     /// All pods that have no worker yet get one.
     fn welcome_all(&mut self, found: &HashMap<String, SandboxState>) {
-        for pod in self.pods() {
+        let mut pods = self.pods();
+        // Those that were here before have their room; the others are taken if there is more.
+        pods.sort_by_key(|pod| !self.leftovers.contains_key(&uid_of(pod)));
+        for pod in pods {
             let uid = uid_of(&pod);
             if !self.hands.contains_key(&uid) {
                 self.leftovers.remove(&uid);

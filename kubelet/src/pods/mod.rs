@@ -7,6 +7,7 @@
 //!                                               └ status ──> Reporter
 //! ```
 
+mod admission;
 mod allocation;
 mod clock;
 mod connect;
@@ -43,8 +44,10 @@ use std::sync::Arc;
 
 use runtime::ContainerRuntime;
 use runtime::image::ImageService;
+use tokio::sync::watch;
 
 use crate::network::PodNetwork;
+use crate::node_status::Health;
 use crate::reporter::Reporter;
 use crate::state::StateHandle;
 use crate::tokens::TokenIssuer;
@@ -70,6 +73,8 @@ pub struct PodsConfig {
     pub node_addresses: Vec<IpAddr>,
     /// Memory of this node; a pod's share of it sets its place in the order of out-of-memory kills.
     pub memory_capacity_bytes: u64,
+    /// So many pods the node takes.
+    pub max_pods: usize,
     /// Processes and threads a container may have.
     pub pod_max_pids: i64,
     /// Whether a pod that says nothing has users of its own.
@@ -95,6 +100,8 @@ pub struct PodsDependencies {
     pub reporter: Reporter,
     /// By which they say who they are.
     pub tokens: Arc<dyn TokenIssuer>,
+    /// How the node fares.
+    pub health: watch::Receiver<Health>,
 }
 
 /// The pods of this node could not be taken over.

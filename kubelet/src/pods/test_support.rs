@@ -12,11 +12,13 @@ use runtime::image::{Image, ImageConfig, ImageError, ImageService, RegistryAuth}
 use runtime::{ContainerId, FakeRuntime, SandboxId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::{DEFAULT_POD_MAX_PIDS, PodManager, PodsConfig, PodsDependencies};
 use crate::network::{HostPort, NetworkError, PodNetwork};
+use crate::node_status::Health;
 use crate::reporter::Reporter;
 use crate::state::{Change, ClusterState, StateHandle};
 use crate::tokens::{TokenIssuer, TokenRequest};
@@ -30,6 +32,7 @@ pub(crate) fn config() -> PodsConfig {
         node_name: "node-1".to_owned(),
         node_addresses: vec!["192.0.2.1".parse().unwrap()],
         memory_capacity_bytes: 4 << 30,
+        max_pods: 110,
         pod_max_pids: DEFAULT_POD_MAX_PIDS,
         own_users: false,
     }
@@ -44,6 +47,7 @@ pub(crate) struct Bench {
     pub(crate) tokens: FakeTokens,
     pub(crate) state: StateHandle,
     pub(crate) reporter: Reporter,
+    pub(crate) health: watch::Sender<Health>,
     clock: Clock,
     began: tokio::time::Instant,
     running: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
@@ -65,6 +69,7 @@ impl Bench {
         let (network, state) = (FakeNetwork::default(), StateHandle::default());
         let tokens = FakeTokens::default();
         let (reporter, clock) = (Reporter::default(), Clock::tokio());
+        let health = watch::Sender::new(Health::default());
         let dependencies = PodsDependencies {
             state: state.clone(),
             runtime: Arc::new(runtime.clone()),
@@ -72,6 +77,7 @@ impl Bench {
             network: Arc::new(network.clone()),
             reporter: reporter.clone(),
             tokens: Arc::new(tokens.clone()),
+            health: health.subscribe(),
         };
         let config = config_in(folder.path());
         let manager = PodManager::with_clock(config, dependencies, clock.clone());
@@ -83,6 +89,7 @@ impl Bench {
             tokens,
             state,
             reporter,
+            health,
             clock,
             began: tokio::time::Instant::now(),
             running: None,
@@ -117,6 +124,7 @@ impl Bench {
             network: Arc::new(self.network.clone()),
             reporter: self.reporter.clone(),
             tokens: Arc::new(self.tokens.clone()),
+            health: self.health.subscribe(),
         };
         let config = config_in(self.folder.path());
         self.manager = PodManager::with_clock(config, dependencies, self.clock.clone());

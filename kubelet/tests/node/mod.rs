@@ -83,6 +83,7 @@ impl Node {
             node_name: "node-1".to_owned(),
             node_addresses: vec!["192.0.2.1".parse().unwrap()],
             memory_capacity_bytes: 4 << 30,
+            max_pods: 110,
             pod_max_pids: DEFAULT_POD_MAX_PIDS,
             own_users: true,
         };
@@ -93,6 +94,7 @@ impl Node {
             network: Arc::new(NoNetwork),
             reporter: reporter.clone(),
             tokens: Arc::new(NoTokens),
+            health: tokio::sync::watch::channel(kubelet::node_status::Health::default()).1,
         };
         let manager = PodManager::new(config, dependencies);
         let shutdown = CancellationToken::new();

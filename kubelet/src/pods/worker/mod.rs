@@ -24,7 +24,7 @@ mod tests;
 mod tokens;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::admission::{Surroundings, admit};
 use super::allocation::{Amounts, Entry, Ledger, Pending};
 use super::clock::{Clock, after, timestamp};
 use super::events::Teller;
@@ -109,6 +110,28 @@ const QUIET_START: Duration = Duration::from_millis(250);
 /// Probes of a pod's containers that may have news at the same time; more just wait.
 const PROBE_NEWS: usize = 16;
 
+/// Why the node does not take a pod that it never had; nothing when it does.
+fn refusal(context: &Context, uid: &str, pod: &Pod, wants: Amounts) -> Option<PodFailure> {
+    let state = &context.dependencies.state;
+    let (node, present) = state.read(|cluster| {
+        let present = cluster.pods.values().filter(|pod| !status::is_final(pod.status.as_ref()));
+        let uids = present.filter_map(|pod| pod.metadata.uid.clone());
+        (cluster.node.clone(), uids.collect::<HashSet<String>>())
+    });
+    let is_other = |other: &str| other != uid && present.contains(other);
+    let (used, pods) = context.ledger.promised_to(is_other);
+    let health = context.dependencies.health.borrow().clone();
+    let surroundings = Surroundings {
+        health: &health,
+        labels: node.as_ref().and_then(|node| node.metadata.labels.as_ref()),
+        allocatable: Amounts::allocatable(node.as_deref()),
+        used,
+        pods,
+        max_pods: context.config.max_pods,
+    };
+    admit(pod, wants, &surroundings).err()
+}
+
 impl Worker {
     /// A worker for the pod; `found` is what the runtime has of it.
     pub(crate) fn new(
@@ -130,7 +153,11 @@ impl Worker {
         observed.failed = failed;
         let promised = observed.containers.iter().map(|record| (record.role, &record.promised));
         let amounts = Amounts::of(promised);
-        let entry = (!observed.finished).then(|| context.ledger.enter(&identity.uid, amounts));
+        // One that was here before was taken then.
+        let is_new = unheard_of && known.as_ref().is_none_or(|known| known.start_time.is_none());
+        let refusal = is_new.then(|| refusal(&context, &identity.uid, &pod, amounts)).flatten();
+        let stays = !observed.finished && refusal.is_none();
+        let entry = stays.then(|| context.ledger.enter(&identity.uid, amounts));
         let start_time = known
             .as_ref()
             .and_then(|known| known.start_time.as_ref())
@@ -146,6 +173,11 @@ impl Worker {
             identity.clone(),
         )
         .knowing(&pod);
+        if let Some(refusal) = refusal {
+            tracing::info!(pod = %identity.key, message = refusal.message, "refusing a pod");
+            teller.warning(None, &refusal.reason, refusal.message.clone());
+            observed.failed = Some(refusal);
+        }
         let previous = known.filter(|known| known.container_statuses.is_some());
         let worker = Self {
             dir,

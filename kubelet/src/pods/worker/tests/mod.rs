@@ -1,5 +1,6 @@
 //! Pods over a fake runtime, in a time that passes as fast as nothing happens.
 
+mod admission;
 mod ends;
 mod ephemeral;
 mod init;

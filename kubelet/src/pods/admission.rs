@@ -1,0 +1,217 @@
+//! Whether a node takes a pod that was bound to it. Pure.
+//!
+//! The scheduler has seen to most of it. But a pod can name its node itself, the node may have changed
+//! since, and what the node is short of at this moment it knows first.
+
+use std::collections::BTreeMap;
+
+use proto::k8s::api::core::v1::{Pod, Toleration};
+
+use super::allocation::Amounts;
+use super::observed::PodFailure;
+use super::resources::QosClass;
+use crate::node_status::Health;
+use crate::pressure::is_critical;
+use crate::pressure::threshold::Condition;
+
+/// What a node has to say about a pod.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) health: &'a Health,
+    /// Nothing while the node does not know itself.
+    pub(crate) labels: Option<&'a BTreeMap<String, String>>,
+    pub(crate) allocatable: Amounts,
+    /// What the other pods were promised.
+    pub(crate) used: Amounts,
+    /// So many other pods are here.
+    pub(crate) pods: usize,
+    pub(crate) max_pods: usize,
+}
+
+/// Why the pod is not taken, in Kubernetes' words.
+pub(crate) fn admit(pod: &Pod, wants: Amounts, node: &Surroundings<'_>) -> Result<(), PodFailure> {
+    if node.health.shutting_down {
+        return refuse("NodeShutdown", "Pod was rejected as the node is shutting down.");
+    }
+    under_pressure(pod, node)?;
+    let amounts = [
+        (
+            "pods",
+            1,
+            i64::try_from(node.pods).unwrap_or(i64::MAX),
+            i64::try_from(node.max_pods).unwrap_or(i64::MAX),
+        ),
+        ("cpu", wants.cpu_milli, node.used.cpu_milli, node.allocatable.cpu_milli),
+        ("memory", wants.memory, node.used.memory, node.allocatable.memory),
+    ];
+    for (name, wanted, used, all) in amounts {
+        if wanted > 0 && wanted.saturating_add(used) > all {
+            return refuse(
+                &format!("OutOf{name}"),
+                &format!(
+                    "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, \
+                     capacity: {all}"
+                ),
+            );
+        }
+    }
+    let wanted = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
+    if let (Some(labels), Some(wanted)) = (node.labels, wanted)
+        && wanted.iter().any(|(key, value)| labels.get(key) != Some(value))
+    {
+        let message =
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        return refuse("NodeAffinity", message);
+    }
+    Ok(())
+}
+
+/// A node that is short of memory takes no pod that asks for none; one that is short of anything else
+/// takes none at all, but for those of the system.
+fn under_pressure(pod: &Pod, node: &Surroundings<'_>) -> Result<(), PodFailure> {
+    let pressures = &node.health.pressures;
+    if pressures.is_empty() || is_critical(pod) {
+        return Ok(());
+    }
+    let only_memory = pressures.iter().eq([&Condition::Memory]);
+    if only_memory && (QosClass::of(pod) != QosClass::BestEffort || tolerates_memory_pressure(pod))
+    {
+        return Ok(());
+    }
+    let names: Vec<&str> = pressures.iter().map(|condition| condition.name()).collect();
+    refuse("Evicted", &format!("The node had condition: [{}]. ", names.join(" ")))
+}
+
+fn tolerates_memory_pressure(pod: &Pod) -> bool {
+    let tolerates = |toleration: &Toleration| {
+        let of = |field: &Option<String>| field.clone().unwrap_or_default();
+        let (key, operator) = (of(&toleration.key), of(&toleration.operator));
+        let effect = of(&toleration.effect);
+        let key_fits =
+            key == "node.kubernetes.io/memory-pressure" || (key.is_empty() && operator == "Exists");
+        // The taint has no value.
+        let value_fits = operator == "Exists" || of(&toleration.value).is_empty();
+        key_fits && value_fits && (effect.is_empty() || effect == "NoSchedule")
+    };
+    pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten()).any(tolerates)
+}
+
+fn refuse(reason: &str, message: &str) -> Result<(), PodFailure> {
+    Err(PodFailure {
+        reason: reason.to_owned(),
+        message: format!("Pod was rejected: {message}"),
+        ..PodFailure::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::pods::test_support::{one_container, pod};
+
+    const PLENTY: Amounts = Amounts { cpu_milli: 2000, memory: 1000 };
+
+    fn verdict(
+        spec: Value,
+        pressures: &[Condition],
+        change: impl FnOnce(&mut Surroundings<'_>),
+    ) -> String {
+        let health = Health { pressures: pressures.iter().copied().collect(), ..Health::default() };
+        let labels = [("disk".to_owned(), "fast".to_owned())].into();
+        let mut node = Surroundings {
+            health: &health,
+            labels: Some(&labels),
+            allocatable: PLENTY,
+            used: Amounts { cpu_milli: 1500, memory: 900 },
+            pods: 109,
+            max_pods: 110,
+        };
+        change(&mut node);
+        let wants = Amounts { cpu_milli: 500, memory: 100 };
+        match admit(&pod("p", spec), wants, &node) {
+            Ok(()) => "admitted".to_owned(),
+            Err(failure) => format!("{}: {}", failure.reason, failure.message),
+        }
+    }
+
+    fn plain() -> Value {
+        one_container(json!({}))
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut spec = plain();
+        spec[field] = value;
+        spec
+    }
+
+    #[test]
+    fn a_node_takes_what_it_has_room_for() {
+        assert_eq!(verdict(plain(), &[], |_| {}), "admitted");
+        assert_eq!(
+            verdict(plain(), &[], |node| node.pods = 110),
+            "OutOfpods: Pod was rejected: Node didn't have enough resource: pods, requested: 1, \
+             used: 110, capacity: 110"
+        );
+        assert_eq!(
+            verdict(plain(), &[], |node| node.used.cpu_milli = 1501),
+            "OutOfcpu: Pod was rejected: Node didn't have enough resource: cpu, requested: 500, \
+             used: 1501, capacity: 2000"
+        );
+        assert!(verdict(plain(), &[], |node| node.used.memory = 901).starts_with("OutOfmemory: "));
+        let unknown = Amounts { cpu_milli: i64::MAX, memory: i64::MAX };
+        assert_eq!(verdict(plain(), &[], |node| node.allocatable = unknown), "admitted");
+    }
+
+    #[test]
+    fn a_node_takes_what_is_meant_for_it() {
+        let slow = || with("nodeSelector", json!({"disk": "slow"}));
+        assert_eq!(verdict(with("nodeSelector", json!({"disk": "fast"})), &[], |_| {}), "admitted");
+        assert_eq!(
+            verdict(slow(), &[], |_| {}),
+            "NodeAffinity: Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match \
+             Pod's node affinity/selector"
+        );
+        assert_eq!(verdict(slow(), &[], |node| node.labels = None), "admitted");
+    }
+
+    #[test]
+    fn a_node_that_is_short_takes_no_more() {
+        let asking = || one_container(json!({"resources": {"requests": {"memory": "1"}}}));
+        let memory = [Condition::Memory];
+        assert_eq!(
+            verdict(plain(), &memory, |_| {}),
+            "Evicted: Pod was rejected: The node had condition: [MemoryPressure]. "
+        );
+        assert_eq!(verdict(asking(), &memory, |_| {}), "admitted");
+        assert!(verdict(asking(), &[Condition::Disk], |_| {}).contains("[DiskPressure]"));
+        let both = [Condition::Memory, Condition::Disk];
+        assert!(verdict(asking(), &both, |_| {}).contains("[MemoryPressure DiskPressure]"));
+        assert_eq!(verdict(with("priority", json!(2_000_000_000)), &both, |_| {}), "admitted");
+        for (toleration, admitted) in [
+            (json!({"operator": "Exists"}), true),
+            (json!({"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}), true),
+            (json!({"key": "node.kubernetes.io/disk-pressure", "operator": "Exists"}), false),
+            (json!({"operator": "Exists", "effect": "NoExecute"}), false),
+        ] {
+            let spec = with("tolerations", json!([toleration.clone()]));
+            let taken = verdict(spec, &memory, |_| {}) == "admitted";
+            assert_eq!(taken, admitted, "{toleration}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_ends_takes_nothing() {
+        let health = Health { shutting_down: true, ..Health::default() };
+        let node = Surroundings {
+            health: &health,
+            labels: None,
+            allocatable: PLENTY,
+            used: Amounts::default(),
+            pods: 0,
+            max_pods: 1,
+        };
+        let failure = admit(&pod("p", plain()), Amounts::default(), &node).unwrap_err();
+        assert_eq!(failure.reason, "NodeShutdown");
+    }
+}
