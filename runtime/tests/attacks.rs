@@ -11,9 +11,10 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
-use common::{Rig, is_root};
+use common::{Rig, Running, is_root};
 use runtime::{
     CapabilityChanges, ContainerConfig, ContainerRuntime as _, Mount, MountSource, Resources,
+    SandboxConfig,
 };
 
 /// What must come of an attempt; several where kernels or control groups differ.
@@ -135,6 +136,22 @@ const EXPECTED_WITHOUT_POWER: &[(&str, &[&str])] = &[
     ("block device queue", &["EACCES", "EROFS", "ENOENT"]),
 ];
 
+/// What is different where its users are its own.
+const EXPECTED_WITH_OWN_USERS: &[(&str, &[&str])] = &[
+    // Its root may not even try.
+    ("core_pattern", &["EACCES"]),
+    ("modprobe", &["EACCES", "ENOENT"]),
+    ("ip_forward", &["EACCES", "EROFS"]),
+    ("sysrq-trigger", &["EACCES", "ENOENT"]),
+    ("sysrq", &["EACCES", "ENOENT"]),
+    ("binfmt_misc", &["EACCES", "ENOENT"]),
+    ("drop_caches", &["EACCES"]),
+    ("irq", &["EACCES"]),
+    ("uevent_helper", &["EACCES", "ENOENT"]),
+    ("power", &["EACCES", "ENOENT"]),
+    ("/proc/kmsg", &["EACCES", "EPERM"]),
+];
+
 /// Of the host, what an attack could have changed and no other test does. (Mounts, control groups
 /// and processes that are left are found by [`Rig::finish`].)
 fn host_state() -> BTreeMap<&'static str, String> {
@@ -239,6 +256,19 @@ async fn nothing_reaches_out_of_a_container() {
         .await
         .unwrap();
     judge(&String::from_utf8(executed.output).unwrap(), EXPECTED_OF_EXEC);
+
+    // As pods are by default: root in it is nobody on the machine.
+    if let Err(reason) = rig.runtime.own_users() {
+        eprintln!("left out: {reason}");
+    } else {
+        let sandbox = SandboxConfig { own_users: true, ..rig.sandbox_config("users") };
+        let sandbox = rig.runtime.create_sandbox(&sandbox).await.unwrap().config.id;
+        let config = attacker(&rig, "users", &["all"]);
+        let events = rig.runtime.events();
+        let state = rig.runtime.start_container(&sandbox, &config).await.unwrap();
+        Running { sandbox, container: config.id, state, events }.exit().await;
+        judge(&rig.output("users"), EXPECTED_WITH_OWN_USERS);
+    }
 
     rig.runtime.shutdown_all().await.unwrap();
     assert_eq!(host_state(), before);
