@@ -1,5 +1,6 @@
-//! How long the steps of a container's life take, and what a shim weighs. A report, not a test:
-//! `cargo bench -p runtime`, as root, on a machine that has nothing else to do.
+//! How long the steps of a container's life take, beside `runc run --detach` of an equal bundle if that
+//! is installed, and what a shim weighs. A report, not a test: `cargo bench -p runtime`, as root, on a
+//! machine that has nothing else to do.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -50,6 +51,13 @@ async fn report() {
             println!("  {step:16} {}", percentiles(times));
         }
     }
+    match runc(&rig) {
+        Ok(times) => {
+            println!("runc, no system-call filter, {ROUNDS} rounds:");
+            println!("  {:16} {}", "run --detach", percentiles(times));
+        }
+        Err(error) => println!("runc cannot be measured: {error}"),
+    }
     weigh(&rig).await;
     rig.finish().await;
 }
@@ -77,6 +85,38 @@ async fn one_life(
     times.exec.push(lap());
     runtime.remove_sandbox(&sandbox).await.expect("it goes");
     times.removal.push(lap());
+}
+
+/// The same program in the same files, made and started by runc; its removal does not count.
+fn runc(rig: &Rig) -> std::io::Result<Vec<Duration>> {
+    let bundle = rig.folder.path().join("bundle");
+    fs::create_dir(&bundle)?;
+    let runc = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("runc");
+        let streams = || std::process::Stdio::null();
+        command.args(arguments).current_dir(&bundle).stdin(streams()).stdout(streams());
+        match command.stderr(streams()).status()?.success() {
+            true => Ok(()),
+            false => Err(std::io::Error::other(format!("runc {} failed", arguments.join(" ")))),
+        }
+    };
+    runc(&["spec"])?;
+    let path = bundle.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+    config["process"]["terminal"] = false.into();
+    config["process"]["args"] = serde_json::json!(["sleep", "600"]);
+    // As ours, unlike the folder that `runc spec` expects, the layer is shared.
+    config["root"]["path"] = serde_json::json!(rig.layer);
+    fs::write(&path, serde_json::to_vec(&config)?)?;
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        let id = format!("kutter-bench-{}-{round}", std::process::id());
+        let began = Instant::now();
+        runc(&["run", "--detach", &id])?;
+        times.push(began.elapsed());
+        runc(&["delete", "--force", &id])?;
+    }
+    Ok(times)
 }
 
 fn percentiles(mut times: Vec<Duration>) -> String {

@@ -3,6 +3,7 @@
 
 mod idle;
 mod master;
+mod pods;
 mod starts;
 mod up;
 
@@ -24,8 +25,8 @@ use e2e::lab::{StoreKind, run};
 struct Arguments {
     #[command(subcommand)]
     part: Option<Part>,
-    /// One part only: starts, burst, idle or up.
-    #[arg(long, value_parser = ["starts", "burst", "idle", "up"])]
+    /// One part only: starts, burst, single, idle, many or up.
+    #[arg(long, value_parser = ["starts", "burst", "single", "idle", "many", "up"])]
     only: Option<String>,
     /// Pods to start one after the other.
     #[arg(long, default_value_t = 100)]
@@ -82,16 +83,25 @@ fn measure(Arguments { part, only, pods, idle_seconds }: Arguments) -> Result<()
         return stores.into_iter().try_for_each(|store| runtime.block_on(master::measure(store)));
     }
     let up = wanted("up");
-    run(check::lab(1, StoreKind::Embedded), move |lab| async move {
+    let mut config = check::lab(1, StoreKind::Embedded);
+    config.kubelet_args = vec!["--max-pods=250".to_owned()];
+    run(config, move |lab| async move {
         let client = check::client(&lab).await?;
         if wanted("starts") {
             starts::one_by_one(&lab, &client, pods).await?;
         }
         if wanted("burst") {
-            starts::at_once(&lab, &client, 50).await?;
+            starts::at_once(&lab, &client, 50, "3 s").await?;
+            starts::at_once(&lab, &client, 100, "5 s").await?;
+        }
+        if wanted("single") {
+            pods::single(&lab, &client).await?;
         }
         if wanted("idle") {
             idle::idle(&lab, &client, idle_seconds).await?;
+        }
+        if wanted("many") {
+            pods::many(&lab, &client, idle_seconds).await?;
         }
         Ok(())
     })?;
