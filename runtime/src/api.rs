@@ -179,8 +179,19 @@ pub struct Mount {
     pub source: MountSource,
     /// Absolute path in the container; made when it does not exist.
     pub destination: String,
-    /// Whether writing is refused.
-    pub read_only: bool,
+    /// What may be done with the files.
+    pub access: Access,
+}
+
+/// What a container may do with the files of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// All that their modes allow.
+    ReadWrite,
+    /// Look at them. What is mounted below stays as it is.
+    ReadOnly,
+    /// Look at them, and at what is mounted below.
+    ReadOnlyThroughout,
 }
 
 /// Where a mount's files come from.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::api::{ContainerConfig, IdRange, Mount, MountSource};
+use crate::api::{Access, ContainerConfig, IdRange, Mount, MountSource};
 use crate::isolation::{Capabilities, confine};
 use crate::plan::{
     Entrance, LaunchPlan, Limit, LimitKind, LogPlan, ProcessPlan, Processes, RootPlan, StagePlan,
@@ -296,8 +296,7 @@ fn mounts(
         mounts.push(match source_of(own, index, around) {
             Some(source) => {
                 number += 1;
-                let access = if own.read_only { "ro" } else { "rw" };
-                bind(&staged(number, &source), &own.destination, &[access])
+                bind(&staged(number, &source), &own.destination, access_options(own.access))
             }
             None => tmpfs(own),
         });
@@ -320,14 +319,24 @@ fn source_of(mount: &Mount, index: usize, around: &Surroundings) -> Option<PathB
     }
 }
 
+/// How a mount's access is said to libcontainer.
+fn access_options(access: Access) -> &'static [&'static str] {
+    match access {
+        Access::ReadWrite => &["rw"],
+        Access::ReadOnly => &["ro"],
+        // The second is for what is mounted below; without it that stays writable.
+        Access::ReadOnlyThroughout => &["ro", "rro"],
+    }
+}
+
 fn tmpfs(mount: &Mount) -> Value {
     let size_bytes = match mount.source {
         MountSource::Tmpfs { size_bytes } => size_bytes,
         MountSource::Host(_) | MountSource::Below { .. } => None,
     };
-    let access = if mount.read_only { "ro" } else { "rw" };
-    let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
-    options.extend([access.to_owned(), "mode=1777".to_owned()]);
+    let access = access_options(mount.access).iter().copied();
+    let options = ["nosuid", "nodev"].into_iter().chain(access).chain(["mode=1777"]);
+    let mut options: Vec<String> = options.map(str::to_owned).collect();
     options.extend(size_bytes.map(|bytes| format!("size={bytes}")));
     json!({
         "destination": mount.destination, "type": "tmpfs", "source": "tmpfs",

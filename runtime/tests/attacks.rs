@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use common::{Rig, Running, is_root};
 use runtime::{
-    CapabilityChanges, ContainerConfig, ContainerRuntime as _, Mount, MountSource, Resources,
-    SandboxConfig,
+    Access, CapabilityChanges, ContainerConfig, ContainerRuntime as _, Mount, MountSource,
+    Resources, SandboxConfig,
 };
 
 /// What must come of an attempt; several where kernels or control groups differ.
@@ -312,7 +312,7 @@ async fn who_takes_and_takes_is_stopped_and_neighbours_do_not_notice() {
     config.mounts = vec![Mount {
         source: MountSource::Tmpfs { size_bytes: Some(8 << 20) },
         destination: "/data".to_owned(),
-        read_only: false,
+        access: Access::ReadWrite,
     }];
     let (_, output) = rig.run_config_to_end(config).await;
     assert_eq!(output, "disk: ENOSPC\n");

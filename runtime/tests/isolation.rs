@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use common::{Rig, eventually, is_root, status_field};
-use runtime::{CapabilityChanges, ContainerRuntime, Mount, MountSource, Resources, SeccompProfile};
+use runtime::{
+    Access, CapabilityChanges, ContainerRuntime, Mount, MountSource, Resources, SeccompProfile,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn namespaces_are_its_own() {
@@ -151,7 +153,7 @@ async fn a_read_only_root_refuses_writes_but_not_on_mounts() {
     config.mounts = vec![Mount {
         source: MountSource::Tmpfs { size_bytes: None },
         destination: "/data".to_owned(),
-        read_only: false,
+        access: Access::ReadWrite,
     }];
     let (_, output) = rig.run_config_to_end(config).await;
     assert!(output.contains("touch: /x: Read-only file system"), "{output}");
@@ -283,7 +285,7 @@ async fn symlinks_in_an_image_lead_mounts_nowhere_else() {
     let mount = |destination: &str| Mount {
         source: MountSource::Host(host.clone()),
         destination: destination.to_owned(),
-        read_only: false,
+        access: Access::ReadWrite,
     };
     config.mounts = vec![mount("/escape/deep"), mount("/up/data")];
     // As images have it whose resolver is systemd's: a link to a file that is not there.
@@ -292,7 +294,7 @@ async fn symlinks_in_an_image_lead_mounts_nowhere_else() {
     config.mounts.push(Mount {
         source: MountSource::Host(host.join("file")),
         destination: "/etc/resolv.conf".to_owned(),
-        read_only: false,
+        access: Access::ReadWrite,
     });
     config.working_directory = "/escape/work".to_owned();
     let (exit, output) = rig.run_config_to_end(config).await;
@@ -359,7 +361,7 @@ async fn mounts_of_the_host_do_not_appear_in_a_running_container() {
     config.mounts = vec![Mount {
         source: MountSource::Host(host.clone()),
         destination: "/data".to_owned(),
-        read_only: false,
+        access: Access::ReadWrite,
     }];
     let running = rig.run_config("c", config).await;
     rig.await_output("c", "ready").await;

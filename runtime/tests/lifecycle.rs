@@ -6,7 +6,8 @@ use std::fs;
 
 use common::{Rig, eventually, is_root, runs};
 use runtime::{
-    ContainerId, ContainerRuntime, Error, Mount, MountSource, SandboxConfig, SandboxId, User,
+    Access, ContainerId, ContainerRuntime, Error, Mount, MountSource, SandboxConfig, SandboxId,
+    User,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +131,7 @@ async fn a_program_that_cannot_be_started_is_an_error_in_words() {
         }
     }
     let missing = MountSource::Host("/nowhere/at/all".into());
-    let mount = Mount { source: missing, destination: "/x".to_owned(), read_only: false };
+    let mount = Mount { source: missing, destination: "/x".to_owned(), access: Access::ReadWrite };
     let mut config = rig.container_config("c", &["true"]);
     config.mounts.push(mount);
     let result = rig.runtime.start_container(&sandbox, &config).await;
@@ -195,15 +196,15 @@ async fn environment_user_folder_and_mounts_are_as_asked() {
     config.working_directory = "/made/for/it".to_owned();
     let hosts = rig.folder.path().join("hosts");
     fs::write(&hosts, "127.0.0.1 me\n").unwrap();
-    let mount = |source, destination: &str, read_only| Mount {
+    let mount = |source, destination: &str, access| Mount {
         source,
         destination: destination.to_owned(),
-        read_only,
+        access,
     };
     config.mounts = vec![
-        mount(MountSource::Host(host), "/deep/in", true),
-        mount(MountSource::Host(hosts), "/etc/hosts", false),
-        mount(MountSource::Tmpfs { size_bytes: Some(1 << 16) }, "/tmpfs", false),
+        mount(MountSource::Host(host), "/deep/in", Access::ReadOnly),
+        mount(MountSource::Host(hosts), "/etc/hosts", Access::ReadWrite),
+        mount(MountSource::Tmpfs { size_bytes: Some(1 << 16) }, "/tmpfs", Access::ReadWrite),
     ];
     let (exit, output) = rig.run_config_to_end(config).await;
     assert_eq!(exit.exit_code, 0, "{output}");

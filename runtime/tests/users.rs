@@ -8,7 +8,8 @@ use std::path::Path;
 
 use common::{Rig, Running, is_root, status_field};
 use runtime::{
-    ContainerConfig, ContainerRuntime, Error, IdRange, Mount, MountSource, SandboxConfig, SandboxId,
+    Access, ContainerConfig, ContainerRuntime, Error, IdRange, Mount, MountSource, SandboxConfig,
+    SandboxId,
 };
 
 /// Says why where the machine cannot do it; every supported one can.
@@ -44,7 +45,7 @@ fn bind(source: &Path, destination: &str) -> Mount {
     Mount {
         source: MountSource::Host(source.to_owned()),
         destination: destination.to_owned(),
-        read_only: false,
+        access: Access::ReadWrite,
     }
 }
 
@@ -138,16 +139,20 @@ async fn volumes_keep_the_owners_that_they_have_on_the_machine() {
     fs::create_dir(&memory).unwrap();
     let flags = nix::mount::MsFlags::empty();
     nix::mount::mount(Some("x"), &memory, Some("tmpfs"), flags, Some("mode=777")).unwrap();
+    let below = host.join("below");
+    fs::create_dir(&below).unwrap();
+    nix::mount::mount(Some("x"), &below, Some("tmpfs"), flags, Some("mode=777")).unwrap();
     let (sandbox, _) = sandbox(&rig, "c").await;
     let script = "cat /data/of-root /etc/hosts; echo x > /data/new; echo y > /memory/new; \
-                  chown 7:8 /data/new; touch /ro/x; mount -o remount,rw /ro; \
+                  chown 7:8 /data/new; touch /ro/x; touch /ro/below/x && echo below; touch /throughout/below/y; mount -o remount,rw /ro; \
                   echo z > /tmp/z && ls -ldn /tmp /dev/shm; echo s > /dev/shm/s; echo end";
     let mut config = rig.container_config("c", &["sh", "-c", script]);
     config.mounts = vec![
         bind(&host, "/data"),
         bind(&memory, "/memory"),
         bind(&host.join("of-root"), "/etc/hosts"),
-        Mount { read_only: true, ..bind(&host, "/ro") },
+        Mount { access: Access::ReadOnly, ..bind(&host, "/ro") },
+        Mount { access: Access::ReadOnlyThroughout, ..bind(&host, "/throughout") },
         Mount { source: MountSource::Tmpfs { size_bytes: None }, ..bind(&host, "/tmp") },
     ];
     let mut running = start(&rig, &sandbox, config).await;
@@ -155,10 +160,13 @@ async fn volumes_keep_the_owners_that_they_have_on_the_machine() {
     let output = rig.output("c");
     assert!(output.starts_with("secret\nsecret\n"), "{output}");
     assert!(output.contains("touch: /ro/x: Read-only file system\n"), "{output}");
+    assert!(output.contains("\nbelow\n"), "{output}");
+    assert!(output.contains("touch: /throughout/below/y: Read-only file system\n"), "{output}");
     assert!(output.ends_with("end\n") && !output.contains("can't create"), "{output}");
     let new = fs::metadata(host.join("new")).unwrap();
     assert_eq!((new.uid(), new.gid()), (7, 8));
     assert_eq!(fs::metadata(memory.join("new")).unwrap().uid(), 0);
+    nix::mount::umount(&below).unwrap();
     nix::mount::umount(&memory).unwrap();
     rig.finish().await;
 }
@@ -226,6 +234,8 @@ async fn root_has_its_power_where_it_is_root() {
     running.exit().await;
     let output = rig.output("p");
     assert!(output.contains("/proc/sys/kernel/panic: Permission denied"), "{output}");
+    assert!(output.contains("\nbelow\n"), "{output}");
+    assert!(output.contains("touch: /throughout/below/y: Read-only file system\n"), "{output}");
     assert!(output.ends_with("end\n") && !output.contains("host\n"), "{output}");
     assert!(!output.contains("made\n"), "{output}");
     rig.finish().await;

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proto::k8s::api::core::v1::{Container, Pod, ResourceRequirements, VolumeMount};
+use proto::k8s::api::core::v1::{
+    Container, Pod, ResourceRequirements, VolumeMount, VolumeMountStatus,
+};
 use runtime::image::Image;
-use runtime::{ContainerConfig, ContainerId, Mount, MountSource, SandboxConfig, User};
+use runtime::{Access, ContainerConfig, ContainerId, Mount, MountSource, SandboxConfig, User};
 
 use super::PodsConfig;
 use super::env::{self, ConfigError, Sources};
@@ -127,7 +129,7 @@ pub(crate) fn prepare(
     mounts.push(Mount {
         source: MountSource::Host(termination_message.clone()),
         destination: termination_message_path(container).to_owned(),
-        read_only: false,
+        access: Access::ReadWrite,
     });
     let working_directory = [container.working_dir.as_deref(), Some(&image.config.working_dir)]
         .into_iter()
@@ -182,7 +184,7 @@ fn etc_mounts(etc: &Path) -> Vec<Mount> {
         .map(|name| Mount {
             source: MountSource::Host(etc.join(name)),
             destination: format!("/etc/{name}"),
-            read_only: false,
+            access: Access::ReadWrite,
         })
         .into()
 }
@@ -213,10 +215,42 @@ fn volume_mounts(
         mounts.push(Mount {
             source,
             destination: mount.mount_path.clone(),
-            read_only: volume.read_only || mount.read_only == Some(true),
+            access: access(volume.read_only, mount),
         });
     }
     Ok((mounts, sub_paths))
+}
+
+/// What the container may do with the files of a mount.
+fn access(is_volume_read_only: bool, mount: &VolumeMount) -> Access {
+    match (is_throughout(mount), is_volume_read_only || mount.read_only == Some(true)) {
+        (true, _) => Access::ReadOnlyThroughout,
+        (false, true) => Access::ReadOnly,
+        (false, false) => Access::ReadWrite,
+    }
+}
+
+/// Whether what is mounted below is read-only with the mount. The kernel can wherever containers
+/// run at all, so what is asked for if possible is done.
+fn is_throughout(mount: &VolumeMount) -> bool {
+    let mode = mount.recursive_read_only.as_deref();
+    mount.read_only == Some(true) && matches!(mode, Some("IfPossible" | "Enabled"))
+}
+
+/// What the status says of a container's mounts.
+pub(crate) fn mount_statuses(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts = container.volume_mounts.as_ref().filter(|mounts| !mounts.is_empty())?;
+    let status = |mount: &VolumeMount| {
+        let mode = if is_throughout(mount) { "Enabled" } else { "Disabled" };
+        VolumeMountStatus {
+            mount_path: mount.mount_path.clone(),
+            name: mount.name.clone(),
+            read_only: mount.read_only,
+            recursive_read_only: (mount.read_only == Some(true)).then(|| mode.to_owned()),
+            volume_status: None,
+        }
+    };
+    Some(mounts.iter().map(status).collect())
 }
 
 /// What of the volume is mounted; nothing: all of it.
@@ -312,11 +346,42 @@ mod tests {
     }
 
     #[test]
+    fn mounts_are_as_read_only_as_the_volume_and_the_pod_say() {
+        use Access::{ReadOnly, ReadOnlyThroughout, ReadWrite};
+        let cases = [
+            ((false, None, None), ReadWrite, None),
+            ((false, Some(false), None), ReadWrite, None),
+            ((true, None, None), ReadOnly, None),
+            ((false, Some(true), None), ReadOnly, Some("Disabled")),
+            ((false, Some(true), Some("Disabled")), ReadOnly, Some("Disabled")),
+            ((false, Some(true), Some("IfPossible")), ReadOnlyThroughout, Some("Enabled")),
+            ((true, Some(true), Some("Enabled")), ReadOnlyThroughout, Some("Enabled")),
+        ];
+        for ((of_volume, read_only, recursive), wanted, told) in cases {
+            let mount = VolumeMount {
+                name: "data".to_owned(),
+                mount_path: "/data".to_owned(),
+                read_only,
+                recursive_read_only: recursive.map(str::to_owned),
+                ..VolumeMount::default()
+            };
+            assert_eq!(access(of_volume, &mount), wanted, "{read_only:?} {recursive:?}");
+            let volume_mounts = Some(vec![mount]);
+            let container = Container { volume_mounts, ..Container::default() };
+            let status = mount_statuses(&container).unwrap().remove(0);
+            assert_eq!((status.name.as_str(), status.mount_path.as_str()), ("data", "/data"));
+            assert_eq!(status.read_only, read_only);
+            assert_eq!(status.recursive_read_only.as_deref(), told);
+        }
+        assert_eq!(mount_statuses(&Container::default()), None);
+    }
+
+    #[test]
     fn deeper_mounts_come_later_and_a_pods_own_mount_wins() {
         let mount = |destination: &str, source: &str| Mount {
             source: MountSource::Host(source.into()),
             destination: destination.to_owned(),
-            read_only: false,
+            access: Access::ReadWrite,
         };
         let mounts = without_shadowed(vec![
             mount("/etc/hosts", "ours"),

@@ -14,6 +14,7 @@ use proto::k8s::api::core::v1::{
 use proto::k8s::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::clock::after;
+use super::container::mount_statuses;
 use super::names::status_container_id;
 use super::observed::{
     Attempt, ContainerRecord, Exit, Failure, Observed, PostStart, START_ERROR, Sandbox,
@@ -133,8 +134,9 @@ struct Statuses {
 
 fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> ContainerStatus {
     let uid = input.pod.metadata.uid.as_deref().unwrap_or_default();
-    let image = spec::container(input.pod, &record.name);
-    let image = image.and_then(|spec| spec.image.clone()).unwrap_or_default();
+    let spec = spec::container(input.pod, &record.name);
+    let image = spec.as_ref().and_then(|spec| spec.image.clone()).unwrap_or_default();
+    let volume_mounts = spec.as_ref().and_then(|spec| mount_statuses(spec));
     let Some(attempt) = &record.current else {
         return ContainerStatus {
             image,
@@ -143,6 +145,7 @@ fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> Contai
             started: Some(false),
             last_state: record.last.clone().map(terminated_state),
             state: Some(waiting_state(waiting(input, record))),
+            volume_mounts,
             ..ContainerStatus::default()
         };
     };
@@ -177,6 +180,7 @@ fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> Contai
         restart_count: i32::try_from(attempt.labels.number).unwrap_or(i32::MAX),
         started: Some(started),
         state: Some(state),
+        volume_mounts,
         ..ContainerStatus::default()
     }
 }

@@ -100,12 +100,12 @@ fn own_mounts_come_after_the_standard_ones_in_their_order() {
         Mount {
             source: MountSource::Host(PathBuf::from("/data")),
             destination: "/data".to_owned(),
-            read_only: true,
+            access: Access::ReadOnly,
         },
         Mount {
             source: MountSource::Tmpfs { size_bytes: Some(4096) },
             destination: "/data/cache".to_owned(),
-            read_only: false,
+            access: Access::ReadWrite,
         },
     ];
     let spec = oci_spec(&ContainerConfig { mounts, ..config() }, &around());
@@ -114,6 +114,14 @@ fn own_mounts_come_after_the_standard_ones_in_their_order() {
     assert_eq!(own[0]["options"], json!(["rbind", "ro"]));
     assert_eq!(own[1]["destination"], "/data/cache");
     assert_eq!(own[1]["options"], json!(["nosuid", "nodev", "rw", "mode=1777", "size=4096"]));
+    let throughout = vec![Mount {
+        source: MountSource::Host(PathBuf::from("/data")),
+        destination: "/data".to_owned(),
+        access: Access::ReadOnlyThroughout,
+    }];
+    let spec = oci_spec(&ContainerConfig { mounts: throughout, ..config() }, &around());
+    let last = spec["mounts"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["options"], json!(["rbind", "ro", "rro"]));
 }
 
 #[test]
@@ -215,8 +223,11 @@ fn a_privileged_container_has_all_devices_and_nothing_masked() {
 fn with_users_of_its_own_everything_is_found_on_the_stage() {
     let users = Some(IdRange { first: 100_000, count: 65_536 });
     let around = Surroundings { users, has_clocks: true, ..around() };
-    let mount =
-        |path: &str, source| Mount { source, destination: path.to_owned(), read_only: false };
+    let mount = |path: &str, source| Mount {
+        source,
+        destination: path.to_owned(),
+        access: Access::ReadWrite,
+    };
     let mounts = vec![
         mount("/a", MountSource::Host(PathBuf::from("/data/a"))),
         mount("/tmp", MountSource::Tmpfs { size_bytes: None }),

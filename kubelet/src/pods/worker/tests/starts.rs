@@ -136,7 +136,10 @@ async fn a_config_map_volume_waits_for_its_map_and_follows_it() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "fast");
     let (_, config) = bench.runtime.started().remove(0);
     let mount = config.mounts.iter().find(|mount| mount.destination == "/cfg").unwrap();
-    assert!(mount.read_only);
+    assert_eq!(mount.access, runtime::Access::ReadOnly);
+    let status = bench.status("uid-web").unwrap();
+    let told = container_status(&status, "main").volume_mounts.as_ref().unwrap();
+    assert_eq!((told[0].name.as_str(), told[0].mount_path.as_str()), ("cfg", "/cfg"));
 
     bench.put_config_map("settings", &[("mode", "slow")]);
     bench.until("the file follows", || fs::read_to_string(&file).unwrap() == "slow").await;

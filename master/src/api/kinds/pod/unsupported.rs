@@ -170,16 +170,14 @@ pub(super) fn mount(mount: &VolumeMount, path: &Path, errors: &mut FieldErrors) 
         mount_propagation,
         name: _,
         read_only: _,
-        recursive_read_only,
+        recursive_read_only: _,
         sub_path: _,
         sub_path_expr: _,
     } = mount;
     let propagation = beyond(mount_propagation, &["", "None"]);
-    let recursive = beyond(recursive_read_only, &["", "Disabled"]);
     let fields = [
         (given(bind_mount_options), "bindMountOptions", "use readOnly"),
         (propagation, "mountPropagation", "mounts are private"),
-        (recursive, "recursiveReadOnly", "use readOnly"),
     ];
     refuse_set(path, fields, errors);
 }

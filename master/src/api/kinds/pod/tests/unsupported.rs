@@ -29,8 +29,7 @@ fn what_is_not_honoured_is_refused_with_a_sentence() {
         [("seLinuxOptions", json!({"level": "s0"})), ("windowsOptions", json!({}))];
     let of_container = [("volumeDevices", json!([{"name": "x", "devicePath": "/dev/x"}]))];
     let of_context = [("seLinuxOptions", json!({"level": "s0"})), ("windowsOptions", json!({}))];
-    let of_mount =
-        [("mountPropagation", json!("Bidirectional")), ("recursiveReadOnly", json!("Enabled"))];
+    let of_mount = [("mountPropagation", json!("Bidirectional"))];
     let places: [(&str, &str, Fields<'_>); 5] = [
         ("/spec", "spec", &of_pod),
         ("/spec/securityContext", "spec.securityContext", &of_pod_context),

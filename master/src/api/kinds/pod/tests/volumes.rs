@@ -158,6 +158,29 @@ fn volumes_and_mounts_keep_to_the_rules() {
 }
 
 #[test]
+fn what_is_mounted_below_is_read_only_with_the_mount_alone() {
+    let mount = "/spec/containers/0/volumeMounts/0";
+    let path = "spec.containers[0].volumeMounts.recursiveReadOnly";
+    let lone = format!("{path}: Forbidden: may only be specified when readOnly is true");
+    let known = "supported values: \"Disabled\", \"Enabled\", \"IfPossible\"";
+    let cases = [
+        (false, "Disabled", String::new()),
+        (true, "Disabled", String::new()),
+        (true, "Enabled", String::new()),
+        (true, "IfPossible", String::new()),
+        (false, "Enabled", lone.clone()),
+        (false, "IfPossible", lone),
+        (true, "", format!("{path}: Unsupported value: \"\": {known}")),
+        (true, "Always", format!("{path}: Unsupported value: \"Always\": {known}")),
+    ];
+    for (is_read_only, mode, wanted) in cases {
+        let pod = with(&full(), &format!("{mount}/readOnly"), json!(is_read_only));
+        let field = format!("{mount}/recursiveReadOnly");
+        check::<Pods>(&pod, vec![(&field, json!(mode), &wanted)]);
+    }
+}
+
+#[test]
 fn a_mount_has_one_sub_path() {
     let pod = with(&full(), "/spec/containers/0/volumeMounts/0/subPath", json!("a"));
     check::<Pods>(

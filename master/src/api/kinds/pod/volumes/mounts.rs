@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use proto::k8s as k8s_openapi;
 
 use super::super::super::path::Path;
@@ -10,6 +10,9 @@ use super::super::unsupported;
 use super::super::validate::climbs;
 use super::{CLIMBS, descending};
 use crate::api::field_error::{FieldError, FieldErrors};
+
+/// How what is mounted below a read-only mount may be treated.
+const RECURSIVE_READ_ONLY: [&str; 3] = ["Disabled", "Enabled", "IfPossible"];
 
 /// All that is wrong with the mounts of a container.
 pub(in super::super) fn validate_mounts(
@@ -51,6 +54,19 @@ pub(in super::super) fn validate_mounts(
         for (field, text) in [("subPath", sub_path), ("subPathExpr", expression)] {
             descending(text.as_deref().unwrap_or_default(), &of_list.child(field), errors);
         }
+        // So is this.
+        recursive_read_only(mount, &of_list.child("recursiveReadOnly"), errors);
         unsupported::mount(mount, &path, errors);
+    }
+}
+
+/// What is mounted below is read-only only with the mount itself.
+fn recursive_read_only(mount: &VolumeMount, path: &Path, errors: &mut FieldErrors) {
+    let Some(mode) = mount.recursive_read_only.as_deref() else { return };
+    if !RECURSIVE_READ_ONLY.contains(&mode) {
+        errors.push(FieldError::not_supported(path, mode, &RECURSIVE_READ_ONLY));
+    }
+    if matches!(mode, "Enabled" | "IfPossible") && mount.read_only != Some(true) {
+        errors.push(FieldError::forbidden(path, "may only be specified when readOnly is true"));
     }
 }
