@@ -234,8 +234,6 @@ async fn root_has_its_power_where_it_is_root() {
     running.exit().await;
     let output = rig.output("p");
     assert!(output.contains("/proc/sys/kernel/panic: Permission denied"), "{output}");
-    assert!(output.contains("\nbelow\n"), "{output}");
-    assert!(output.contains("touch: /throughout/below/y: Read-only file system\n"), "{output}");
     assert!(output.ends_with("end\n") && !output.contains("host\n"), "{output}");
     assert!(!output.contains("made\n"), "{output}");
     rig.finish().await;
