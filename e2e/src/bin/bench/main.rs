@@ -92,7 +92,6 @@ fn measure(Arguments { part, only, pods, idle_seconds }: Arguments) -> Result<()
         }
         if wanted("burst") {
             starts::at_once(&lab, &client, 50, "3 s").await?;
-            starts::at_once(&lab, &client, 100, "5 s").await?;
         }
         if wanted("single") {
             pods::single(&lab, &client).await?;
@@ -101,6 +100,7 @@ fn measure(Arguments { part, only, pods, idle_seconds }: Arguments) -> Result<()
             idle::idle(&lab, &client, idle_seconds).await?;
         }
         if wanted("many") {
+            starts::at_once(&lab, &client, 100, "5 s").await?;
             pods::many(&lab, &client, idle_seconds).await?;
         }
         Ok(())
