@@ -281,6 +281,8 @@ impl Cluster {
 
     /// Waits until the caches show what is expected.
     pub(crate) async fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        // What was written before is known: looks are into caches, which come a moment later.
+        self.objects.caches().fresh().await.expect("the store answers");
         let mut revisions = self.objects.caches().watch_revision();
         let wait = async {
             loop {
