@@ -143,7 +143,7 @@ fn respond_with(connection: &mut TcpStream, status: u16, body: &[u8]) -> io::Res
     connection.flush()
 }
 
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     nix::unistd::gethostname()
         .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -18,12 +18,19 @@
 //! testserver terminal         prints whether it has a terminal
 //! testserver read             prints what it reads, until end of input
 //! testserver parrot           says back every line it reads, until end of input; ends with 3
+//! testserver sink             says its host name to whoever connects to $PORT, and reads until they end
+//! testserver blast HOST:PORT SECONDS
+//!                             writes to a sink; prints the bytes per second
+//! testserver dial HOST:PORT N connects to a sink N times; prints the microseconds of each
+//! testserver until HOST:PORT NAME
+//!                             connects to sinks until NAME answers; prints when, in nanoseconds
 //! ```
 //!
 //! With `$LINGER_MS` it goes on serving for so long after it was told to end, as servers do that want
 //! to lose no request: it takes others a moment to learn that nothing should be sent here any more.
 
 mod http;
+mod load;
 
 use std::io::{IsTerminal, Read, Write};
 use std::net::{ToSocketAddrs, UdpSocket};
@@ -107,6 +114,18 @@ fn run(args: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
             std::io::stdin().read_to_string(&mut text)?;
             print!("{text}");
         }
+        ["sink"] => load::sink(port()?)?,
+        ["blast", address, seconds] => {
+            let time = Duration::from_secs(seconds.parse()?);
+            println!("{:.0}", load::blast(address, time)?);
+        }
+        ["dial", address, count] => {
+            let mut out = std::io::stdout().lock();
+            for time in load::dial(address, count.parse()?)? {
+                writeln!(out, "{time}")?;
+            }
+        }
+        ["until", address, name] => println!("{}", load::until(address, name)?),
         ["parrot"] => {
             for line in std::io::stdin().lines() {
                 println!("heard {}", line?);

@@ -3,6 +3,7 @@
 
 mod idle;
 mod master;
+mod network;
 mod pods;
 mod starts;
 mod up;
@@ -20,6 +21,7 @@ use e2e::lab::{StoreKind, run};
 ///   cargo build --release && cargo run --release -p e2e --bin bench
 ///   cargo run --release -p e2e --bin bench -- --only starts
 ///   cargo run --release -p e2e --bin bench -- master --store etcd
+///   cargo run --release -p e2e --bin bench -- network --services 1000
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment)]
 struct Arguments {
@@ -43,6 +45,12 @@ enum Part {
         /// One store only.
         #[arg(long)]
         store: Option<StoreKind>,
+    },
+    /// The pod network and Services.
+    Network {
+        /// How many Services many are.
+        #[arg(long, default_value_t = 10_000)]
+        services: usize,
     },
 }
 
@@ -76,11 +84,19 @@ fn measure(Arguments { part, only, pods, idle_seconds }: Arguments) -> Result<()
     // Who makes TLS connections here gets the provider that the workspace uses.
     let _ = rustls::crypto::ring::default_provider().install_default();
     println!("\n| measured | figure | budget | conditions |\n|---|---|---|---|");
-    if let Some(Part::Master { store }) = part {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let stores = store.map_or(vec![StoreKind::Embedded, StoreKind::Etcd], |one| vec![one]);
-        return stores.into_iter().try_for_each(|store| runtime.block_on(master::measure(store)));
+    match part {
+        Some(Part::Master { store }) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()?;
+            let mut stores = store
+                .map_or(vec![StoreKind::Embedded, StoreKind::Etcd], |one| vec![one])
+                .into_iter();
+            return stores.try_for_each(|store| runtime.block_on(master::measure(store)));
+        }
+        Some(Part::Network { services }) => return network::measure(services),
+        None => {}
     }
     let up = wanted("up");
     let mut config = check::lab(1, StoreKind::Embedded);
