@@ -11,7 +11,8 @@
 //!   [`tokens`]: by which pods say who they are;
 //! * [`pressure`]: images and pods that go when the node runs short of something;
 //! * [`shutdown`]: the end of the pods with their machine;
-//! * [`network`]: pod addresses and routes; [`proxy`]: Services; [`dns`]: their names.
+//! * [`network`]: pod addresses and routes; [`proxy`]: Services; [`dns`]: their names;
+//!   [`nft`]: the kernel's packet filter, for whoever has a table in it.
 
 pub mod agent;
 pub mod backoff;
@@ -25,6 +26,9 @@ mod files;
 pub mod join;
 pub mod lock;
 pub mod network;
+// All families and instructions are there and tried, also those that no table of ours has yet.
+#[allow(dead_code)]
+mod nft;
 pub mod node;
 pub mod node_status;
 pub mod pods;

@@ -3,41 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::elements::{Element, Key, of_node, of_service};
-use super::expr::{Chain, Hook, Rule, Set};
+use super::elements::{of_node, of_service};
 use super::program::{Shape, base_chains};
 use super::ruleset::Ruleset;
+use super::sets::Set;
 use super::takeover::layout;
-
-/// One step of a change. All steps that the kernel is told together take effect at once, or none
-/// does; see [`chains_ahead`] for what it is told before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// Makes the table; one that is there is kept.
-    AddTable,
-    /// Deletes the table with all that is in it.
-    DeleteTable,
-    /// Makes a set or map.
-    AddSet(Set),
-    /// Makes a chain.
-    AddChain { name: String, hook: Option<Hook> },
-    /// Deletes the rules of a chain.
-    FlushChain { name: String },
-    /// Puts a rule at the end of a chain.
-    AddRule { chain: String, rule: Rule },
-    /// Deletes a chain nothing leads to.
-    DeleteChain { name: String },
-    /// Adds elements of one set.
-    AddElements(Set, Vec<Element>),
-    /// Deletes elements of one set.
-    DeleteElements(Set, Vec<Key>),
-}
+use crate::nft::expr::{Chain, Ip};
+use crate::nft::set::{Element, Key};
+use crate::nft::table::Command;
 
 /// Puts a ruleset in place of whatever is there.
 pub(crate) fn replacement(ruleset: &Ruleset) -> Vec<Command> {
     // The first makes sure that there is something to delete.
     let mut commands = vec![Command::AddTable, Command::DeleteTable, Command::AddTable];
-    commands.extend(Set::ALL.map(Command::AddSet));
+    commands.extend(Set::ALL.map(|set| Command::AddSet(set.describe(Ip::V4))));
     commands.extend(changes(None, ruleset));
     commands
 }
@@ -90,9 +69,10 @@ fn changes(before: Option<&Ruleset>, after: &Ruleset) -> Vec<Command> {
     let mut commands = Vec::new();
     add_chains(&chains_before, &chains_after, &mut commands);
     let deleted = elements.deleted.into_iter();
-    commands.extend(deleted.map(|(set, keys)| Command::DeleteElements(set, keys)));
+    commands.extend(deleted.map(|(set, keys)| Command::DeleteElements(set.describe(Ip::V4), keys)));
     let added = elements.added.into_iter();
-    commands.extend(added.map(|(set, elements)| Command::AddElements(set, elements)));
+    commands
+        .extend(added.map(|(set, elements)| Command::AddElements(set.describe(Ip::V4), elements)));
     let gone = chains_before.keys().filter(|name| !chains_after.contains_key(*name));
     commands.extend(gone.map(|name| Command::DeleteChain { name: name.clone() }));
     commands
@@ -135,50 +115,47 @@ struct Elements {
 
 impl Elements {
     fn add_all(&mut self, after: &Ruleset) {
-        let mut all = Vec::new();
-        of_node(after, &mut all);
+        let mut put = |set, element| self.added.entry(set).or_default().push(element);
+        of_node(after, &mut put);
         for (at, service) in &after.services {
-            of_service(*at, service, &mut all);
-        }
-        for element in all {
-            self.added.entry(element.key.set).or_default().push(element);
+            of_service(*at, service, &mut put);
         }
     }
 
     fn compare(&mut self, before: &Ruleset, after: &Ruleset) {
-        let mut old = Vec::new();
-        let mut new = Vec::new();
-        of_node(before, &mut old);
-        of_node(after, &mut new);
+        // All together: what one Service gives up another may take in the same change.
+        let mut old = BTreeMap::new();
+        let mut put = |set, element: Element| {
+            old.insert((set, element.key.clone()), element);
+        };
+        of_node(before, &mut put);
         for (at, service) in &before.services {
             let unchanged = after.services.get(at).is_some_and(|same| Arc::ptr_eq(service, same));
             if !unchanged {
-                of_service(*at, service, &mut old);
+                of_service(*at, service, &mut put);
             }
         }
+        let mut put = |set, element: Element| {
+            match old.remove(&(set, element.key.clone())) {
+                Some(same) if same == element => return,
+                Some(_) => self.delete(set, element.key.clone()),
+                None => {}
+            }
+            self.added.entry(set).or_default().push(element);
+        };
+        of_node(after, &mut put);
         for (at, service) in &after.services {
             let unchanged = before.services.get(at).is_some_and(|same| Arc::ptr_eq(service, same));
             if !unchanged {
-                of_service(*at, service, &mut new);
+                of_service(*at, service, &mut put);
             }
         }
-        // All together: what one Service gives up another may take in the same change.
-        let mut old: BTreeMap<Key, Element> =
-            old.into_iter().map(|element| (element.key.clone(), element)).collect();
-        for element in new {
-            match old.remove(&element.key) {
-                Some(same) if same == element => continue,
-                Some(_) => self.delete(element.key.clone()),
-                None => {}
-            }
-            self.added.entry(element.key.set).or_default().push(element);
-        }
-        for (key, _) in old {
-            self.delete(key);
+        for ((set, key), _) in old {
+            self.delete(set, key);
         }
     }
 
-    fn delete(&mut self, key: Key) {
-        self.deleted.entry(key.set).or_default().push(key);
+    fn delete(&mut self, set: Set, key: Key) {
+        self.deleted.entry(set).or_default().push(key);
     }
 }

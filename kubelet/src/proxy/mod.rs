@@ -4,11 +4,11 @@
 //! * [`program`] says which chains do that, [`elements`] what is in their sets and maps. They are
 //!   few, and the same for all Services: a packet's cost does not grow with the number of Services.
 //! * [`diff`] finds what leads from one ruleset to another.
-//! * [`nft`] has the kernel do it in a table of our own: new chains first, then all the rest at once.
+//! * [`crate::nft`] has the kernel do it in a table of our own: new chains first, then all the rest
+//!   at once. It also notices when somebody else changes the table: then it is made anew.
 //! * [`conntrack`] ends flows that the kernel would go on sending where they should not go.
 //!
 //! * [`takeover`] reads back what an earlier kubelet left.
-//! * [`guard`] notices when somebody else changes the table: then it is made anew.
 //!
 //! Memory is the truth: the kernel is told what changes, and asked once, when the kubelet starts.
 //! Until a master is heard, what the kernel does for Services is newer than what is on disk, and stays.
@@ -17,13 +17,9 @@ mod conntrack;
 mod diff;
 mod elements;
 mod endpoints;
-mod expr;
-mod guard;
-mod message;
-mod nft;
 mod program;
 mod ruleset;
-mod socket;
+mod sets;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -37,12 +33,14 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::diff::{Command, difference, replacement};
-use self::guard::Guard;
-use self::nft::Nft;
-pub use self::nft::NftError as ProxyError;
+use self::diff::{difference, replacement};
 use self::ruleset::{Ranges, Ruleset, View};
+use self::sets::Set;
 use crate::network::{HostPorts, PodHostPorts, set_once};
+pub use crate::nft::NftError as ProxyError;
+use crate::nft::expr::Ip;
+use crate::nft::table::{Command, Family, Table};
+use crate::nft::{Guard, Nft};
 use crate::state::{Change, StateHandle};
 
 /// How a node's proxy is set up.
@@ -71,7 +69,7 @@ pub async fn run(
     let mut changes = state.changes();
     let mut host_ports = host_ports.subscribe();
     let mut retry = *RETRY.start();
-    let (nft, mut guard) = loop {
+    let (kernel, mut guard) = loop {
         match connect(&config) {
             Ok(connected) => break connected,
             Err(error) => warn!(error = chain(&error), ?retry, "failed to reach the rules"),
@@ -83,7 +81,7 @@ pub async fn run(
     };
     let mut proxy = Proxy {
         config,
-        nft: Arc::new(nft),
+        kernel: Arc::new(kernel),
         installed: Installed::Unknown,
         carries_on: false,
         conflicts: BTreeSet::new(),
@@ -141,15 +139,33 @@ pub async fn run(
     }
 }
 
+/// The table in the kernel.
+struct Kernel {
+    nft: Nft,
+    table: Table,
+}
+
+impl Kernel {
+    fn open(config: &ProxyConfig) -> Result<Self, ProxyError> {
+        let table = Table { family: Family::Ipv4, name: config.table.clone() };
+        Ok(Self { nft: Nft::open()?, table })
+    }
+
+    fn apply(&self, commands: &[Command]) -> Result<(), ProxyError> {
+        self.nft.apply(&[(&self.table, commands)])
+    }
+}
+
 /// A connection to change the table with, and news of changes that others make.
-fn connect(config: &ProxyConfig) -> Result<(Nft, Option<Guard>), ProxyError> {
-    let nft = Nft::open(&config.table)?;
-    let listening = nft.address().and_then(|own| Guard::listen(&config.table, own));
+fn connect(config: &ProxyConfig) -> Result<(Kernel, Option<Guard>), ProxyError> {
+    let kernel = Kernel::open(config)?;
+    let listening =
+        kernel.nft.address().and_then(|own| Guard::listen(vec![kernel.table.clone()], own));
     let guard = listening.map_err(|source| ProxyError::Socket {
         operation: "listen for changes of the rules".into(),
         source,
     })?;
-    Ok((nft, Some(guard)))
+    Ok((kernel, Some(guard)))
 }
 
 /// Waits until the table was changed by somebody else.
@@ -182,7 +198,7 @@ fn concerns(change: &Change) -> bool {
 
 struct Proxy {
     config: ProxyConfig,
-    nft: Arc<Nft>,
+    kernel: Arc<Kernel>,
     installed: Installed,
     /// Whether the Services' rules are those of an earlier kubelet, not yet compared with what a
     /// master says.
@@ -216,10 +232,10 @@ impl Proxy {
         ports: BTreeMap<String, PodHostPorts>,
     ) -> Result<(), ProxyError> {
         let before = std::mem::replace(&mut self.installed, Installed::Foreign);
-        let (nft, node) = (Arc::clone(&self.nft), self.config.node_name.clone());
+        let (kernel, node) = (Arc::clone(&self.kernel), self.config.node_name.clone());
         let carries_on = self.carries_on;
         let pass = tokio::task::spawn_blocking(move || {
-            pass(&nft, &node, before, carries_on, &view, &ports)
+            pass(&kernel, &node, before, carries_on, &view, &ports)
         });
         let outcome = pass.await.unwrap_or_else(|error| {
             Err(ProxyError::Socket {
@@ -238,7 +254,7 @@ impl Proxy {
 }
 
 fn pass(
-    nft: &Nft,
+    kernel: &Kernel,
     node_name: &str,
     before: Installed,
     carries_on: bool,
@@ -250,7 +266,7 @@ fn pass(
         Installed::Known(ruleset) => (Some(ruleset), carries_on),
         Installed::Foreign => (None, false),
         Installed::Unknown => {
-            let found = take_over(nft, &view.ranges).map(Arc::new);
+            let found = take_over(kernel, &view.ranges).map(Arc::new);
             let carries_on = found.is_some();
             (found, carries_on)
         }
@@ -273,9 +289,9 @@ fn pass(
             None => (Vec::new(), commands),
         };
         if !ahead.is_empty() {
-            install(nft, &ahead)?;
+            install(kernel, &ahead)?;
         }
-        install(nft, &commands)?;
+        install(kernel, &commands)?;
         let changed = conntrack::changed(known, &ruleset);
         match conntrack::forget(&changed) {
             Ok(0) => {}
@@ -296,9 +312,9 @@ fn pass(
 }
 
 /// What an earlier kubelet left in the kernel, if it can be carried on with.
-fn take_over(nft: &Nft, ranges: &Ranges) -> Option<Ruleset> {
+fn take_over(kernel: &Kernel, ranges: &Ranges) -> Option<Ruleset> {
     let started = Instant::now();
-    let found = match nft.dump() {
+    let found = match kernel.nft.dump(&kernel.table, &Set::ALL.map(|set| set.describe(Ip::V4))) {
         Ok(found) => found?,
         Err(error) => {
             warn!(error = chain(&error), "cannot read the rules that are there: replacing them");
@@ -318,8 +334,8 @@ fn take_over(nft: &Nft, ranges: &Ranges) -> Option<Ruleset> {
     }
 }
 
-fn install(nft: &Nft, commands: &[Command]) -> Result<(), ProxyError> {
-    nft.apply(commands)?;
+fn install(kernel: &Kernel, commands: &[Command]) -> Result<(), ProxyError> {
+    kernel.apply(commands)?;
     set_route_localnet("1")
 }
 
@@ -334,10 +350,10 @@ fn set_route_localnet(value: &str) -> Result<(), ProxyError> {
 
 /// Removes the proxy's table.
 pub async fn teardown(config: &ProxyConfig) -> Result<(), ProxyError> {
-    let table = config.table.clone();
+    let config = config.clone();
     let removal = tokio::task::spawn_blocking(move || {
         set_route_localnet("0")?;
-        Nft::open(&table)?.apply(&[Command::AddTable, Command::DeleteTable])
+        Kernel::open(&config)?.apply(&[Command::AddTable, Command::DeleteTable])
     });
     removal.await.unwrap_or_else(|error| {
         Err(ProxyError::Socket {

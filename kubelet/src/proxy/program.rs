@@ -17,16 +17,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::expr::{
-    Chain, ChainKind, DESTINATION_TRANSLATED, Expr, Field, Hook, HookPoint, LOCAL, LOOPBACK,
-    Register, Rejection, Rule, Set, Verdict, number, state,
-};
 use super::ruleset::Ranges;
+use super::sets::Set;
 use crate::network::Cidr4;
+use crate::nft::expr::{
+    Chain, ChainKind, DESTINATION_TRANSLATED, Expr, Field, Hook, HookPoint, Ip, LOCAL, LOOPBACK,
+    Rejection, Rule, Verdict, number, state,
+};
+use crate::nft::set::Bytes;
 
 /// The registers' use. Keys are read from consecutive ones, hence the order.
 mod register {
-    use super::Register;
+    use crate::nft::expr::Register;
 
     pub(super) const CLIENT: Register = Register(0);
     /// Address, protocol and port of a frontend: this and the next two.
@@ -114,7 +116,7 @@ impl Shape {
     }
 
     fn client_and_frontend(self) -> Vec<Expr> {
-        [vec![Expr::Load(Field::SourceAddress, register::CLIENT)], self.frontend()].concat()
+        [vec![Expr::Load(Field::SourceAddress(Ip::V4), register::CLIENT)], self.frontend()].concat()
     }
 
     /// Chooses any endpoint.
@@ -123,8 +125,8 @@ impl Shape {
 
         let choose = vec![
             Expr::Random { modulus: self.count, into: NUMBER },
-            Expr::Get(Set::Endpoints, FRONTEND, TARGET),
-            Expr::SendTo(TARGET, TARGET_PORT),
+            Expr::Get(Set::Endpoints.name().into(), FRONTEND, TARGET),
+            Expr::SendTo(Ip::V4, TARGET, TARGET_PORT),
         ];
         Chain { hook: None, rules: vec![rule("", [self.frontend(), choose].concat())] }
     }
@@ -133,17 +135,20 @@ impl Shape {
     fn sticky(self, send: &str) -> Chain {
         use register::{CLIENT, FRONTEND, NUMBER};
 
-        let before =
-            vec![Expr::Get(Set::Affinity, CLIENT, NUMBER), Expr::SetPriority(NUMBER), jump(send)];
+        let before = vec![
+            Expr::Get(Set::Affinity.name().into(), CLIENT, NUMBER),
+            Expr::SetPriority(NUMBER),
+            jump(send),
+        ];
         let by_chance = vec![
             Expr::Random { modulus: self.count, into: NUMBER },
-            Expr::Get(Set::Numbers, FRONTEND, NUMBER),
+            Expr::Get(Set::Numbers.name().into(), FRONTEND, NUMBER),
             Expr::SetPriority(NUMBER),
         ];
         // Remembering leaves a present value as it is.
         let forget = vec![
             Expr::Load(Field::Priority, NUMBER),
-            Expr::Forget { set: Set::Affinity, key: CLIENT, value: NUMBER },
+            Expr::Forget { set: Set::Affinity.name().into(), key: CLIENT, value: NUMBER },
         ];
         Chain {
             hook: None,
@@ -165,12 +170,17 @@ impl Shape {
 
         let remember = vec![
             Expr::Load(Field::Priority, NUMBER),
-            Expr::Remember { set: Set::Affinity, key: CLIENT, value: NUMBER, seconds },
+            Expr::Remember {
+                set: Set::Affinity.name().into(),
+                key: CLIENT,
+                value: NUMBER,
+                seconds,
+            },
         ];
         let send = vec![
             Expr::Load(Field::Priority, NUMBER),
-            Expr::Get(Set::Endpoints, FRONTEND, TARGET),
-            Expr::SendTo(TARGET, TARGET_PORT),
+            Expr::Get(Set::Endpoints.name().into(), FRONTEND, TARGET),
+            Expr::SendTo(Ip::V4, TARGET, TARGET_PORT),
         ];
         // Two rules: when no more clients can be remembered they are served all the same.
         Chain {
@@ -186,7 +196,7 @@ impl Shape {
 /// Loads where the packet is going.
 fn frontend() -> Vec<Expr> {
     vec![
-        Expr::Load(Field::DestinationAddress, register::FRONTEND),
+        Expr::Load(Field::DestinationAddress(Ip::V4), register::FRONTEND),
         Expr::Load(Field::Protocol, register::PROTOCOL),
         Expr::Load(Field::DestinationPort, register::PORT),
     ]
@@ -195,7 +205,7 @@ fn frontend() -> Vec<Expr> {
 /// Loads the port the packet is going to, with the address that stands for this node.
 fn node_frontend() -> Vec<Expr> {
     vec![
-        Expr::Constant([0; 4], register::FRONTEND),
+        Expr::Constant(number(0), register::FRONTEND),
         Expr::Load(Field::Protocol, register::PROTOCOL),
         Expr::Load(Field::DestinationPort, register::PORT),
     ]
@@ -214,9 +224,9 @@ fn within(field: Field, range: Cidr4) -> Vec<Expr> {
     let register = register::SCRATCH;
     let mut exprs = vec![Expr::Load(field, register)];
     if range.prefix() < 32 {
-        exprs.push(Expr::Mask(register, range.mask().octets()));
+        exprs.push(Expr::Mask(register, Bytes::EMPTY.with(&range.mask().octets())));
     }
-    exprs.push(Expr::Equal(register, range.network().octets()));
+    exprs.push(Expr::Equal(register, Bytes::EMPTY.with(&range.network().octets())));
     exprs
 }
 
@@ -239,11 +249,11 @@ fn then(mut exprs: Vec<Expr>, last: Expr) -> Vec<Expr> {
 }
 
 fn jump(chain: &str) -> Expr {
-    Expr::Verdict(Verdict::Jump(chain.to_owned()))
+    Expr::Verdict(Verdict::Jump(chain.into()))
 }
 
 fn goto(chain: &str) -> Expr {
-    Expr::Verdict(Verdict::Goto(chain.to_owned()))
+    Expr::Verdict(Verdict::Goto(chain.into()))
 }
 
 const ACCEPT: Expr = Expr::Verdict(Verdict::Accept);
@@ -284,16 +294,25 @@ pub(crate) fn base_chains(ranges: &Ranges) -> BTreeMap<String, Chain> {
 fn dispatch() -> Vec<Rule> {
     use register::{FRONTEND, TARGET, TARGET_PORT};
 
-    let to_pod =
-        || vec![Expr::Get(Set::HostPorts, FRONTEND, TARGET), Expr::SendTo(TARGET, TARGET_PORT)];
+    let to_pod = || {
+        vec![
+            Expr::Get(Set::HostPorts.name().into(), FRONTEND, TARGET),
+            Expr::SendTo(Ip::V4, TARGET, TARGET_PORT),
+        ]
+    };
     vec![
         rule(
             "cluster and external addresses",
-            then(frontend(), Expr::Vmap(Set::Services, FRONTEND)),
+            then(frontend(), Expr::Vmap(Set::Services.name().into(), FRONTEND)),
         ),
         rule(
             "node ports",
-            [to_this_node(), node_frontend(), vec![Expr::Vmap(Set::Services, FRONTEND)]].concat(),
+            [
+                to_this_node(),
+                node_frontend(),
+                vec![Expr::Vmap(Set::Services.name().into(), FRONTEND)],
+            ]
+            .concat(),
         ),
         rule("host ports of one address", [frontend(), to_pod()].concat()),
         rule("host ports", [to_this_node(), node_frontend(), to_pod()].concat()),
@@ -316,23 +335,23 @@ fn postrouting(ranges: &Ranges) -> Vec<Rule> {
         rule(
             "a pod that reached itself through a service must not see its own address",
             vec![
-                Expr::Load(Field::SourceAddress, SCRATCH),
-                Expr::Load(Field::DestinationAddress, SCRATCH_NEXT),
-                Expr::Contains(Set::Hairpins, SCRATCH),
+                Expr::Load(Field::SourceAddress(Ip::V4), SCRATCH),
+                Expr::Load(Field::DestinationAddress(Ip::V4), SCRATCH_NEXT),
+                Expr::Contains(Set::Hairpins.name().into(), SCRATCH),
                 Expr::Masquerade,
             ],
         ),
     ];
     // Answers to the pods of this node come back through it in any case.
     rules.extend(ranges.own.map(|own| {
-        rule("pods of this node", then(within(Field::SourceAddress, own), goto("outbound")))
+        rule("pods of this node", then(within(Field::SourceAddress(Ip::V4), own), goto("outbound")))
     }));
     rules.extend(ranges.services.iter().map(|range| {
         rule(
             "others who use a service: answers must come back through this node",
             [
                 translated(),
-                within(Field::OriginalDestinationAddress, *range),
+                within(Field::OriginalDestinationAddress(Ip::V4), *range),
                 vec![Expr::Masquerade],
             ]
             .concat(),
@@ -343,24 +362,31 @@ fn postrouting(ranges: &Ranges) -> Vec<Rule> {
             address,
             Expr::Load(Field::Protocol, PROTOCOL),
             Expr::Load(Field::OriginalDestinationPort, PORT),
-            Expr::Contains(Set::Masqueraded, FRONTEND),
+            Expr::Contains(Set::Masqueraded.name().into(), FRONTEND),
             Expr::Masquerade,
         ]
     };
     rules.extend([
         rule(
             "likewise, by an external address",
-            [translated(), original(Expr::Load(Field::OriginalDestinationAddress, FRONTEND))]
-                .concat(),
+            [
+                translated(),
+                original(Expr::Load(Field::OriginalDestinationAddress(Ip::V4), FRONTEND)),
+            ]
+            .concat(),
         ),
         rule(
             "likewise, by a node port",
-            [translated(), original(Expr::Constant([0; 4], FRONTEND))].concat(),
+            [translated(), original(Expr::Constant(number(0), FRONTEND))].concat(),
         ),
         rule(
             "from the loopback address to a pod",
-            [translated(), within(Field::SourceAddress, loopback_range()), vec![Expr::Masquerade]]
-                .concat(),
+            [
+                translated(),
+                within(Field::SourceAddress(Ip::V4), loopback_range()),
+                vec![Expr::Masquerade],
+            ]
+            .concat(),
         ),
     ]);
     rules
@@ -370,7 +396,7 @@ fn outbound(ranges: &Ranges) -> Vec<Rule> {
     let within_cluster = ranges.pods.iter().map(|range| {
         rule(
             "pods see each other's addresses",
-            then(within(Field::DestinationAddress, *range), ACCEPT),
+            then(within(Field::DestinationAddress(Ip::V4), *range), ACCEPT),
         )
     });
     within_cluster.chain([rule("to the outside", vec![Expr::Masquerade])]).collect()
@@ -392,7 +418,7 @@ fn prerouting() -> Vec<Rule> {
             "node ports work on the loopback address, which opens it to neighbours",
             [
                 from_outside,
-                within(Field::DestinationAddress, loopback_range()),
+                within(Field::DestinationAddress(Ip::V4), loopback_range()),
                 vec![Expr::Verdict(Verdict::Drop)],
             ]
             .concat(),
@@ -406,10 +432,11 @@ fn output() -> Vec<Rule> {
 }
 
 fn refuse(ranges: &Ranges) -> Vec<Rule> {
-    let refused = || vec![Expr::Contains(Set::Refused, register::FRONTEND), goto("reject")];
+    let refused =
+        || vec![Expr::Contains(Set::Refused.name().into(), register::FRONTEND), goto("reject")];
     let mut rules = vec![rule("services without endpoints", [frontend(), refused()].concat())];
     rules.extend(ranges.services.iter().map(|range| {
-        rule("no service", then(within(Field::DestinationAddress, *range), goto("reject")))
+        rule("no service", then(within(Field::DestinationAddress(Ip::V4), *range), goto("reject")))
     }));
     rules.push(rule(
         "node ports without endpoints",
@@ -419,7 +446,7 @@ fn refuse(ranges: &Ranges) -> Vec<Rule> {
 }
 
 fn reject() -> Vec<Rule> {
-    let tcp = [6, 0, 0, 0];
+    let tcp = Bytes::EMPTY.protocol(6);
     vec![
         rule(
             "",
@@ -439,7 +466,7 @@ fn forward(ranges: &Ranges) -> Vec<Rule> {
             "an answer that no connection claims would show its true source, and be reset",
             [
                 any_bit(Field::ConnectionState, state::INVALID),
-                within(Field::SourceAddress, own),
+                within(Field::SourceAddress(Ip::V4), own),
                 vec![Expr::Verdict(Verdict::Drop)],
             ]
             .concat(),

@@ -11,13 +11,16 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::diff::chains;
-use super::elements::{Element, Key, Value, of_node, of_service};
-use super::expr::Set;
+use super::elements::{of_node, of_service, read_frontend, read_target};
 use super::program::{Door, Shape, base_chains};
 use super::ruleset::{Frontend, Ranges, Ruleset, ServicePort, Target};
+use super::sets::Set;
+use crate::nft::Found;
+use crate::nft::expr::{Ip, Verdict};
+use crate::nft::set::{Element, Key, Value};
 
 /// To be raised when the same chains and sets are told to the kernel in another way than before.
-const ENCODING: u32 = 1;
+const ENCODING: u32 = 2;
 
 /// A name for all that elements rely on: what the chains do and what the sets hold. A chain of this
 /// name, without rules, marks the table; it comes and goes with what it stands for.
@@ -27,20 +30,11 @@ pub(crate) fn layout(ranges: &Ranges) -> String {
         .flat_map(|door| [None, Some(1)].map(|affinity| Shape { door, count: 1, affinity }))
         .flat_map(Shape::chains)
         .collect();
-    let sets = Set::ALL.map(|set| (set.name(), set.key(), set.values(), set.is_dynamic()));
+    let sets = Set::ALL.map(|set| set.describe(Ip::V4));
     let text = format!("{ENCODING} {:?} {shapes:?} {sets:?}", base_chains(ranges));
     let digest = Sha256::digest(text);
     let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("layout-{hex}")
-}
-
-/// A table of the kernel's.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Found {
-    /// How many rules each chain has.
-    pub(crate) chains: BTreeMap<String, usize>,
-    /// Of all sets, in any order.
-    pub(crate) elements: Vec<Element>,
 }
 
 /// Why a table cannot be carried on with.
@@ -60,9 +54,9 @@ pub(crate) fn take_over(found: &Found, ranges: &Ranges) -> Result<Ruleset, Unfit
     if !found.chains.contains_key(&layout(ranges)) {
         return Err(Unfit::Layout);
     }
-    let ruleset = read(&found.elements, ranges)?;
+    let ruleset = read(found, ranges)?;
     check_chains(&found.chains, &ruleset)?;
-    check_elements(&found.elements, &ruleset)?;
+    check_elements(found, &ruleset)?;
     Ok(ruleset)
 }
 
@@ -75,23 +69,30 @@ fn check_chains(found: &BTreeMap<String, usize>, ruleset: &Ruleset) -> Result<()
     other.map_or(Ok(()), |name| Err(Unfit::Chain(name.clone())))
 }
 
-fn check_elements(found: &[Element], ruleset: &Ruleset) -> Result<(), Unfit> {
-    let mut made = Vec::new();
-    of_node(ruleset, &mut made);
+fn check_elements(found: &Found, ruleset: &Ruleset) -> Result<(), Unfit> {
+    let mut made: HashMap<(Set, Key), Element> = HashMap::new();
+    let mut put = |set, element: Element| {
+        made.insert((set, element.key.clone()), element);
+    };
+    of_node(ruleset, &mut put);
     for (at, service) in &ruleset.services {
-        of_service(*at, service, &mut made);
+        of_service(*at, service, &mut put);
     }
-    let mut made: HashMap<Key, Element> =
-        made.into_iter().map(|element| (element.key.clone(), element)).collect();
-    for element in found.iter().filter(|element| !element.key.set.is_dynamic()) {
-        if made.remove(&element.key).as_ref() != Some(element) {
-            return Err(Unfit::Elements(format!("{element:?} is left over")));
+    for (set, element) in elements(found).filter(|(set, _)| !set.is_dynamic()) {
+        if made.remove(&(set, element.key.clone())).as_ref() != Some(element) {
+            return Err(Unfit::Elements(format!("{set:?} {element:?} is left over")));
         }
     }
-    match made.into_values().next() {
-        Some(missing) => Err(Unfit::Elements(format!("{missing:?} is missing"))),
+    match made.into_iter().next() {
+        Some((key, _)) => Err(Unfit::Elements(format!("{key:?} is missing"))),
         None => Ok(()),
     }
+}
+
+fn elements(found: &Found) -> impl Iterator<Item = (Set, &Element)> {
+    Set::ALL.into_iter().flat_map(|set| {
+        found.sets.get(set.name()).into_iter().flatten().map(move |element| (set, element))
+    })
 }
 
 /// The elements' meaning, sorted by what it is about.
@@ -107,13 +108,13 @@ struct Tables {
     remembered: HashMap<Frontend, u32>,
 }
 
-fn read(elements: &[Element], ranges: &Ranges) -> Result<Ruleset, Unfit> {
+fn read(found: &Found, ranges: &Ranges) -> Result<Ruleset, Unfit> {
     let mut ruleset = Ruleset { ranges: ranges.clone(), ..Ruleset::default() };
     let mut tables = Tables::default();
-    for element in elements {
+    for (set, element) in elements(found) {
         tables
-            .note(element, &mut ruleset)
-            .ok_or_else(|| Unfit::Elements(format!("{element:?} says nothing")))?;
+            .note(set, element, &mut ruleset)
+            .ok_or_else(|| Unfit::Elements(format!("{set:?} {element:?} says nothing")))?;
     }
     for (at, (shape, name)) in &tables.heads {
         let service = tables
@@ -126,40 +127,42 @@ fn read(elements: &[Element], ranges: &Ranges) -> Result<Ruleset, Unfit> {
 }
 
 impl Tables {
-    fn note(&mut self, element: &Element, ruleset: &mut Ruleset) -> Option<()> {
-        let mut key = element.key.bytes.parts();
+    fn note(&mut self, set: Set, element: &Element, ruleset: &mut Ruleset) -> Option<()> {
+        let mut key = element.key.from.parts();
         let value = match &element.value {
             Value::Bytes(bytes) => Some(bytes),
-            Value::None | Value::Goto(_) => None,
+            Value::None | Value::Verdict(_) => None,
         };
-        match element.key.set {
+        match set {
             Set::Services => {
-                let Value::Goto(chain) = &element.value else { return None };
+                let Value::Verdict(Verdict::Goto(chain)) = &element.value else { return None };
                 let shape = Shape::parse(chain)?;
-                self.heads.insert(key.frontend()?, (Some(shape), element.comment.clone()));
+                let name = element.comment.to_string();
+                self.heads.insert(read_frontend(&mut key)?, (Some(shape), name));
             }
             Set::Refused => {
-                self.heads.insert(key.frontend()?, (None, element.comment.clone()));
+                self.heads.insert(read_frontend(&mut key)?, (None, element.comment.to_string()));
             }
             Set::Masqueraded => {
-                self.masqueraded.insert(key.frontend()?);
+                self.masqueraded.insert(read_frontend(&mut key)?);
             }
             Set::Endpoints => {
-                let place = (key.frontend()?, key.number()?);
-                self.endpoints.insert(place, value?.parts().target()?);
+                let place = (read_frontend(&mut key)?, key.number()?);
+                self.endpoints.insert(place, read_target(&mut value?.parts())?);
             }
             Set::Numbers => {
-                let place = (key.frontend()?, key.number()?);
+                let place = (read_frontend(&mut key)?, key.number()?);
                 self.numbers.insert(place, value?.parts().number()?);
             }
             Set::Affinity => {
-                let _client = key.address()?;
+                let _client = key.ipv4()?;
                 let next = value?.parts().number()?.saturating_add(1);
-                let highest = self.remembered.entry(key.frontend()?).or_default();
+                let highest = self.remembered.entry(read_frontend(&mut key)?).or_default();
                 *highest = next.max(*highest);
             }
             Set::HostPorts => {
-                ruleset.host_ports.insert(key.frontend()?, value?.parts().target()?);
+                let at = read_frontend(&mut key)?;
+                ruleset.host_ports.insert(at, read_target(&mut value?.parts())?);
             }
             // They follow from the rest.
             Set::Hairpins => {}

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::machine::Machine;
 use super::{World, endpoint};
-use crate::proxy::diff::{Command, chains, difference, replacement};
+use crate::nft::table::Command;
+use crate::proxy::diff::{chains, difference, replacement};
 use crate::proxy::endpoints::arrange;
 use crate::proxy::ruleset::Target;
 use crate::proxy::takeover::layout;
@@ -242,10 +243,8 @@ fn the_rules_read_as_they_did() {
             writeln!(text, "  {}{comment}", exprs.join("; ")).unwrap();
         }
     }
-    for (set, elements) in
-        world.machine.elements.iter().collect::<std::collections::BTreeMap<_, _>>()
-    {
-        writeln!(text, "set {}", set.name()).unwrap();
+    for (set, (_, elements)) in &world.machine.sets {
+        writeln!(text, "set {set}").unwrap();
         for (key, (value, comment)) in elements {
             let line = format!("  {key:?} {value:?} {comment}");
             writeln!(text, "{}", line.trim_end()).unwrap();

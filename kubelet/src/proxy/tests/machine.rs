@@ -4,20 +4,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
-use crate::proxy::diff::Command;
-use crate::proxy::elements::Value;
-use crate::proxy::expr::{
+use crate::nft::expr::{
     Chain, DESTINATION_TRANSLATED, Expr, Field, HookPoint, LOCAL, LOOPBACK, Register, Rejection,
-    Set, Verdict, number,
+    Verdict, number,
 };
+use crate::nft::set::{Bytes, Kind, Set, Value};
+use crate::nft::table::Command;
 use crate::proxy::ruleset::Protocol;
 
 /// The table, as the kernel would hold it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Machine {
     pub(crate) chains: BTreeMap<String, Chain>,
-    pub(crate) elements: HashMap<Set, BTreeMap<Vec<u8>, (Value, String)>>,
+    pub(crate) sets: BTreeMap<String, (Set, Elements)>,
 }
+
+/// Values and comments.
+pub(crate) type Elements = BTreeMap<Vec<u8>, (Value, Box<str>)>;
 
 /// Addresses that are this node's own.
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
@@ -54,8 +57,16 @@ impl Machine {
     pub(crate) fn apply(&mut self, commands: &[Command]) {
         for command in commands {
             match command {
-                Command::AddTable | Command::AddSet(_) => {}
+                Command::AddTable => {}
                 Command::DeleteTable => *self = Self::default(),
+                Command::AddSet(set) => {
+                    let name = set.name.to_string();
+                    let there = self.sets.insert(name, (set.clone(), Elements::new()));
+                    assert!(there.is_none(), "{set:?} is there");
+                }
+                Command::DeleteSet(set) => {
+                    self.sets.remove(&*set.name).expect("a set");
+                }
                 Command::AddChain { name, hook } => {
                     let chain = Chain { hook: *hook, rules: Vec::new() };
                     let there = self.chains.insert(name.clone(), chain);
@@ -75,26 +86,32 @@ impl Machine {
                     self.chains.remove(name).expect("a chain");
                 }
                 Command::AddElements(set, elements) => {
+                    let (made, there) = self.sets.get_mut(&*set.name).expect("a set");
+                    assert_eq!(made, set);
                     for element in elements {
-                        assert_eq!(element.key.set, *set);
-                        if let Value::Goto(chain) = &element.value {
+                        if let Value::Verdict(verdict) = &element.value {
+                            let chain = verdict.chain().expect("a chain");
                             assert!(self.chains.contains_key(chain), "leads to {chain}");
                         }
                         let entry = (element.value.clone(), element.comment.clone());
-                        let key = element.key.bytes.as_slice().to_vec();
-                        let there = self.elements.entry(*set).or_default().insert(key, entry);
-                        assert_eq!(there, None, "{element:?} is there");
+                        let key = element.key.from.as_slice().to_vec();
+                        assert_eq!(key.len(), set.key_length());
+                        assert_eq!(there.insert(key, entry), None, "{element:?} is there");
                     }
                 }
                 Command::DeleteElements(set, keys) => {
                     for key in keys {
-                        let elements = self.elements.get_mut(set).expect("elements");
-                        elements.remove(key.bytes.as_slice()).expect("an element");
+                        let (_, there) = self.sets.get_mut(&*set.name).expect("a set");
+                        there.remove(key.from.as_slice()).expect("an element");
                     }
                 }
             }
         }
-        self.elements.retain(|_, elements| !elements.is_empty());
+    }
+
+    /// A set and what is in it.
+    fn set(&self, name: &str) -> &(Set, Elements) {
+        self.sets.get(name).expect("a set")
     }
 
     fn leads_to(&self, chain: &str) -> bool {
@@ -106,10 +123,10 @@ impl Machine {
             .flat_map(|rule| &rule.exprs)
             .any(|expr| target(expr) == Some(chain));
         let by_element = self
-            .elements
+            .sets
             .values()
-            .flat_map(BTreeMap::values)
-            .any(|(value, _)| *value == Value::Goto(chain.to_owned()));
+            .flat_map(|(_, elements)| elements.values())
+            .any(|(value, _)| *value == Value::Verdict(Verdict::Goto(chain.into())));
         by_rule || by_element
     }
 
@@ -139,7 +156,7 @@ impl Machine {
 
 fn target(expr: &Expr) -> Option<&str> {
     match expr {
-        Expr::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),
+        Expr::Verdict(verdict) => verdict.chain(),
         _ => None,
     }
 }
@@ -226,36 +243,42 @@ impl Run<'_> {
             };
             match expr {
                 Expr::Load(field, into) => {
-                    write(&mut registers, *into, &self.field(*field));
+                    write(&mut registers, *into, self.field(*field).as_slice());
                 }
-                Expr::Constant(value, into) => write(&mut registers, *into, value),
+                Expr::Constant(value, into) => write(&mut registers, *into, value.as_slice()),
                 Expr::Mask(on, mask) => {
                     let masked: Vec<u8> = one(&registers, *on)
                         .iter()
-                        .zip(mask)
+                        .zip(mask.as_slice())
                         .map(|(byte, mask)| byte & mask)
                         .collect();
                     write(&mut registers, *on, &masked);
                 }
-                Expr::Equal(on, value) if one(&registers, *on) != *value => return Flow::Next,
-                Expr::Differs(on, value) if one(&registers, *on) == *value => return Flow::Next,
+                Expr::Equal(on, value) if one(&registers, *on) != value.as_slice() => {
+                    return Flow::Next;
+                }
+                Expr::Differs(on, value) if one(&registers, *on) == value.as_slice() => {
+                    return Flow::Next;
+                }
                 Expr::Equal(..) | Expr::Differs(..) => {}
                 Expr::Random { modulus, into } => {
-                    write(&mut registers, *into, &number(self.packet.chance % modulus));
+                    write(&mut registers, *into, number(self.packet.chance % modulus).as_slice());
                 }
                 Expr::Contains(set, key) => {
-                    let key = read(&registers, *key, set.key().len() * 4);
-                    if self.look_up(*set, &key).is_none() {
+                    let key = read(&registers, *key, self.machine.set(set).0.key_length());
+                    if self.look_up(set, &key).is_none() {
                         return Flow::Next;
                     }
                 }
                 Expr::Get(set, key, into) => {
-                    let key = read(&registers, *key, set.key().len() * 4);
-                    match self.look_up(*set, &key) {
+                    let key = read(&registers, *key, self.machine.set(set).0.key_length());
+                    match self.look_up(set, &key) {
                         Some(Value::Bytes(value)) => {
                             write(&mut registers, *into, value.as_slice());
                         }
-                        _ => match self.remembered.get(&key).filter(|_| set.is_dynamic()) {
+                        _ => match self.remembered.get(&key).filter(|_| {
+                            matches!(self.machine.set(set).0.kind, Kind::Remembered { .. })
+                        }) {
                             Some((value, until)) if *until > self.packet.at => {
                                 write(&mut registers, *into, value);
                             }
@@ -264,14 +287,16 @@ impl Run<'_> {
                     }
                 }
                 Expr::Vmap(set, key) => {
-                    let key = read(&registers, *key, set.key().len() * 4);
-                    match self.look_up(*set, &key) {
-                        Some(Value::Goto(chain)) => return Flow::Goto(chain.clone()),
+                    let key = read(&registers, *key, self.machine.set(set).0.key_length());
+                    match self.look_up(set, &key) {
+                        Some(Value::Verdict(Verdict::Goto(chain))) => {
+                            return Flow::Goto(chain.to_string());
+                        }
                         _ => return Flow::Next,
                     }
                 }
                 Expr::Remember { set, key, value, seconds } => {
-                    let key = read(&registers, *key, set.key().len() * 4);
+                    let key = read(&registers, *key, self.machine.set(set).0.key_length());
                     let value = read(&registers, *value, 4);
                     let now = self.packet.at;
                     let until = now + u64::from(*seconds);
@@ -280,13 +305,13 @@ impl Run<'_> {
                     self.remembered.entry(key).or_insert((value, until)).1 = until;
                 }
                 Expr::Forget { set, key, .. } => {
-                    let key = read(&registers, *key, set.key().len() * 4);
+                    let key = read(&registers, *key, self.machine.set(set).0.key_length());
                     self.remembered.remove(&key);
                 }
                 Expr::SetPriority(value) => {
                     self.priority = u32::from_ne_bytes(one(&registers, *value));
                 }
-                Expr::SendTo(address, port) => {
+                Expr::SendTo(_, address, port) => {
                     let address = Ipv4Addr::from(one(&registers, *address));
                     let [high, low, ..] = one(&registers, *port);
                     return Flow::End(End::SentTo((address, u16::from_be_bytes([high, low]))));
@@ -295,44 +320,46 @@ impl Run<'_> {
                 Expr::Reject(rejection) => {
                     return Flow::End(End::Final(Outcome::Refused(*rejection)));
                 }
+                Expr::Lacks(..) | Expr::SetConnectionMark(_) | Expr::Verdict(Verdict::Return) => {
+                    unreachable!("no rule of the proxy's does {expr}")
+                }
                 Expr::Verdict(Verdict::Accept) => return Flow::End(End::Accepted),
                 Expr::Verdict(Verdict::Drop) => return Flow::End(End::Final(Outcome::Dropped)),
-                Expr::Verdict(Verdict::Jump(chain)) => return Flow::Jump(chain.clone()),
-                Expr::Verdict(Verdict::Goto(chain)) => return Flow::Goto(chain.clone()),
+                Expr::Verdict(Verdict::Jump(chain)) => return Flow::Jump(chain.to_string()),
+                Expr::Verdict(Verdict::Goto(chain)) => return Flow::Goto(chain.to_string()),
             }
         }
         Flow::Next
     }
 
-    fn look_up(&self, set: Set, key: &[u8]) -> Option<&Value> {
-        self.machine.elements.get(&set)?.get(key).map(|(value, _)| value)
+    fn look_up(&self, set: &str, key: &[u8]) -> Option<&Value> {
+        self.machine.set(set).1.get(key).map(|(value, _)| value)
     }
 
-    fn field(&self, field: Field) -> [u8; 4] {
+    fn field(&self, field: Field) -> Bytes {
         const NEW: u32 = 8;
         const UPLINK: u32 = 2;
 
-        let port = |port: u16| {
-            let [high, low] = port.to_be_bytes();
-            [high, low, 0, 0]
-        };
+        let address = |address: Ipv4Addr| Bytes::EMPTY.address(address.into());
+        let port = |port: u16| Bytes::EMPTY.port(port);
         let own = |address: Ipv4Addr| is_own(address);
         let interface = |is_local: bool| number(if is_local { LOOPBACK } else { UPLINK });
         let translated = self.packet.destination != self.original.destination
             || self.packet.port != self.original.port;
         match field {
-            Field::SourceAddress => self.packet.source.octets(),
-            Field::DestinationAddress => self.packet.destination.octets(),
+            Field::SourceAddress(_) => address(self.packet.source),
+            Field::DestinationAddress(_) => address(self.packet.destination),
             Field::DestinationPort => port(self.packet.port),
-            Field::Protocol => [self.packet.protocol.number(), 0, 0, 0],
+            Field::Protocol => Bytes::EMPTY.protocol(self.packet.protocol.number()),
             Field::InputInterface => interface(own(self.packet.source)),
             Field::OutputInterface => interface(own(self.packet.destination)),
             Field::DestinationType => number(if own(self.packet.destination) { LOCAL } else { 1 }),
             Field::ConnectionState => number(NEW),
             Field::ConnectionStatus => number(if translated { DESTINATION_TRANSLATED } else { 0 }),
-            Field::OriginalDestinationAddress => self.original.destination.octets(),
+            Field::OriginalDestinationAddress(_) => address(self.original.destination),
             Field::OriginalDestinationPort => port(self.original.port),
             Field::Priority => number(self.priority),
+            other => unreachable!("no rule of the proxy's looks at {other:?}"),
         }
     }
 }

@@ -15,11 +15,12 @@ use proto::k8s::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use self::machine::{Machine, Outcome, Packet, Remembered};
-use super::diff::{Command, chains_ahead, difference, replacement};
-use super::expr::Rejection;
+use super::diff::{chains_ahead, difference, replacement};
 use super::program::Shape;
 use super::ruleset::{Protocol, Ranges, Ruleset, View, ruleset};
 use crate::network::PodHostPorts;
+use crate::nft::expr::Rejection;
+use crate::nft::table::Command;
 
 /// A cluster as this node, `here`, knows it, and the filter of this node.
 #[derive(Default)]
@@ -100,9 +101,9 @@ impl World {
             None => (Vec::new(), commands),
         };
         // What goes ahead leads nobody anywhere yet.
-        let elements = self.machine.elements.clone();
+        let sets = self.machine.sets.clone();
         self.machine.apply(&ahead);
-        assert_eq!(self.machine.elements, elements);
+        assert_eq!(self.machine.sets, sets);
         assert!(
             !rest.iter().any(|command| match command {
                 Command::AddChain { name, .. } => Shape::parse(name).is_some(),
@@ -139,6 +140,7 @@ impl World {
                     }
                     Outcome::Refused(Rejection::TcpReset) => "reset".to_owned(),
                     Outcome::Refused(Rejection::PortUnreachable) => "unreachable".to_owned(),
+                    Outcome::Refused(Rejection::Prohibited) => "prohibited".to_owned(),
                     Outcome::Dropped => "dropped".to_owned(),
                 }
             })

@@ -1,37 +1,45 @@
 //! What a kubelet finds in the kernel when it starts again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::changes::{Dice, change_something};
 use super::{POD, World, endpoint, ranges};
+use crate::nft::Found;
+use crate::nft::set::{Bytes, Element, Value};
 use crate::proxy::diff::difference;
-use crate::proxy::elements::{Bytes, Element, Key};
-use crate::proxy::expr::Set;
 use crate::proxy::program::{Door, Shape};
 use crate::proxy::ruleset::{Ranges, Ruleset, with_same_services};
-use crate::proxy::takeover::{Found, Unfit, layout, take_over};
+use crate::proxy::sets::Set;
+use crate::proxy::takeover::{Unfit, layout, take_over};
 
 impl World {
     /// The filter's table, as the kernel would tell it.
     fn found(&self) -> Found {
         let machine = &self.machine;
         let chains = machine.chains.iter();
-        let element = |set: Set, bytes: &[u8], value: &crate::proxy::elements::Value, of: &str| {
-            let key = Key { set, bytes: Bytes::from_slice(bytes).unwrap() };
-            Element { key, value: value.clone(), comment: of.to_owned() }
+        let element = |bytes: &[u8], value: &Value, comment: &str| {
+            let key = Bytes::from_slice(bytes).unwrap();
+            Element::new(key, value.clone()).with_comment(comment)
         };
-        let made = machine.elements.iter().flat_map(|(set, elements)| {
-            elements.iter().map(|(key, (value, comment))| element(*set, key, value, comment))
-        });
+        let mut sets: BTreeMap<String, Vec<Element>> = machine
+            .sets
+            .iter()
+            .map(|(name, (_, elements))| {
+                let elements = elements.iter();
+                let told = elements.map(|(key, (value, comment))| element(key, value, comment));
+                (name.clone(), told.collect())
+            })
+            .collect();
         let remembered = self.remembered.iter().map(|(key, (value, _))| {
-            let value = crate::proxy::elements::Value::Bytes(Bytes::from_slice(value).unwrap());
-            element(Set::Affinity, key, &value, "")
+            element(key, &Value::Bytes(Bytes::from_slice(value).unwrap()), "")
         });
+        sets.entry(Set::Affinity.name().to_owned()).or_default().extend(remembered);
         Found {
             chains: chains.map(|(name, chain)| (name.clone(), chain.rules.len())).collect(),
-            elements: made.chain(remembered).collect(),
+            sets,
         }
     }
 
@@ -144,12 +152,14 @@ fn a_table_that_this_program_would_not_have_made_is_not_taken_over() {
     let mut extra = found.clone();
     extra.chains.insert("mine".into(), 1);
     assert_eq!(take(&extra), Err(Unfit::Chain("mine".into())));
-    for index in 0..found.elements.len() {
-        let mut less = found.clone();
-        let gone = less.elements.remove(index);
-        // Without it, it looks like a Service that does not ask for it: the next pass mends that.
-        let fits = gone.key.set == Set::Masqueraded;
-        assert_eq!(take(&less).is_ok(), fits, "{gone:?}");
+    for (set, elements) in &found.sets {
+        for index in 0..elements.len() {
+            let mut less = found.clone();
+            let gone = less.sets.get_mut(set).unwrap().remove(index);
+            // Without it, it looks like a Service that does not ask for it: the next pass mends that.
+            let fits = set == Set::Masqueraded.name();
+            assert_eq!(take(&less).is_ok(), fits, "{set} {gone:?}");
+        }
     }
 }
 

@@ -2,21 +2,23 @@
 //!
 //! The numbers are those of `linux/netfilter/nf_tables.h`.
 
-use super::encode::NFPROTO_IPV4;
-use crate::proxy::expr::{Expr, Field, Register, Rejection, Set, Verdict};
-use crate::proxy::message::Messages;
+use super::expr::{Expr, Field, Ip, Register, Rejection, Verdict};
+use super::message::Messages;
+use super::set::Bytes;
+use super::table::Family;
 
 /// A verdict, as rules and elements have it.
 pub(super) fn verdict(data: &mut Messages, verdict: &Verdict) {
-    let (code, chain): (i32, _) = match verdict {
-        Verdict::Drop => (0, None),
-        Verdict::Accept => (1, None),
-        Verdict::Jump(chain) => (-3, Some(chain)),
-        Verdict::Goto(chain) => (-4, Some(chain)),
+    let code: i32 = match verdict {
+        Verdict::Drop => 0,
+        Verdict::Accept => 1,
+        Verdict::Jump(_) => -3,
+        Verdict::Goto(_) => -4,
+        Verdict::Return => -5,
     };
     data.nest(2, |nested| {
         nested.bytes(1, &code.to_be_bytes());
-        if let Some(chain) = chain {
+        if let Some(chain) = verdict.chain() {
             nested.text(2, chain);
         }
     });
@@ -30,8 +32,8 @@ fn register(register: Register) -> u32 {
 /// The register that takes verdicts.
 const VERDICT_REGISTER: u32 = 0;
 
-/// An expression, by its name and with its parameters.
-pub(super) fn expression(nested: &mut Messages, expr: &Expr) {
+/// An expression of a table of this family, by its name and with its parameters.
+pub(super) fn expression(nested: &mut Messages, family: Family, expr: &Expr) {
     let mut named = |name: &str, write: &dyn Fn(&mut Messages)| {
         nested.text(1, name);
         nested.nest(2, |data| write(data));
@@ -40,14 +42,15 @@ pub(super) fn expression(nested: &mut Messages, expr: &Expr) {
         Expr::Load(field, into) => load(nested, *field, register(*into)),
         Expr::Constant(value, into) => named("immediate", &|data| {
             data.number(1, register(*into));
-            data.nest(2, |nested| nested.bytes(1, value));
+            data.nest(2, |nested| nested.bytes(1, value.as_slice()));
         }),
         Expr::Mask(on, mask) => named("bitwise", &|data| {
+            let length = mask.as_slice().len();
             data.number(1, register(*on));
             data.number(2, register(*on));
-            data.number(3, 4);
-            data.nest(4, |nested| nested.bytes(1, mask));
-            data.nest(5, |nested| nested.bytes(1, &[0; 4]));
+            data.number(3, length as u32);
+            data.nest(4, |nested| nested.bytes(1, mask.as_slice()));
+            data.nest(5, |nested| nested.bytes(1, &[0; 64][..length]));
         }),
         Expr::Equal(on, value) => named("cmp", &|data| compare(data, *on, 0, value)),
         Expr::Differs(on, value) => named("cmp", &|data| compare(data, *on, 1, value)),
@@ -57,37 +60,41 @@ pub(super) fn expression(nested: &mut Messages, expr: &Expr) {
             data.number(2, *modulus);
             data.number(3, RANDOM);
         }),
-        Expr::Contains(set, key) => named("lookup", &|data| {
-            data.text(1, set.name());
-            data.number(2, register(*key));
+        Expr::Contains(set, key) => named("lookup", &|data| lookup(data, set, *key)),
+        Expr::Lacks(set, key) => named("lookup", &|data| {
+            const INVERTED: u32 = 1;
+            lookup(data, set, *key);
+            data.number(5, INVERTED);
         }),
         Expr::Get(set, key, into) => named("lookup", &|data| {
-            data.text(1, set.name());
-            data.number(2, register(*key));
+            lookup(data, set, *key);
             data.number(3, register(*into));
         }),
         Expr::Vmap(set, key) => named("lookup", &|data| {
-            data.text(1, set.name());
-            data.number(2, register(*key));
+            lookup(data, set, *key);
             data.number(3, VERDICT_REGISTER);
         }),
         Expr::Remember { set, key, value, seconds } => named("dynset", &|data| {
             const UPDATE: u32 = 1;
-            dynset(data, *set, UPDATE, *key, *value);
+            dynset(data, set, UPDATE, *key, *value);
             data.bytes(6, &(u64::from(*seconds) * 1000).to_be_bytes());
         }),
         Expr::Forget { set, key, value } => named("dynset", &|data| {
             const DELETE: u32 = 2;
-            dynset(data, *set, DELETE, *key, *value);
+            dynset(data, set, DELETE, *key, *value);
         }),
         Expr::SetPriority(value) => named("meta", &|data| {
             data.number(2, META_PRIORITY);
             data.number(3, register(*value));
         }),
-        Expr::SendTo(address, port) => named("nat", &|data| {
+        Expr::SetConnectionMark(value) => named("ct", &|data| {
+            data.number(2, CT_MARK);
+            data.number(4, register(*value));
+        }),
+        Expr::SendTo(ip, address, port) => named("nat", &|data| {
             const DNAT: u32 = 1;
             data.number(1, DNAT);
-            data.number(2, u32::from(NFPROTO_IPV4));
+            data.number(2, u32::from(ip.number()));
             data.number(3, register(*address));
             data.number(5, register(*port));
         }),
@@ -97,13 +104,10 @@ pub(super) fn expression(nested: &mut Messages, expr: &Expr) {
             const PROTO_RANDOM_FULLY: u32 = 1 << 4;
             data.number(1, PROTO_RANDOM_FULLY);
         }),
-        Expr::Reject(Rejection::TcpReset) => named("reject", &|data| {
-            data.number(1, 1);
-            data.bytes(2, &[0]);
-        }),
-        Expr::Reject(Rejection::PortUnreachable) => named("reject", &|data| {
-            data.number(1, 0);
-            data.bytes(2, &[3]);
+        Expr::Reject(rejection) => named("reject", &|data| {
+            let (kind, code) = reject(family, *rejection);
+            data.number(1, kind);
+            data.bytes(2, &[code]);
         }),
         Expr::Verdict(verdict_of) => named("immediate", &|data| {
             data.number(1, VERDICT_REGISTER);
@@ -112,20 +116,43 @@ pub(super) fn expression(nested: &mut Messages, expr: &Expr) {
     }
 }
 
-fn compare(data: &mut Messages, on: Register, operator: u32, value: &[u8; 4]) {
+fn compare(data: &mut Messages, on: Register, operator: u32, value: &Bytes) {
     data.number(1, register(on));
     data.number(2, operator);
-    data.nest(3, |nested| nested.bytes(1, value));
+    data.nest(3, |nested| nested.bytes(1, value.as_slice()));
 }
 
-fn dynset(data: &mut Messages, set: Set, operation: u32, key: Register, value: Register) {
-    data.text(1, set.name());
+fn lookup(data: &mut Messages, set: &str, key: Register) {
+    data.text(1, set);
+    data.number(2, register(key));
+}
+
+fn dynset(data: &mut Messages, set: &str, operation: u32, key: Register, value: Register) {
+    data.text(1, set);
     data.number(3, operation);
     data.number(4, register(key));
     data.number(5, register(value));
 }
 
+/// Kind and code. Tables that see both versions of IP have words for both.
+fn reject(family: Family, rejection: Rejection) -> (u32, u8) {
+    const ICMP: u32 = 0;
+    const TCP_RESET: u32 = 1;
+    const EITHER_ICMP: u32 = 2;
+    match (family, rejection) {
+        (_, Rejection::TcpReset) => (TCP_RESET, 0),
+        (Family::Ipv4, Rejection::PortUnreachable) => (ICMP, 3),
+        (Family::Ipv4, Rejection::Prohibited) => (ICMP, 13),
+        (Family::Ipv6, Rejection::PortUnreachable) => (ICMP, 4),
+        (Family::Ipv6, Rejection::Prohibited) => (ICMP, 1),
+        (Family::Inet | Family::Bridge, Rejection::PortUnreachable) => (EITHER_ICMP, 1),
+        (Family::Inet | Family::Bridge, Rejection::Prohibited) => (EITHER_ICMP, 3),
+    }
+}
+
 const META_PRIORITY: u32 = 2;
+const META_MARK: u32 = 3;
+const CT_MARK: u32 = 3;
 
 fn load(nested: &mut Messages, field: Field, into: u32) {
     let mut named = |name: &str, write: &dyn Fn(&mut Messages)| {
@@ -156,13 +183,21 @@ fn load(nested: &mut Messages, field: Field, into: u32) {
         }
     };
     match field {
-        Field::SourceAddress => named("payload", &payload(network, 12, 4)),
-        Field::DestinationAddress => named("payload", &payload(network, 16, 4)),
+        Field::Family => named("meta", &meta(15)),
+        Field::EtherType => named("meta", &meta(1)),
+        Field::SourceAddress(Ip::V4) => named("payload", &payload(network, 12, 4)),
+        Field::SourceAddress(Ip::V6) => named("payload", &payload(network, 8, 16)),
+        Field::DestinationAddress(Ip::V4) => named("payload", &payload(network, 16, 4)),
+        Field::DestinationAddress(Ip::V6) => named("payload", &payload(network, 24, 16)),
+        Field::SourcePort => named("payload", &payload(transport, 0, 2)),
         Field::DestinationPort => named("payload", &payload(transport, 2, 2)),
         Field::InputInterface => named("meta", &meta(4)),
         Field::OutputInterface => named("meta", &meta(5)),
+        Field::InputName => named("meta", &meta(6)),
+        Field::OutputName => named("meta", &meta(7)),
         Field::Protocol => named("meta", &meta(16)),
         Field::Priority => named("meta", &meta(META_PRIORITY)),
+        Field::Mark => named("meta", &meta(META_MARK)),
         Field::DestinationType => named("fib", &|data| {
             const ADDRTYPE: u32 = 3;
             const BY_DESTINATION: u32 = 2;
@@ -171,8 +206,13 @@ fn load(nested: &mut Messages, field: Field, into: u32) {
             data.number(3, BY_DESTINATION);
         }),
         Field::ConnectionState => named("ct", &meta(0)),
+        Field::ConnectionDirection => named("ct", &meta(1)),
         Field::ConnectionStatus => named("ct", &meta(2)),
-        Field::OriginalDestinationAddress => named("ct", &original(20)),
+        Field::ConnectionMark => named("ct", &meta(CT_MARK)),
+        Field::OriginalSourceAddress(Ip::V4) => named("ct", &original(19)),
+        Field::OriginalDestinationAddress(Ip::V4) => named("ct", &original(20)),
+        Field::OriginalSourceAddress(Ip::V6) => named("ct", &original(21)),
+        Field::OriginalDestinationAddress(Ip::V6) => named("ct", &original(22)),
         Field::OriginalDestinationPort => named("ct", &original(12)),
     }
 }

@@ -1,4 +1,4 @@
-//! The instructions of the kernel's packet filter, as far as the proxy uses them.
+//! The instructions of the kernel's packet filter, as far as we use them.
 //!
 //! A rule is a list of expressions over sixteen registers of four bytes. An expression that does
 //! not match ends its rule; evaluation goes on with the next one.
@@ -7,39 +7,95 @@
 //! print it, and aborts. The rules of a node must stay readable.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+
+use super::set::{Bytes, Name};
 
 /// A register of four bytes; longer values lie in consecutive ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Register(pub(crate) u8);
 
-/// What an expression can read from a packet or from what is known of it.
+/// A version of the Internet Protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Ip {
+    /// With addresses of four bytes.
+    V4,
+    /// With addresses of sixteen bytes.
+    V6,
+}
+
+impl Ip {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// That of an address.
+    pub(crate) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// Its number as [`Field::Family`].
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
+    /// How many bytes an address has.
+    pub(crate) fn address_length(self) -> u8 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
+    }
+}
+
+/// What an expression can read from a packet or from what is known of it. What is shorter than a
+/// register is padded with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
+    /// One byte: [`Ip::number`]. For tables that see both.
+    Family,
+    /// What a frame carries, two bytes in network byte order: 0x0800 IPv4, 0x86dd IPv6, 0x0806 ARP.
+    EtherType,
     /// Source address, as on the wire.
-    SourceAddress,
+    SourceAddress(Ip),
     /// Destination address, as on the wire.
-    DestinationAddress,
-    /// Destination port, as on the wire, padded to four bytes.
+    DestinationAddress(Ip),
+    /// Source port, as on the wire.
+    SourcePort,
+    /// Destination port, as on the wire.
     DestinationPort,
-    /// Number of the transport protocol, one byte, padded to four bytes.
+    /// Number of the transport protocol, one byte.
     Protocol,
     /// Number of the interface it came in on, in the machine's byte order.
     InputInterface,
     /// Number of the interface it goes out on, in the machine's byte order.
     OutputInterface,
+    /// Name of the interface it came in on, sixteen bytes. In a bridge's table, the bridge's port.
+    InputName,
+    /// Name of the interface it goes out on, sixteen bytes. In a bridge's table, the bridge's port.
+    OutputName,
     /// What kind of destination the routing table takes the address for, see [`LOCAL`].
     DestinationType,
     /// Bits of [`state`].
     ConnectionState,
     /// Bits; see [`DESTINATION_TRANSLATED`].
     ConnectionStatus,
+    /// The number that rules noted in the connection.
+    ConnectionMark,
+    /// One byte: 0 in the direction of the connection's first packet, 1 for answers.
+    ConnectionDirection,
+    /// Where the first packet of the connection came from, before any translation.
+    OriginalSourceAddress(Ip),
     /// Where the first packet of the connection was going, before any translation.
-    OriginalDestinationAddress,
+    OriginalDestinationAddress(Ip),
     /// Likewise.
     OriginalDestinationPort,
     /// The packet's queueing priority; see [`Expr::SetPriority`].
     Priority,
+    /// The packet's mark.
+    Mark,
 }
 
 /// Bits of [`Field::ConnectionState`].
@@ -66,10 +122,22 @@ pub(crate) enum Verdict {
     Accept,
     /// Gone without a word.
     Drop,
+    /// Back to behind the jump that led here.
+    Return,
     /// On in another chain, then back.
-    Jump(String),
+    Jump(Box<str>),
     /// On in another chain for good.
-    Goto(String),
+    Goto(Box<str>),
+}
+
+impl Verdict {
+    /// The chain it leads to.
+    pub(crate) fn chain(&self) -> Option<&str> {
+        match self {
+            Self::Jump(chain) | Self::Goto(chain) => Some(chain),
+            Self::Accept | Self::Drop | Self::Return => None,
+        }
+    }
 }
 
 /// How a refused client hears of it.
@@ -77,8 +145,10 @@ pub(crate) enum Verdict {
 pub(crate) enum Rejection {
     /// TCP reset.
     TcpReset,
-    /// ICMP port unreachable.
+    /// ICMP: nobody listens at the port.
     PortUnreachable,
+    /// ICMP: it is not allowed.
+    Prohibited,
 }
 
 /// One instruction.
@@ -86,142 +156,43 @@ pub(crate) enum Rejection {
 pub(crate) enum Expr {
     /// Loads a field.
     Load(Field, Register),
-    /// Loads four bytes.
-    Constant([u8; 4], Register),
-    /// Keeps these bits of a register.
-    Mask(Register, [u8; 4]),
+    /// Loads bytes.
+    Constant(Bytes, Register),
+    /// Keeps these bits.
+    Mask(Register, Bytes),
     /// Goes on if the register holds this.
-    Equal(Register, [u8; 4]),
+    Equal(Register, Bytes),
     /// Goes on if the register holds anything else.
-    Differs(Register, [u8; 4]),
+    Differs(Register, Bytes),
     /// A random number below the modulus, in the machine's byte order.
     Random { modulus: u32, into: Register },
     /// Goes on if the set has this key.
-    Contains(Set, Register),
+    Contains(Name, Register),
+    /// Goes on unless the set has this key.
+    Lacks(Name, Register),
     /// Goes on if the map has this key, with what it leads to.
-    Get(Set, Register, Register),
+    Get(Name, Register, Register),
     /// Does what the verdict map says for this key, if it has it.
-    Vmap(Set, Register),
+    Vmap(Name, Register),
     /// Remembers a value under a key for so many seconds, or lets a present one live so long. Goes
     /// on unless the set is full.
-    Remember { set: Set, key: Register, value: Register, seconds: u32 },
+    Remember { set: Name, key: Register, value: Register, seconds: u32 },
     /// Forgets a key. The kernel wants a value even so.
-    Forget { set: Set, key: Register, value: Register },
+    Forget { set: Name, key: Register, value: Register },
     /// Notes a number in the packet for later rules. Of all that a packet carries along the
     /// priority is the least missed: forwarding sets it anew, and chains that do this see only the
     /// first packet of a connection.
     SetPriority(Register),
+    /// Notes a number in the connection, for as long as it lasts.
+    SetConnectionMark(Register),
     /// Sends the connection to this address and port.
-    SendTo(Register, Register),
+    SendTo(Ip, Register, Register),
     /// Makes the connection come from the node's address on the way out.
     Masquerade,
     /// Refuses.
     Reject(Rejection),
     /// Decides.
     Verdict(Verdict),
-}
-
-/// Our sets and maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Set {
-    /// Frontend → chain that chooses an endpoint.
-    Services,
-    /// Frontend, number → endpoint.
-    Endpoints,
-    /// Frontend whose clients stay with their endpoints, place → number of the endpoint there.
-    /// Places have no gaps, and change; numbers are an endpoint's own.
-    Numbers,
-    /// Client, frontend → number of the endpoint it was sent to last. Filled by packets.
-    Affinity,
-    /// Frontends beside the cluster addresses whose endpoints see the node instead of the client.
-    Masqueraded,
-    /// Frontends without endpoints.
-    Refused,
-    /// Host port → pod.
-    HostPorts,
-    /// Pods that may reach themselves through a service.
-    Hairpins,
-}
-
-/// What a part of a key or value is; tells `nft list` how to print it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// IPv4 address.
-    Address,
-    /// Transport protocol.
-    Protocol,
-    /// Port.
-    Port,
-    /// A number in the machine's byte order.
-    Number,
-}
-
-/// What a set maps its keys to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Values {
-    /// Nothing: it is a set.
-    None,
-    /// Verdicts.
-    Verdicts,
-    /// Values of these parts.
-    Parts(&'static [Part]),
-}
-
-impl Set {
-    /// All of them.
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Services,
-        Self::Endpoints,
-        Self::Numbers,
-        Self::Affinity,
-        Self::Masqueraded,
-        Self::Refused,
-        Self::HostPorts,
-        Self::Hairpins,
-    ];
-
-    /// Its name in the kernel.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Services => "services",
-            Self::Endpoints => "endpoints",
-            Self::Numbers => "numbers",
-            Self::Affinity => "affinity",
-            Self::Masqueraded => "masqueraded",
-            Self::Refused => "refused",
-            Self::HostPorts => "host-ports",
-            Self::Hairpins => "hairpins",
-        }
-    }
-
-    /// What its keys consist of.
-    pub(crate) fn key(self) -> &'static [Part] {
-        use Part::{Address, Number, Port, Protocol};
-        match self {
-            Self::Services | Self::Masqueraded | Self::Refused | Self::HostPorts => {
-                &[Address, Protocol, Port]
-            }
-            Self::Endpoints | Self::Numbers => &[Address, Protocol, Port, Number],
-            Self::Affinity => &[Address, Address, Protocol, Port],
-            Self::Hairpins => &[Address, Address],
-        }
-    }
-
-    /// What its keys lead to.
-    pub(crate) fn values(self) -> Values {
-        use Part::{Address, Number, Port};
-        match self {
-            Self::Services => Values::Verdicts,
-            Self::Endpoints | Self::HostPorts => Values::Parts(&[Address, Port]),
-            Self::Numbers | Self::Affinity => Values::Parts(&[Number]),
-            Self::Masqueraded | Self::Refused | Self::Hairpins => Values::None,
-        }
-    }
-
-    /// Whether packets fill it.
-    pub(crate) fn is_dynamic(self) -> bool {
-        self == Self::Affinity
-    }
 }
 
 /// One instruction list, with a word for people who list the rules.
@@ -249,7 +220,7 @@ pub(crate) struct Hook {
 pub(crate) enum ChainKind {
     /// Sees every packet.
     Filter,
-    /// Sees the first packet of every connection.
+    /// Sees the first packet of every connection; not in a bridge.
     Nat,
 }
 
@@ -258,6 +229,8 @@ pub(crate) enum ChainKind {
 pub(crate) enum HookPoint {
     /// Came in, not routed yet.
     Prerouting,
+    /// For this machine.
+    Input,
     /// Passing through.
     Forward,
     /// Made here.
@@ -276,8 +249,8 @@ pub(crate) struct Chain {
 }
 
 /// A number as registers hold numbers.
-pub(crate) fn number(value: u32) -> [u8; 4] {
-    value.to_ne_bytes()
+pub(crate) fn number(value: u32) -> Bytes {
+    Bytes::EMPTY.number(value)
 }
 
 impl fmt::Display for Register {
@@ -291,6 +264,7 @@ impl fmt::Display for Verdict {
         match self {
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
+            Self::Return => f.write_str("return"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
         }
@@ -299,26 +273,37 @@ impl fmt::Display for Verdict {
 
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = |bytes: &[u8; 4]| format!("0x{:08x}", u32::from_be_bytes(*bytes));
         match self {
             Self::Load(field, into) => write!(f, "{into} = {field:?}"),
-            Self::Constant(value, into) => write!(f, "{into} = {}", bytes(value)),
-            Self::Mask(register, mask) => write!(f, "{register} &= {}", Ipv4Addr::from(*mask)),
-            Self::Equal(register, value) => write!(f, "{register} == {}", bytes(value)),
-            Self::Differs(register, value) => write!(f, "{register} != {}", bytes(value)),
+            Self::Constant(value, into) => write!(f, "{into} = {}", Hex(value)),
+            Self::Mask(register, mask) => write!(f, "{register} &= {}", Hex(mask)),
+            Self::Equal(register, value) => write!(f, "{register} == {}", Hex(value)),
+            Self::Differs(register, value) => write!(f, "{register} != {}", Hex(value)),
             Self::Random { modulus, into } => write!(f, "{into} = random below {modulus}"),
-            Self::Contains(set, key) => write!(f, "{key} in @{}", set.name()),
-            Self::Get(set, key, into) => write!(f, "{into} = @{}[{key}]", set.name()),
-            Self::Vmap(set, key) => write!(f, "verdict @{}[{key}]", set.name()),
+            Self::Contains(set, key) => write!(f, "{key} in @{set}"),
+            Self::Lacks(set, key) => write!(f, "{key} not in @{set}"),
+            Self::Get(set, key, into) => write!(f, "{into} = @{set}[{key}]"),
+            Self::Vmap(set, key) => write!(f, "verdict @{set}[{key}]"),
             Self::Remember { set, key, value, seconds } => {
-                write!(f, "@{}[{key}] = {value} for {seconds} s", set.name())
+                write!(f, "@{set}[{key}] = {value} for {seconds} s")
             }
-            Self::Forget { set, key, .. } => write!(f, "delete @{}[{key}]", set.name()),
+            Self::Forget { set, key, .. } => write!(f, "delete @{set}[{key}]"),
             Self::SetPriority(value) => write!(f, "Priority = {value}"),
-            Self::SendTo(address, port) => write!(f, "dnat {address}:{port}"),
+            Self::SetConnectionMark(value) => write!(f, "ConnectionMark = {value}"),
+            Self::SendTo(ip, address, port) => write!(f, "dnat {ip:?} {address}:{port}"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Reject(rejection) => write!(f, "reject {rejection:?}"),
             Self::Verdict(verdict) => write!(f, "{verdict}"),
         }
+    }
+}
+
+/// Bytes as one number.
+struct Hex<'a>(&'a Bytes);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("0x")?;
+        self.0.as_slice().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

@@ -1,4 +1,4 @@
-//! Notices when somebody else changes the table.
+//! Notices when somebody else changes a table.
 //!
 //! nf_tables tells everybody who listens what changes, and through whose socket. What goes through our
 //! own is filtered out by the kernel before it is queued, so that a change of ours, however large, makes
@@ -12,8 +12,9 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
 use socket2::{SockFilter, SockRef};
 
+use super::encode::NFNL_SUBSYS_NFTABLES;
 use super::message::{Attributes, split};
-use super::nft::NFNL_SUBSYS_NFTABLES;
+use super::table::Table;
 
 /// `NFNLGRP_NFTABLES`
 const GROUP: u32 = 7;
@@ -25,28 +26,28 @@ const TABLE_NAME: u16 = 1;
 /// News of changes that others make, in the network namespace it was made in.
 pub(crate) struct Guard {
     socket: TokioSocket,
-    table: String,
+    tables: Vec<Table>,
 }
 
 impl Guard {
-    /// Listens from now on for changes of `table` that do not come from the socket with the address
-    /// `own`.
-    pub(crate) fn listen(table: &str, own: u32) -> io::Result<Self> {
+    /// Listens from now on for changes of these tables that do not come from the socket with the
+    /// address `own`, see [`super::Nft::address`].
+    pub(crate) fn listen(tables: Vec<Table>, own: u32) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
         SockRef::from(socket.socket_ref()).attach_filter(&all_but(own))?;
         socket.socket_mut().add_membership(GROUP)?;
-        Ok(Self { socket, table: table.to_owned() })
+        Ok(Self { socket, tables })
     }
 
-    /// Waits until somebody changes the table, and passes over what else is told by then: one repair
+    /// Waits until somebody changes one of the tables, and passes over what else is told by then: one repair
     /// covers it. Also returns when news were lost: it may have been among them.
     pub(crate) async fn touched(&mut self) -> io::Result<()> {
         let mut buffer = Vec::with_capacity(1 << 16);
         loop {
             buffer.clear();
             match self.socket.recv(&mut buffer).await {
-                Ok(_) if concerns(&buffer, &self.table) => {
+                Ok(_) if concerns(&buffer, &self.tables) => {
                     while let Some(Ok(_)) = self.socket.recv(&mut buffer).now_or_never() {
                         buffer.clear();
                     }
@@ -60,12 +61,16 @@ impl Guard {
     }
 }
 
-/// Whether a change is about this table.
-fn concerns(buffer: &[u8], table: &str) -> bool {
+/// Whether a change is about one of these tables.
+fn concerns(buffer: &[u8], tables: &[Table]) -> bool {
     split(buffer).filter(|message| message.kind >> 8 == NFNL_SUBSYS_NFTABLES).any(|message| {
+        let Some(family) = message.payload.first() else { return false };
         let attributes = Attributes(message.payload.get(FAMILY_HEADER..).unwrap_or_default());
         let mut names = attributes.filter(|(kind, _)| *kind == TABLE_NAME);
-        names.any(|(_, name)| name.strip_suffix(b"\0") == Some(table.as_bytes()))
+        names.any(|(_, name)| {
+            let of = |table: &&Table| name.strip_suffix(b"\0") == Some(table.name.as_bytes());
+            tables.iter().filter(of).any(|table| table.family.number() == *family)
+        })
     })
 }
 
@@ -91,29 +96,34 @@ fn all_but(own: u32) -> [SockFilter; 4] {
 #[cfg(test)]
 mod tests {
     use super::super::message::{Headers, Messages};
+    use super::super::table::Family;
     use super::*;
 
-    fn message(kind: u16, table: &str) -> Messages {
+    fn message(kind: u16, family: Family, table: &str) -> Messages {
         let mut messages = Messages::default();
-        let headers = Headers { kind, flags: 0, sequence: 0, family: 2, resource: 0 };
+        let family = family.number();
+        let headers = Headers { kind, flags: 0, sequence: 0, family, resource: 0 };
         messages.push(headers, |message| message.text(TABLE_NAME, table));
         messages
     }
 
     #[test]
-    fn tells_changes_of_the_table_from_others() {
+    fn tells_changes_of_the_tables_from_others() {
         let nftables = NFNL_SUBSYS_NFTABLES << 8;
+        let table = |family| Table { family, name: "kutter".to_owned() };
+        let tables = [table(Family::Ipv4), table(Family::Ipv6)];
         let cases = [
-            (nftables | 2, "kutter", true),
-            (nftables | 8, "kutter", true),
-            (nftables | 2, "kutter2", false),
-            (nftables | 2, "filter", false),
-            (3 << 8, "kutter", false),
+            (nftables | 2, Family::Ipv4, "kutter", true),
+            (nftables | 8, Family::Ipv6, "kutter", true),
+            (nftables | 2, Family::Inet, "kutter", false),
+            (nftables | 2, Family::Ipv4, "kutter2", false),
+            (nftables | 2, Family::Ipv4, "filter", false),
+            (3 << 8, Family::Ipv4, "kutter", false),
         ];
-        for (kind, table, wanted) in cases {
-            let message = message(kind, table);
-            assert_eq!(concerns(message.as_slice(), "kutter"), wanted, "{kind:x} {table}");
+        for (kind, family, table, wanted) in cases {
+            let message = message(kind, family, table);
+            assert_eq!(concerns(message.as_slice(), &tables), wanted, "{kind:x} {table}");
         }
-        assert!(!concerns(&[0; 40], "kutter"));
+        assert!(!concerns(&[0; 40], &tables));
     }
 }

@@ -1,0 +1,120 @@
+//! Our sets and maps.
+
+use crate::nft::expr::Ip;
+use crate::nft::set::{Kind, Part, Set as Description, Values};
+
+/// A set or map of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Set {
+    /// Frontend → chain that chooses an endpoint.
+    Services,
+    /// Frontend, number → endpoint.
+    Endpoints,
+    /// Frontend whose clients stay with their endpoints, place → number of the endpoint there.
+    /// Places have no gaps, and change; numbers are an endpoint's own.
+    Numbers,
+    /// Client, frontend → number of the endpoint it was sent to last. Filled by packets.
+    Affinity,
+    /// Frontends beside the cluster addresses whose endpoints see the node instead of the client.
+    Masqueraded,
+    /// Frontends without endpoints.
+    Refused,
+    /// Host port → pod.
+    HostPorts,
+    /// Pods that may reach themselves through a service.
+    Hairpins,
+}
+
+/// So many clients are remembered for all sticky Services together, at some hundred bytes each.
+/// Further ones are sent anywhere.
+const AFFINITY_LIMIT: u32 = 1 << 18;
+
+impl Set {
+    /// All of them.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Services,
+        Self::Endpoints,
+        Self::Numbers,
+        Self::Affinity,
+        Self::Masqueraded,
+        Self::Refused,
+        Self::HostPorts,
+        Self::Hairpins,
+    ];
+
+    /// Its name in the kernel.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Endpoints => "endpoints",
+            Self::Numbers => "numbers",
+            Self::Affinity => "affinity",
+            Self::Masqueraded => "masqueraded",
+            Self::Refused => "refused",
+            Self::HostPorts => "host-ports",
+            Self::Hairpins => "hairpins",
+        }
+    }
+
+    /// What it is in the table for this version of IP.
+    pub(crate) fn describe(self, ip: Ip) -> Description {
+        let kind = match self {
+            Self::Affinity => Kind::Remembered { limit: AFFINITY_LIMIT },
+            _ => Kind::Plain,
+        };
+        let (key, values) = match ip {
+            Ip::V4 => (self.key4(), self.values4()),
+            Ip::V6 => (self.key6(), self.values6()),
+        };
+        Description { name: self.name().into(), key, values, kind }
+    }
+
+    /// Whether packets fill it.
+    pub(crate) fn is_dynamic(self) -> bool {
+        self == Self::Affinity
+    }
+
+    fn key4(self) -> &'static [Part] {
+        use Part::{Ipv4, Number, Port, Protocol};
+        match self {
+            Self::Services | Self::Masqueraded | Self::Refused | Self::HostPorts => {
+                &[Ipv4, Protocol, Port]
+            }
+            Self::Endpoints | Self::Numbers => &[Ipv4, Protocol, Port, Number],
+            Self::Affinity => &[Ipv4, Ipv4, Protocol, Port],
+            Self::Hairpins => &[Ipv4, Ipv4],
+        }
+    }
+
+    fn values4(self) -> Values {
+        use Part::{Ipv4, Number, Port};
+        match self {
+            Self::Services => Values::Verdicts,
+            Self::Endpoints | Self::HostPorts => Values::Parts(&[Ipv4, Port]),
+            Self::Numbers | Self::Affinity => Values::Parts(&[Number]),
+            Self::Masqueraded | Self::Refused | Self::Hairpins => Values::None,
+        }
+    }
+
+    fn key6(self) -> &'static [Part] {
+        use Part::{Ipv6, Number, Port, Protocol};
+        match self {
+            Self::Services | Self::Masqueraded | Self::Refused | Self::HostPorts => {
+                &[Ipv6, Protocol, Port]
+            }
+            Self::Endpoints | Self::Numbers => &[Ipv6, Protocol, Port, Number],
+            Self::Affinity => &[Ipv6, Ipv6, Protocol, Port],
+            Self::Hairpins => &[Ipv6, Ipv6],
+        }
+    }
+
+    fn values6(self) -> Values {
+        use Part::{Ipv6, Number, Port};
+        match self {
+            Self::Services => Values::Verdicts,
+            Self::Endpoints | Self::HostPorts => Values::Parts(&[Ipv6, Port]),
+            Self::Numbers | Self::Affinity => Values::Parts(&[Number]),
+            Self::Masqueraded | Self::Refused | Self::Hairpins => Values::None,
+        }
+    }
+}
