@@ -181,6 +181,22 @@ pub struct Mount {
     pub destination: String,
     /// What may be done with the files.
     pub access: Access,
+    /// Which mounts that are made below it later are seen on the other side as well.
+    #[serde(default)]
+    pub propagation: Propagation,
+}
+
+/// Between machine and container, where the mounts go that are made below a mount once that is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// They stay where they are made.
+    #[default]
+    None,
+    /// The machine's are seen in the container. With users of its own, it sees their files as nobody's.
+    HostToContainer,
+    /// And the container's on the machine and in all else that shares the mount there. Only without
+    /// users of its own: the kernel lets no others mount on the machine.
+    Bidirectional,
 }
 
 /// What a container may do with the files of a mount.

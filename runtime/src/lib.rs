@@ -4,7 +4,8 @@
 //! * [`ShimRuntime`]: real containers, each sandbox held by a shim that outlives the agent;
 //! * [`fake`]: a runtime without containers, for tests and hollow nodes;
 //! * [`shim`]: the process that holds a sandbox, and its creators;
-//! * [`image`]: images, from a registry or an archive, into a content store by digest.
+//! * [`image`]: images, from a registry or an archive, into a content store by digest;
+//! * [`mounts`]: what is mounted on the machine.
 
 pub mod api;
 mod cgroup;
@@ -14,6 +15,7 @@ pub mod error;
 pub mod fake;
 pub mod image;
 mod isolation;
+pub mod mounts;
 mod plan;
 pub mod shim;
 mod spec;

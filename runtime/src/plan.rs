@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{IdRange, User};
+use crate::api::{IdRange, Propagation, User};
 use crate::isolation::Capabilities;
 
 /// Name of the file in a container's folder that holds its [`LaunchPlan`].
@@ -180,13 +180,19 @@ pub(crate) struct MountPoint {
     pub(crate) is_folder: bool,
     #[serde(default)]
     pub(crate) sub_path: Option<SubPath>,
+    #[serde(default)]
+    pub(crate) propagation: Propagation,
 }
 
 /// A source that is known for certain only once it is open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SubPath {
     pub(crate) folder: PathBuf,
+    /// Relative; empty: the folder itself, which may be a file then.
     pub(crate) path: PathBuf,
+    /// Whether it stays a peer of the machine's mount.
+    #[serde(default)]
+    pub(crate) is_shared: bool,
     /// Where the creator binds it, in its own mount namespace, for libcontainer to find.
     pub(crate) place: PathBuf,
 }

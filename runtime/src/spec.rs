@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::api::{Access, ContainerConfig, IdRange, Mount, MountSource};
+use crate::api::{Access, ContainerConfig, IdRange, Mount, MountSource, Propagation};
 use crate::isolation::{Capabilities, confine};
 use crate::plan::{
     Entrance, LaunchPlan, Limit, LimitKind, LogPlan, ProcessPlan, Processes, RootPlan, StagePlan,
@@ -118,6 +118,11 @@ pub(crate) fn oci_spec(config: &ContainerConfig, around: &Surroundings) -> Value
         "maskedPaths": masked,
         "readonlyPaths": read_only,
     });
+    // libcontainer otherwise takes what a container shares with the machine for the machine's alone.
+    let shares = |mount: &Mount| mount.propagation == Propagation::Bidirectional;
+    if config.mounts.iter().any(shares) {
+        linux["rootfsPropagation"] = json!("shared");
+    }
     // Bound into a namespace of other users, a device of the machine could not be opened anyway.
     if config.privileged && around.users.is_none() {
         linux["devices"] = around.devices.iter().map(device).collect();
@@ -312,6 +317,10 @@ fn mounts(
 /// Where on the machine the files of a mount are, in the creator's eyes.
 fn source_of(mount: &Mount, index: usize, around: &Surroundings) -> Option<PathBuf> {
     match &mount.source {
+        // Its creator takes it before it turns away from the machine's mounts.
+        MountSource::Host(_) if mount.propagation == Propagation::Bidirectional => {
+            Some(around.folder.sub_path(index))
+        }
         MountSource::Host(path) => Some(path.clone()),
         // It is known for certain only once it is open.
         MountSource::Below { .. } => Some(around.folder.sub_path(index)),

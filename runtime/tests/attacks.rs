@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use common::{Rig, Running, is_root};
 use runtime::{
     Access, CapabilityChanges, ContainerConfig, ContainerRuntime as _, Mount, MountSource,
-    Resources, SandboxConfig,
+    Propagation, Resources, SandboxConfig,
 };
 
 /// What must come of an attempt; several where kernels or control groups differ.
@@ -313,6 +313,7 @@ async fn who_takes_and_takes_is_stopped_and_neighbours_do_not_notice() {
         source: MountSource::Tmpfs { size_bytes: Some(8 << 20) },
         destination: "/data".to_owned(),
         access: Access::ReadWrite,
+        propagation: Propagation::None,
     }];
     let (_, output) = rig.run_config_to_end(config).await;
     assert_eq!(output, "disk: ENOSPC\n");

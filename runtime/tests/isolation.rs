@@ -7,7 +7,8 @@ use std::path::Path;
 
 use common::{Rig, eventually, is_root, status_field};
 use runtime::{
-    Access, CapabilityChanges, ContainerRuntime, Mount, MountSource, Resources, SeccompProfile,
+    Access, CapabilityChanges, ContainerRuntime, Mount, MountSource, Propagation, Resources,
+    SeccompProfile,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,6 +155,7 @@ async fn a_read_only_root_refuses_writes_but_not_on_mounts() {
         source: MountSource::Tmpfs { size_bytes: None },
         destination: "/data".to_owned(),
         access: Access::ReadWrite,
+        propagation: Propagation::None,
     }];
     let (_, output) = rig.run_config_to_end(config).await;
     assert!(output.contains("touch: /x: Read-only file system"), "{output}");
@@ -286,6 +288,7 @@ async fn symlinks_in_an_image_lead_mounts_nowhere_else() {
         source: MountSource::Host(host.clone()),
         destination: destination.to_owned(),
         access: Access::ReadWrite,
+        propagation: Propagation::None,
     };
     config.mounts = vec![mount("/escape/deep"), mount("/up/data")];
     // As images have it whose resolver is systemd's: a link to a file that is not there.
@@ -295,6 +298,7 @@ async fn symlinks_in_an_image_lead_mounts_nowhere_else() {
         source: MountSource::Host(host.join("file")),
         destination: "/etc/resolv.conf".to_owned(),
         access: Access::ReadWrite,
+        propagation: Propagation::None,
     });
     config.working_directory = "/escape/work".to_owned();
     let (exit, output) = rig.run_config_to_end(config).await;
@@ -362,6 +366,7 @@ async fn mounts_of_the_host_do_not_appear_in_a_running_container() {
         source: MountSource::Host(host.clone()),
         destination: "/data".to_owned(),
         access: Access::ReadWrite,
+        propagation: Propagation::None,
     }];
     let running = rig.run_config("c", config).await;
     rig.await_output("c", "ready").await;

@@ -6,8 +6,8 @@ use std::fs;
 
 use common::{Rig, eventually, is_root, runs};
 use runtime::{
-    Access, ContainerId, ContainerRuntime, Error, Mount, MountSource, SandboxConfig, SandboxId,
-    User,
+    Access, ContainerId, ContainerRuntime, Error, Mount, MountSource, Propagation, SandboxConfig,
+    SandboxId, User,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +131,12 @@ async fn a_program_that_cannot_be_started_is_an_error_in_words() {
         }
     }
     let missing = MountSource::Host("/nowhere/at/all".into());
-    let mount = Mount { source: missing, destination: "/x".to_owned(), access: Access::ReadWrite };
+    let mount = Mount {
+        source: missing,
+        destination: "/x".to_owned(),
+        access: Access::ReadWrite,
+        propagation: Propagation::None,
+    };
     let mut config = rig.container_config("c", &["true"]);
     config.mounts.push(mount);
     let result = rig.runtime.start_container(&sandbox, &config).await;
@@ -200,6 +205,7 @@ async fn environment_user_folder_and_mounts_are_as_asked() {
         source,
         destination: destination.to_owned(),
         access,
+        propagation: Propagation::None,
     };
     config.mounts = vec![
         mount(MountSource::Host(host), "/deep/in", Access::ReadOnly),

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use common::{Rig, Running, is_root, status_field};
 use runtime::{
-    Access, ContainerConfig, ContainerRuntime, Error, IdRange, Mount, MountSource, SandboxConfig,
-    SandboxId,
+    Access, ContainerConfig, ContainerRuntime, Error, IdRange, Mount, MountSource, Propagation,
+    SandboxConfig, SandboxId,
 };
 
 /// Says why where the machine cannot do it; every supported one can.
@@ -46,6 +46,7 @@ fn bind(source: &Path, destination: &str) -> Mount {
         source: MountSource::Host(source.to_owned()),
         destination: destination.to_owned(),
         access: Access::ReadWrite,
+        propagation: Propagation::None,
     }
 }
 

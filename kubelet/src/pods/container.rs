@@ -9,7 +9,9 @@ use proto::k8s::api::core::v1::{
     Container, Pod, ResourceRequirements, VolumeMount, VolumeMountStatus,
 };
 use runtime::image::Image;
-use runtime::{Access, ContainerConfig, ContainerId, Mount, MountSource, SandboxConfig, User};
+use runtime::{
+    Access, ContainerConfig, ContainerId, Mount, MountSource, Propagation, SandboxConfig, User,
+};
 
 use super::PodsConfig;
 use super::env::{self, ConfigError, Sources};
@@ -130,6 +132,7 @@ pub(crate) fn prepare(
         source: MountSource::Host(termination_message.clone()),
         destination: termination_message_path(container).to_owned(),
         access: Access::ReadWrite,
+        propagation: Propagation::None,
     });
     let working_directory = [container.working_dir.as_deref(), Some(&image.config.working_dir)]
         .into_iter()
@@ -185,6 +188,7 @@ fn etc_mounts(etc: &Path) -> Vec<Mount> {
             source: MountSource::Host(etc.join(name)),
             destination: format!("/etc/{name}"),
             access: Access::ReadWrite,
+            propagation: Propagation::None,
         })
         .into()
 }
@@ -216,6 +220,7 @@ fn volume_mounts(
             source,
             destination: mount.mount_path.clone(),
             access: access(volume.read_only, mount),
+            propagation: propagation(mount),
         });
     }
     Ok((mounts, sub_paths))
@@ -227,6 +232,15 @@ fn access(is_volume_read_only: bool, mount: &VolumeMount) -> Access {
         (true, _) => Access::ReadOnlyThroughout,
         (false, true) => Access::ReadOnly,
         (false, false) => Access::ReadWrite,
+    }
+}
+
+/// Which mounts below the mount, made after it, are seen on the other side. The master knows the values.
+fn propagation(mount: &VolumeMount) -> Propagation {
+    match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => Propagation::HostToContainer,
+        Some("Bidirectional") => Propagation::Bidirectional,
+        _ => Propagation::None,
     }
 }
 
@@ -382,6 +396,7 @@ mod tests {
             source: MountSource::Host(source.into()),
             destination: destination.to_owned(),
             access: Access::ReadWrite,
+            propagation: Propagation::None,
         };
         let mounts = without_shadowed(vec![
             mount("/etc/hosts", "ours"),

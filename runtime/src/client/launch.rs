@@ -9,11 +9,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use super::mounts::{check_propagation, mount_point};
 use super::{Inner, Sandbox, io_error};
 use crate::api::*;
 use crate::image::highest_owner;
 use crate::isolation::devices;
-use crate::plan::{MountPoint, Processes, RootPlan, SubPath};
+use crate::plan::{Processes, RootPlan};
 use crate::shim::PROBE_USERS;
 use crate::shim::records::{self, SandboxFolder, SandboxRecord};
 use crate::spec::{self, Surroundings};
@@ -145,8 +146,12 @@ impl Inner {
             .iter()
             .enumerate()
             .map(|(index, mount)| mount_point(mount, &folder.sub_path(index)))
-            .collect::<Result<_, _>>();
+            .collect::<Result<Vec<_>, _>>();
         let mount_points = mount_points.map_err(fault)?;
+        let unfit = |reason: String| Error::Create { container: config.id.clone(), reason };
+        for mount in &config.mounts {
+            check_propagation(mount, record.users).map_err(unfit)?;
+        }
         if folder.0.exists() {
             self.remove_container_remains(record, &config.id)?;
         }
@@ -177,7 +182,6 @@ impl Inner {
             unified_cgroups: self.hierarchies.is_unified(),
             swap_accounting: self.swap_accounting,
         };
-        let unfit = |reason: String| Error::Create { container: config.id.clone(), reason };
         if let Some(users) = record.users {
             check_users(&config.user, users).map_err(unfit)?;
             let layers = config.layers.iter();
@@ -284,23 +288,6 @@ fn check_owners(highest: Option<u32>, users: IdRange) -> std::result::Result<(),
         )),
         None => Ok(()),
     }
-}
-
-fn mount_point(mount: &Mount, place: &Path) -> Result<MountPoint, String> {
-    let mut sub_path = None;
-    let is_folder = match &mount.source {
-        MountSource::Tmpfs { .. } => true,
-        MountSource::Below { folder, path } => {
-            let (folder, path, place) = (folder.clone(), path.clone(), place.to_owned());
-            sub_path = Some(SubPath { folder, path, place });
-            false
-        }
-        MountSource::Host(path) => match fs::metadata(path) {
-            Ok(found) => found.is_dir(),
-            Err(e) => return Err(format!("mount {}: {}", path.display(), e.kind())),
-        },
-    };
-    Ok(MountPoint { path: PathBuf::from(&mount.destination), is_folder, sub_path })
 }
 
 /// Runs the shim's program to its end; a shim in the background is not it any more.

@@ -16,6 +16,7 @@ mod attach;
 mod control;
 mod exec;
 mod launch;
+mod mounts;
 mod operations;
 mod removal;
 mod users;

@@ -27,9 +27,9 @@ use super::namespaces::Held;
 use super::protocol;
 use super::records::{ContainerFolder, ProcessIdentity};
 use super::report::{self, Report};
-use super::{root, stage, sub_path};
+use super::{propagation, root, stage, sub_path};
 use crate::isolation::confine;
-use crate::plan::{Entrance, LaunchPlan, ProcessPlan, Processes};
+use crate::plan::{Entrance, LaunchPlan, MountPoint, ProcessPlan, Processes};
 use crate::sys;
 
 /// libcontainer's name for the one container in a folder.
@@ -81,10 +81,11 @@ pub(super) fn create(
     let filter = read_filter(&plan.process)?;
 
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).doing("make a mount namespace")?;
-    let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
-    nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
-        .doing("detach the mount namespace")?;
-    sub_path::bind_all(&mut plan.root.mount_points)?;
+    sub_path::bind_all(&mut plan.root.mount_points, || {
+        let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+        nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+            .doing("detach the mount namespace")
+    })?;
     match (&plan.stage, &held.users) {
         (Some(stage), Some(users)) => {
             let taken = stage::take(&plan.root, stage, users.as_fd())?;
@@ -100,7 +101,12 @@ pub(super) fn create(
     confine::set_limits(&plan.process).doing("set resource limits")?;
 
     let uid = plan.on_host(plan.process.user.uid);
-    let program = Program { process: Rc::new(plan.process), filter, report: Arc::clone(report) };
+    let program = Program {
+        process: Rc::new(plan.process),
+        mount_points: plan.root.mount_points.into(),
+        filter,
+        report: Arc::clone(report),
+    };
     fs::create_dir_all(folder.oci()).doing("make libcontainer's folder")?;
     let mut builder = ContainerBuilder::new(OCI_ID.to_owned(), SyscallType::default())
         .with_root_path(folder.oci())
@@ -208,17 +214,16 @@ fn receive_terminal(listener: UnixListener) -> Result<OwnedFd, Failure> {
 #[derive(Clone)]
 struct Program {
     process: Rc<ProcessPlan>,
+    mount_points: Rc<[MountPoint]>,
     filter: Option<Rc<[u8]>>,
     report: Arc<OwnedFd>,
 }
 
 impl Program {
     fn become_it(&self) -> Failure {
-        // Mounts made on the host from here on are no business of the container.
-        let flags = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-        let done = nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
-            .doing("separate the mounts");
-        if let Err(failure) = done.and_then(|()| enter_working_directory(&self.process, true)) {
+        let separated = propagation::separate(&self.mount_points);
+        if let Err(failure) = separated.and_then(|()| enter_working_directory(&self.process, true))
+        {
             return failure;
         }
         Failure(confine::confine_and_exec(&self.process, self.filter.as_deref()))

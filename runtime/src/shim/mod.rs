@@ -26,13 +26,14 @@ mod first;
 mod namespaces;
 mod output;
 mod probe;
+mod propagation;
 pub(crate) mod protocol;
 pub(crate) mod records;
 mod report;
 mod root;
 mod server;
 mod stage;
-mod sub_path;
+pub(crate) mod sub_path;
 mod view;
 
 use std::path::{Path, PathBuf};

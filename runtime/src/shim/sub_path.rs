@@ -5,57 +5,86 @@
 //! creator: it is gone with the container's last process, however that ends.
 
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use nix::mount::MsFlags;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 use super::failure::{Doing, Failure};
 use crate::plan::{MountPoint, SubPath};
 
-/// Binds each source where libcontainer will look for it, and notes of what kind it is.
-pub(super) fn bind_all(points: &mut [MountPoint]) -> Result<(), Failure> {
-    for point in points {
+/// Binds each source where libcontainer will look for it, and notes of what kind it is. `detach` turns
+/// this mount namespace away from the machine's: what is to stay shared is taken before.
+pub(super) fn bind_all(
+    points: &mut [MountPoint],
+    detach: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut taken = take(points, true)?;
+    detach()?;
+    taken.extend(take(points, false)?);
+    for (number, mount, is_folder) in taken {
+        let point = &mut points[number];
+        point.is_folder = is_folder;
         if let Some(source) = &point.sub_path {
-            point.is_folder = bind(source).doing(format_args!(
-                "mount {} below {}",
-                source.path.display(),
-                source.folder.display()
-            ))?;
+            put(&mount, is_folder, &source.place)?;
         }
     }
     Ok(())
 }
 
-/// Whether it is a folder.
-fn bind(source: &SubPath) -> Result<bool, Failure> {
-    let folder = rustix::fs::openat(
-        CWD,
-        &source.folder,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .doing("open the folder")?;
-    let opened = open_below(&folder, &source.path).doing("open the path")?;
+/// A copy of what is mounted at a source, with the number of its mount point, and whether it is a folder.
+type Taken = (usize, OwnedFd, bool);
+
+fn take(points: &[MountPoint], shared: bool) -> Result<Vec<Taken>, Failure> {
+    let sources = points.iter().enumerate();
+    let sources = sources.filter_map(|(number, point)| Some((number, point.sub_path.as_ref()?)));
+    let sources = sources.filter(|(_, source)| source.is_shared == shared);
+    let take = |(number, source): (usize, &SubPath)| {
+        let (mount, is_folder) = copy(source).doing(format_args!(
+            "mount {} below {}",
+            source.path.display(),
+            source.folder.display()
+        ))?;
+        Ok((number, mount, is_folder))
+    };
+    sources.map(take).collect()
+}
+
+fn copy(source: &SubPath) -> Result<(OwnedFd, bool), Failure> {
+    let opened = open(&source.folder, &source.path).doing("open the path")?;
     let mode = rustix::fs::fstat(&opened).doing("look at it")?.st_mode;
     let is_folder = FileType::from_raw_mode(mode) == FileType::Directory;
-    match is_folder {
-        true => fs::create_dir(&source.place),
-        false => File::create_new(&source.place).map(|_| ()),
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let mount = rustix::mount::open_tree(opened.as_fd(), "", flags).doing("take it")?;
+    Ok((mount, is_folder))
+}
+
+/// Opens what is at a path below a folder, or with an empty path the folder itself, whatever that is.
+pub(crate) fn open(folder: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let is_whole = path.as_os_str().is_empty();
+    let kind = if is_whole { OFlags::empty() } else { OFlags::DIRECTORY };
+    let flags = OFlags::PATH | OFlags::CLOEXEC | kind;
+    let folder = rustix::fs::openat(CWD, folder, flags, Mode::empty())?;
+    match is_whole {
+        true => Ok(folder),
+        false => open_below(&folder, path),
     }
-    .doing("make a place for it")?;
-    let by_descriptor = format!("/proc/self/fd/{}", opened.as_raw_fd());
-    nix::mount::mount(
-        Some(&*by_descriptor),
-        &source.place,
-        None::<&str>,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        None::<&str>,
-    )
-    .doing("bind it")?;
-    Ok(is_folder)
+}
+
+fn put(mount: &OwnedFd, is_folder: bool, place: &Path) -> Result<(), Failure> {
+    match is_folder {
+        true => fs::create_dir(place),
+        false => File::create_new(place).map(|_| ()),
+    }
+    .doing("make a place for a mount")?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", CWD, place, flags)
+        .doing(format_args!("mount {}", place.display()))
 }
 
 /// So often the kernel is asked again whose walk was disturbed by a renaming.

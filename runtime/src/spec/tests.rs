@@ -101,11 +101,13 @@ fn own_mounts_come_after_the_standard_ones_in_their_order() {
             source: MountSource::Host(PathBuf::from("/data")),
             destination: "/data".to_owned(),
             access: Access::ReadOnly,
+            propagation: Propagation::None,
         },
         Mount {
             source: MountSource::Tmpfs { size_bytes: Some(4096) },
             destination: "/data/cache".to_owned(),
             access: Access::ReadWrite,
+            propagation: Propagation::None,
         },
     ];
     let spec = oci_spec(&ContainerConfig { mounts, ..config() }, &around());
@@ -118,10 +120,31 @@ fn own_mounts_come_after_the_standard_ones_in_their_order() {
         source: MountSource::Host(PathBuf::from("/data")),
         destination: "/data".to_owned(),
         access: Access::ReadOnlyThroughout,
+        propagation: Propagation::None,
     }];
     let spec = oci_spec(&ContainerConfig { mounts: throughout, ..config() }, &around());
     let last = spec["mounts"].as_array().unwrap().last().unwrap();
     assert_eq!(last["options"], json!(["rbind", "ro", "rro"]));
+}
+
+#[test]
+fn what_is_shared_with_the_machine_is_taken_by_the_creator() {
+    let mount = |path: &str, propagation| Mount {
+        source: MountSource::Host(PathBuf::from(path)),
+        destination: path.to_owned(),
+        access: Access::ReadWrite,
+        propagation,
+    };
+    let mut mounts = vec![mount("/a", Propagation::HostToContainer)];
+    let spec = oci_spec(&ContainerConfig { mounts: mounts.clone(), ..config() }, &around());
+    assert_eq!(spec["linux"].get("rootfsPropagation"), None);
+    mounts.push(mount("/b", Propagation::Bidirectional));
+    let spec = oci_spec(&ContainerConfig { mounts, ..config() }, &around());
+    assert_eq!(spec["linux"]["rootfsPropagation"], "shared");
+    let all = spec["mounts"].as_array().unwrap();
+    let sources: Vec<_> = all[all.len() - 2..].iter().map(|mount| &mount["source"]).collect();
+    let taken = around().folder.sub_path(1);
+    assert_eq!(sources, [&json!("/a"), &json!(taken)]);
 }
 
 #[test]
@@ -227,6 +250,7 @@ fn with_users_of_its_own_everything_is_found_on_the_stage() {
         source,
         destination: path.to_owned(),
         access: Access::ReadWrite,
+        propagation: Propagation::None,
     };
     let mounts = vec![
         mount("/a", MountSource::Host(PathBuf::from("/data/a"))),

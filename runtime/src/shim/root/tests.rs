@@ -3,9 +3,14 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
+fn point(path: &str, is_folder: bool) -> MountPoint {
+    let propagation = crate::api::Propagation::None;
+    MountPoint { path: PathBuf::from(path), is_folder, sub_path: None, propagation }
+}
+
 fn make_in(folder: &Path, path: &str, is_folder: bool) -> rustix::io::Result<()> {
     let root: OwnedFd = File::open(folder.join("root")).unwrap().into();
-    make(&root, &MountPoint { path: PathBuf::from(path), is_folder, sub_path: None }, 0)
+    make(&root, &point(path, is_folder), 0)
 }
 
 fn root() -> tempfile::TempDir {

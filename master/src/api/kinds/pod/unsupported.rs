@@ -167,18 +167,14 @@ pub(super) fn mount(mount: &VolumeMount, path: &Path, errors: &mut FieldErrors) 
     let VolumeMount {
         bind_mount_options,
         mount_path: _,
-        mount_propagation,
+        mount_propagation: _,
         name: _,
         read_only: _,
         recursive_read_only: _,
         sub_path: _,
         sub_path_expr: _,
     } = mount;
-    let propagation = beyond(mount_propagation, &["", "None"]);
-    let fields = [
-        (given(bind_mount_options), "bindMountOptions", "use readOnly"),
-        (propagation, "mountPropagation", "mounts are private"),
-    ];
+    let fields = [(given(bind_mount_options), "bindMountOptions", "use readOnly")];
     refuse_set(path, fields, errors);
 }
 

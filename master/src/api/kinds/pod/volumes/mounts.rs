@@ -14,6 +14,9 @@ use crate::api::field_error::{FieldError, FieldErrors};
 /// How what is mounted below a read-only mount may be treated.
 const RECURSIVE_READ_ONLY: [&str; 3] = ["Disabled", "Enabled", "IfPossible"];
 
+/// Where mounts may go that are made below a mount once that is there.
+const PROPAGATION: [&str; 3] = ["Bidirectional", "HostToContainer", "None"];
+
 /// All that is wrong with the mounts of a container.
 pub(in super::super) fn validate_mounts(
     container: &Container,
@@ -54,13 +57,28 @@ pub(in super::super) fn validate_mounts(
         for (field, text) in [("subPath", sub_path), ("subPathExpr", expression)] {
             descending(text.as_deref().unwrap_or_default(), &of_list.child(field), errors);
         }
-        // So is this.
+        // So are these.
+        propagation(mount, container, &of_list.child("mountPropagation"), errors);
         recursive_read_only(mount, &of_list.child("recursiveReadOnly"), errors);
         unsupported::mount(mount, &path, errors);
     }
 }
 
-/// What is mounted below is read-only only with the mount itself.
+/// Who mounts for the node has all power over it.
+fn propagation(mount: &VolumeMount, container: &Container, path: &Path, errors: &mut FieldErrors) {
+    let Some(mode) = mount.mount_propagation.as_deref() else { return };
+    if !PROPAGATION.contains(&mode) {
+        errors.push(FieldError::not_supported(path, mode, &PROPAGATION));
+    }
+    let context = container.security_context.as_ref();
+    let privileged = context.and_then(|context| context.privileged) == Some(true);
+    if mode == "Bidirectional" && !privileged {
+        let detail = "Bidirectional mount propagation is available only to privileged containers";
+        errors.push(FieldError::forbidden(path, detail));
+    }
+}
+
+/// What is mounted below is read-only only with the mount itself, and if nothing is mounted there later.
 fn recursive_read_only(mount: &VolumeMount, path: &Path, errors: &mut FieldErrors) {
     let Some(mode) = mount.recursive_read_only.as_deref() else { return };
     if !RECURSIVE_READ_ONLY.contains(&mode) {
@@ -68,5 +86,10 @@ fn recursive_read_only(mount: &VolumeMount, path: &Path, errors: &mut FieldError
     }
     if matches!(mode, "Enabled" | "IfPossible") && mount.read_only != Some(true) {
         errors.push(FieldError::forbidden(path, "may only be specified when readOnly is true"));
+    }
+    let is_private = mount.mount_propagation.as_deref().is_none_or(|mode| mode == "None");
+    if matches!(mode, "Enabled" | "IfPossible") && !is_private {
+        let detail = "may only be specified when mountPropagation is None or not specified";
+        errors.push(FieldError::forbidden(path, detail));
     }
 }
