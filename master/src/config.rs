@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::network::Network;
+pub use self::network::NetworkError;
 use crate::api::kinds::ClusterConfig;
-use crate::api::kinds::cidr::Ipv4Range;
+use crate::api::kinds::cidr::Ranges;
+
+mod network;
 
 /// The control plane of Kutter.
 #[derive(Debug, Parser)]
@@ -80,15 +84,19 @@ pub struct ServeArgs {
     /// The key of --etcd-certfile (PEM file).
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     pub etcd_keyfile: Option<PathBuf>,
-    /// Pods get their addresses out of it.
-    #[arg(long, default_value = "10.244.0.0/16")]
-    pub pod_cidr: Ipv4Range,
-    /// The length of the prefix that each node gets out of the pods' range.
-    #[arg(long, default_value_t = 24)]
-    pub node_cidr_prefix: u8,
-    /// Services get their addresses out of it.
-    #[arg(long, default_value = "10.96.0.0/16")]
-    pub service_cidr: Ipv4Range,
+    /// Pods get their addresses out of it; for both families two ranges with a comma between, the
+    /// first of which is the primary one.
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "RANGE[,RANGE]")]
+    pub pod_cidr: Ranges,
+    /// The length of the prefix that each node gets out of the pods' range of IPv4 [default: 24].
+    #[arg(long, value_name = "BITS")]
+    pub node_cidr_prefix: Option<u8>,
+    /// The length of the prefix that each node gets out of the pods' range of IPv6 [default: 64].
+    #[arg(long, value_name = "BITS")]
+    pub node_cidr_prefix_ipv6: Option<u8>,
+    /// Services get their addresses out of it; two ranges as with --pod-cidr.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "RANGE[,RANGE]")]
+    pub service_cidr: Ranges,
     /// Ports for services of type NodePort, both ends included.
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     pub service_node_port_range: (u16, u16),
@@ -127,27 +135,9 @@ pub enum ConfigError {
     /// An etcd server's address.
     #[error("--etcd-servers: {0} is not an address such as http://10.0.0.1:2379")]
     EtcdServer(String),
-    /// Ranges that share addresses.
-    #[error("--pod-cidr {pods} and --service-cidr {services} overlap")]
-    Overlap {
-        /// The pods' range.
-        pods: String,
-        /// The services' range.
-        services: String,
-    },
-    /// A node's part is not a part of the pods' range, or holds too few addresses.
-    #[error(
-        "--node-cidr-prefix {prefix} does not fit --pod-cidr {pods}: it has to be longer than that prefix by at most 16, and at most 29"
-    )]
-    NodePrefix {
-        /// The nodes' prefix.
-        prefix: u8,
-        /// The pods' range.
-        pods: String,
-    },
-    /// A range without room.
-    #[error("--service-cidr {0} is too small: it needs a prefix of at most 30")]
-    SmallServiceCidr(String),
+    /// The ranges of addresses.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Not a domain.
     #[error("--cluster-domain {domain}: {reason}")]
     Domain {
@@ -181,7 +171,7 @@ pub struct Config {
     /// What allocation needs to know.
     pub cluster: ClusterConfig,
     /// The address of the Service `default/kubernetes`.
-    pub kubernetes_address: Ipv4Addr,
+    pub kubernetes_address: IpAddr,
     /// See [`ServeArgs::cluster_domain`].
     pub cluster_domain: String,
     /// What the controllers need to know.
@@ -221,6 +211,7 @@ impl TryFrom<ServeArgs> for Config {
             etcd_keyfile,
             pod_cidr,
             node_cidr_prefix,
+            node_cidr_prefix_ipv6,
             service_cidr,
             service_node_port_range,
             cluster_domain,
@@ -233,23 +224,13 @@ impl TryFrom<ServeArgs> for Config {
         }
         let identity = etcd_certfile.zip(etcd_keyfile);
         let store = store_config(store, etcd_servers, etcd_cafile, identity)?;
-        if pod_cidr.contains_range(&service_cidr) || service_cidr.contains_range(&pod_cidr) {
-            return Err(ConfigError::Overlap {
-                pods: pod_cidr.to_string(),
-                services: service_cidr.to_string(),
-            });
-        }
-        // A node needs an address for itself and some for pods; more than 65536 nodes are no use.
-        let parts = node_cidr_prefix.checked_sub(pod_cidr.prefix());
-        if parts.is_none_or(|parts| parts > 16) || node_cidr_prefix > 29 {
-            return Err(ConfigError::NodePrefix {
-                prefix: node_cidr_prefix,
-                pods: pod_cidr.to_string(),
-            });
-        }
-        let first = service_cidr.nth(1).filter(|_| service_cidr.prefix() <= 30);
-        let kubernetes_address =
-            first.ok_or_else(|| ConfigError::SmallServiceCidr(service_cidr.to_string()))?;
+        let network = Network {
+            pods: pod_cidr,
+            services: service_cidr,
+            node_prefix: node_cidr_prefix,
+            node_prefix_ipv6: node_cidr_prefix_ipv6,
+        };
+        let (cluster, kubernetes_address) = network.checked(service_node_port_range)?;
         let errors = proto::names::dns_subdomain(&cluster_domain);
         if !errors.is_empty() {
             return Err(ConfigError::Domain { domain: cluster_domain, reason: errors.join("; ") });
@@ -269,12 +250,7 @@ impl TryFrom<ServeArgs> for Config {
             listen,
             advertise: advertise_address.unwrap_or_else(|| reached_at(listen.ip())),
             store,
-            cluster: ClusterConfig {
-                service_cidr: service_cidr.to_string(),
-                pod_cidr: pod_cidr.to_string(),
-                node_cidr_prefix,
-                node_ports: service_node_port_range,
-            },
+            cluster,
             kubernetes_address,
             cluster_domain,
             controllers: crate::controllers::Config {
@@ -384,7 +360,7 @@ mod tests {
     fn the_defaults_make_a_cluster() {
         let config = config(&["--listen", "127.0.0.1:0"]).expect("good");
         assert_eq!(config.advertise, IpAddr::from([127, 0, 0, 1]));
-        assert_eq!(config.kubernetes_address, Ipv4Addr::new(10, 96, 0, 1));
+        assert_eq!(config.kubernetes_address, IpAddr::from([10, 96, 0, 1]));
         assert_eq!(config.store, StoreConfig::Embedded);
         assert_eq!(config.cluster.node_ports, (30000, 32767));
         assert_eq!(config.controllers.pod_eviction_timeout, Duration::from_secs(30));
@@ -392,7 +368,7 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_refused_with_a_sentence() {
-        let cases: [(&[&str], &str); 12] = [
+        let cases: [(&[&str], &str); 13] = [
             (&["--store", "etcd"], "needs --etcd-servers"),
             (&["--etcd-servers", "http://a:1"], "of no use without --store etcd"),
             (&["--etcd-cafile", "x"], "of no use without --store etcd"),
@@ -402,6 +378,7 @@ mod tests {
             (&["--node-cidr-prefix", "15"], "does not fit"),
             (&["--node-cidr-prefix", "30"], "does not fit"),
             (&["--service-cidr", "10.96.0.0/31"], "too small"),
+            (&["--service-cidr", "10.96.0.0/16,fd00::/112"], "no range of IPv6"),
             (&["--cluster-domain", "Not A Domain"], "--cluster-domain"),
             (&["--tls-san", "a_b"], "neither an address nor a DNS name"),
             (&["--advertise-address", "0.0.0.0"], "no address that anybody"),
@@ -416,6 +393,7 @@ mod tests {
     fn malformed_values_are_refused_by_the_parser() {
         for (flag, value) in [
             ("--pod-cidr", "10.0.0.0"),
+            ("--pod-cidr", "10.0.0.0/16,10.1.0.0/16"),
             ("--service-node-port-range", "5-4"),
             ("--service-node-port-range", "30000"),
             ("--node-monitor-grace-period", "20"),

@@ -108,6 +108,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         .map_err(|source| RunError::Listen { address: config.listen, source })?
         .port();
     let address = SocketAddr::new(config.advertise, port);
+    if config.advertise.is_ipv4() != config.kubernetes_address.is_ipv4() {
+        let service = config.kubernetes_address;
+        warn!(
+            %address, %service,
+            "the Service kubernetes and this master are of two families: pods will not reach it; \
+             set --advertise-address to an address of the family that --service-cidr begins with"
+        );
+    }
     let Some(store) = open_store(&config, &shutdown).await? else { return Ok(()) };
 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -293,7 +301,7 @@ fn server_names(config: &Config) -> ServerNames {
         .chain(["kubernetes.default.svc".to_owned(), format!("kubernetes.default.svc.{domain}")])
         .collect();
     let mut addresses =
-        vec![IpAddr::from([127, 0, 0, 1]), config.advertise, config.kubernetes_address.into()];
+        vec![IpAddr::from([127, 0, 0, 1]), config.advertise, config.kubernetes_address];
     if config.advertise.is_ipv6() {
         addresses.push(std::net::Ipv6Addr::LOCALHOST.into());
     }
@@ -316,8 +324,8 @@ fn server_names(config: &Config) -> ServerNames {
 fn nodes_config(config: &Config, address: SocketAddr) -> NodesConfig {
     NodesConfig::new(
         address.to_string(),
-        vec![config.cluster.pod_cidr.clone()],
-        vec![config.cluster.service_cidr.clone()],
+        config.cluster.pod_cidrs.texts(),
+        config.cluster.service_cidrs.texts(),
         config.cluster_domain.clone(),
     )
 }

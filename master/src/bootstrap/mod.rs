@@ -3,7 +3,7 @@
 
 mod objects;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use proto::ObjectKey;
@@ -33,7 +33,7 @@ const SERVICE_RESOURCES: [&str; 3] =
 /// Keeps all of it true while this master leads, until shutdown.
 pub async fn run(
     objects: Objects,
-    address: Ipv4Addr,
+    address: IpAddr,
     mut fence: watch::Receiver<Option<Compare>>,
     shutdown: CancellationToken,
 ) {
@@ -112,7 +112,7 @@ impl Followed {
     }
 }
 
-async fn lead(objects: &Objects, address: Ipv4Addr, fence: &[Compare]) {
+async fn lead(objects: &Objects, address: IpAddr, fence: &[Compare]) {
     loop {
         let mut followed = Followed::new(objects);
         match keep(objects, address, fence).await {
@@ -127,7 +127,7 @@ async fn lead(objects: &Objects, address: Ipv4Addr, fence: &[Compare]) {
 }
 
 /// One pass: makes what is missing, puts right what is wrong.
-async fn keep(objects: &Objects, address: Ipv4Addr, fence: &[Compare]) -> Result<(), ApiError> {
+async fn keep(objects: &Objects, address: IpAddr, fence: &[Compare]) -> Result<(), ApiError> {
     objects.caches().fresh().await?;
     for name in NAMESPACES {
         let key = ObjectKey::new("", name);
@@ -137,8 +137,8 @@ async fn keep(objects: &Objects, address: Ipv4Addr, fence: &[Compare]) -> Result
     }
     let masters = masters::running(objects.caches());
     keep_service(objects, objects::service(address, &masters), fence).await?;
-    keep_endpoints(objects, objects::endpoints(&masters), fence).await?;
-    keep_slice(objects, objects::endpoint_slice(&masters), fence).await
+    keep_endpoints(objects, objects::endpoints(address, &masters), fence).await?;
+    keep_slice(objects, objects::endpoint_slice(address, &masters), fence).await
 }
 
 async fn keep_service(

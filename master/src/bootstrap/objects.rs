@@ -1,7 +1,7 @@
 //! The objects themselves, as functions of where the masters are.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{
@@ -46,8 +46,9 @@ fn port(masters: &[SocketAddr]) -> i32 {
     reachable.or(masters.first()).map_or(proto::DEFAULT_MASTER_PORT, SocketAddr::port).into()
 }
 
-/// The addresses that can be endpoints: those that others can reach, all of one family.
-fn addresses(masters: &[SocketAddr]) -> Vec<IpAddr> {
+/// The addresses that can be endpoints: those that others can reach, all of one family, which is the
+/// Service's if there are such.
+fn addresses(service: IpAddr, masters: &[SocketAddr]) -> Vec<IpAddr> {
     let reachable = || {
         let port = port(masters);
         masters
@@ -56,11 +57,12 @@ fn addresses(masters: &[SocketAddr]) -> Vec<IpAddr> {
             .map(SocketAddr::ip)
             .filter(|address| !address.is_loopback())
     };
-    let v4: Vec<_> = reachable().filter(IpAddr::is_ipv4).collect();
-    if v4.is_empty() { reachable().collect() } else { v4 }
+    let (same, other): (Vec<_>, Vec<_>) =
+        reachable().partition(|address| address.is_ipv4() == service.is_ipv4());
+    if same.is_empty() { other } else { same }
 }
 
-pub(super) fn service(address: Ipv4Addr, masters: &[SocketAddr]) -> Service {
+pub(super) fn service(address: IpAddr, masters: &[SocketAddr]) -> Service {
     Service {
         metadata: metadata(&[("component", "apiserver"), ("provider", "kubernetes")]),
         spec: Some(ServiceSpec {
@@ -78,8 +80,8 @@ pub(super) fn service(address: Ipv4Addr, masters: &[SocketAddr]) -> Service {
     }
 }
 
-pub(super) fn endpoints(masters: &[SocketAddr]) -> Endpoints {
-    let addresses: Vec<_> = addresses(masters)
+pub(super) fn endpoints(service: IpAddr, masters: &[SocketAddr]) -> Endpoints {
+    let addresses: Vec<_> = addresses(service, masters)
         .into_iter()
         .map(|address| EndpointAddress { ip: address.to_string(), ..EndpointAddress::default() })
         .collect();
@@ -100,8 +102,8 @@ pub(super) fn endpoints(masters: &[SocketAddr]) -> Endpoints {
     }
 }
 
-pub(super) fn endpoint_slice(masters: &[SocketAddr]) -> EndpointSlice {
-    let addresses = addresses(masters);
+pub(super) fn endpoint_slice(service: IpAddr, masters: &[SocketAddr]) -> EndpointSlice {
+    let addresses = addresses(service, masters);
     let family = if addresses.iter().any(IpAddr::is_ipv6) { "IPv6" } else { "IPv4" };
     let endpoint = |address: &IpAddr| Endpoint {
         addresses: vec![address.to_string()],

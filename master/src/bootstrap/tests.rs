@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::cache::Caches;
 use crate::leader::Leadership;
 use crate::store::{EmbeddedStore, Store};
 
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Cluster {
@@ -28,9 +28,9 @@ impl Cluster {
             .await
             .expect("caches");
         let config = ClusterConfig {
-            service_cidr: "10.96.0.0/16".to_owned(),
-            pod_cidr: "10.244.0.0/16".to_owned(),
-            node_cidr_prefix: 24,
+            service_cidrs: "10.96.0.0/16".parse().unwrap(),
+            pod_cidrs: "10.244.0.0/16".parse().unwrap(),
+            node_prefixes: Default::default(),
             node_ports: (30000, 32767),
         };
         let objects = Objects::new(store.clone(), caches, registry, config);
@@ -159,8 +159,8 @@ async fn what_somebody_spoils_is_put_right() {
 #[test]
 fn a_master_that_only_this_machine_reaches_is_no_endpoint() {
     let masters = ["127.0.0.1:6443".parse().expect("an address")];
-    assert_eq!(objects::endpoints(&masters).subsets, None);
-    assert_eq!(objects::endpoint_slice(&masters).endpoints, Some(vec![]));
+    assert_eq!(objects::endpoints(ADDRESS, &masters).subsets, None);
+    assert_eq!(objects::endpoint_slice(ADDRESS, &masters).endpoints, Some(vec![]));
     let spec = objects::service(ADDRESS, &masters).spec.expect("a spec");
     assert_eq!(spec.ports.expect("ports")[0].port, 443);
 }
@@ -173,11 +173,11 @@ fn the_pieces_settle() {
         .collect();
     let mut masters = masters;
     masters.sort_unstable();
-    let slice = objects::endpoint_slice(&masters);
+    let slice = objects::endpoint_slice(ADDRESS, &masters);
     assert_eq!(slice.address_type, "IPv4");
     assert_eq!(slice.endpoints.as_ref().map(Vec::len), Some(1), "one port, one family");
     assert!(objects::same_slice(&slice, &slice));
-    let endpoints = objects::endpoints(&masters);
+    let endpoints = objects::endpoints(ADDRESS, &masters);
     assert!(objects::same_subsets(&endpoints, &endpoints));
-    assert!(!objects::same_subsets(&endpoints, &objects::endpoints(&[])));
+    assert!(!objects::same_subsets(&endpoints, &objects::endpoints(ADDRESS, &[])));
 }

@@ -184,7 +184,7 @@ async fn converse(
     };
     let Description { labels, status } = description;
     let registered = async {
-        register(&writer, &labels).await?;
+        register(&writer, &labels, shared.config.pod_cidrs.len()).await?;
         writer.node_status(status).await?;
         // What other masters have written is in the snapshot too: a pod that this node runs must
         // not be missing from it.
@@ -229,11 +229,20 @@ fn ended(shared: &Shared) -> Status {
 }
 
 /// Makes the node's object, or puts its labels right. What people changed of it stays.
-async fn register(writer: &Writer, labels: &BTreeMap<String, String>) -> Result<(), ApiError> {
+async fn register(
+    writer: &Writer,
+    labels: &BTreeMap<String, String>,
+    families: usize,
+) -> Result<(), ApiError> {
     let key = ObjectKey::new("", writer.node.as_str());
     let (objects, fence) = (&writer.objects, &writer.fence);
     let updated = objects
-        .update::<Nodes>(&key, Part::Spec, fence, |node| merge::node_labels(node, labels))
+        .update::<Nodes>(&key, Part::Spec, fence, |node| {
+            let ranges = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.as_ref());
+            // The cluster got its second family while the node was in it: the write allocates.
+            let lacks = ranges.map_or(0, Vec::len) < families;
+            merge::node_labels(node, labels) || lacks
+        })
         .await;
     match updated {
         Err(error) if error.is_not_found() => {

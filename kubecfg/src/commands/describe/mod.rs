@@ -138,7 +138,11 @@ async fn slices(cluster: &Cluster, service: &Value) -> Result<Vec<Value>> {
 async fn node(cluster: &Cluster, page: &mut Page, object: &Value) -> Result<()> {
     let (spec, status) = (&object["spec"], &object["status"]);
     page.line("Schedulable", if spec["unschedulable"] == true { "no" } else { "yes" });
-    page.optional("Pod CIDR", &spec["podCIDR"]);
+    let ranges = spec["podCIDRs"].as_array().into_iter().flatten();
+    let ranges: Vec<&str> = ranges.filter_map(Value::as_str).collect();
+    if !ranges.is_empty() {
+        page.line("Pod CIDRs", &ranges.join(", "));
+    }
     for taint in spec["taints"].as_array().into_iter().flatten() {
         let text = |key: &str| page::plain(&taint[key]);
         page.line("Taint", &format!("{}={}:{}", text("key"), text("value"), text("effect")));

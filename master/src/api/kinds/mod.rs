@@ -133,12 +133,12 @@ pub struct Column {
 /// What allocation needs to know of the cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
-    /// Service addresses come out of it, as `10.96.0.0/16`.
-    pub service_cidr: String,
-    /// Pod addresses come out of it, as `10.244.0.0/16`.
-    pub pod_cidr: String,
-    /// Length of the prefix that each node gets out of `pod_cidr`.
-    pub node_cidr_prefix: u8,
+    /// Service addresses come out of them, as `10.96.0.0/16`.
+    pub service_cidrs: cidr::Ranges,
+    /// Pod addresses come out of them, as `10.244.0.0/16`.
+    pub pod_cidrs: cidr::Ranges,
+    /// What each node gets out of `pod_cidrs`.
+    pub node_prefixes: cidr::NodePrefixes,
     /// Node ports, both ends included.
     pub node_ports: (u16, u16),
 }

@@ -1,14 +1,13 @@
 //! `nodes`: the machines. A node's pod range is allocated out of the cluster's when it joins.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeSpec, Taint};
 use proto::{k8s as k8s_openapi, names};
 use serde_json::{Value, json};
 
-use super::cidr::Ipv4Range;
+use super::cidr::{Family, IpRange, RangeError};
 use super::columns::{AGE, NAME, NONE, UNKNOWN, age, column, name, wide};
 use super::path::Path;
 use super::pod::unsupported::refuse;
@@ -95,7 +94,10 @@ impl Kind for Nodes {
         let mut errors = FieldErrors::new();
         let (new, old) =
             (new.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
-        if old.pod_cidrs.is_some() && new.pod_cidrs != old.pod_cidrs {
+        // A second family may be added when the cluster gets one.
+        let (ranges, before) =
+            (new.pod_cidrs.unwrap_or_default(), old.pod_cidrs.unwrap_or_default());
+        if !ranges.starts_with(&before) {
             let detail = "node updates may not change podCIDR except from \"\" to valid";
             errors.push(FieldError::forbidden("spec.podCIDRs", detail));
         }
@@ -113,39 +115,39 @@ impl Kind for Nodes {
 
     fn allocate(
         object: &mut Node,
-        _old: Option<&Node>,
+        old: Option<&Node>,
         cluster: &ClusterConfig,
         claimed: &dyn Fn(&str) -> bool,
     ) -> Result<(), FieldErrors> {
-        let path = Path::new("spec.podCIDRs");
-        let internal = |text: &str| {
-            FieldError::invalid(
-                "spec.podCIDRs",
-                text,
-                "the cluster's pod range is not an IPv4 range",
-            )
-        };
-        let pods: Ipv4Range = cluster.pod_cidr.parse().map_err(|_| internal(&cluster.pod_cidr))?;
+        let held = old.and_then(|old| old.spec.as_ref()?.pod_cidrs.clone()).unwrap_or_default();
         let spec = object.spec.get_or_insert_default();
-        if let Some(ranges) = spec.pod_cidrs.as_ref().filter(|ranges| !ranges.is_empty()) {
-            return check_ranges(ranges, &pods, cluster.node_cidr_prefix, claimed, &path);
+        let ranges = spec.pod_cidrs.get_or_insert_default();
+        check_ranges(ranges, &held, cluster, claimed)?;
+        let path = Path::new("spec.podCIDRs");
+        let have: Vec<_> = ranges.iter().map(|range| Family::of(range)).collect();
+        for pods in cluster.pod_cidrs.iter().filter(|pods| !have.contains(&pods.family())) {
+            let prefix = cluster.node_prefixes.of(pods.family());
+            match pods.subnets(prefix).find(|range| !claimed(&claim(range))) {
+                Some(range) => ranges.push(range.to_string()),
+                // A node that is there goes on with the family that it has.
+                None if !held.is_empty() => {}
+                None => {
+                    let detail = format!(
+                        "no range is left: all /{prefix} ranges of {pods} are held by nodes"
+                    );
+                    return Err(FieldError::forbidden(path, detail).into());
+                }
+            }
         }
-        let free = pods.subnets(cluster.node_cidr_prefix).find(|range| !claimed(&claim(range)));
-        let Some(range) = free else {
-            let detail = format!(
-                "no range is left: all /{} ranges of {pods} are held by nodes",
-                cluster.node_cidr_prefix
-            );
-            return Err(FieldError::forbidden(path, detail).into());
-        };
-        spec.pod_cidr = Some(range.to_string());
-        spec.pod_cidrs = Some(vec![range.to_string()]);
+        spec.pod_cidr = ranges.first().cloned();
         Ok(())
     }
 
     fn claims(object: &Node) -> Vec<String> {
         let ranges = object.spec.as_ref().and_then(|spec| spec.pod_cidrs.as_deref());
-        ranges.into_iter().flatten().map(claim).collect()
+        // There are many ways to write a range of IPv6.
+        let claimed = |text: &String| text.parse::<IpRange>().map_or_else(|_| claim(text), claim);
+        ranges.into_iter().flatten().map(claimed).collect()
     }
 
     fn columns() -> &'static [Column] {
@@ -224,16 +226,22 @@ fn roles(object: &Node) -> String {
 
 fn check_ranges(
     ranges: &[String],
-    pods: &Ipv4Range,
-    prefix: u8,
+    held: &[String],
+    cluster: &ClusterConfig,
     claimed: &dyn Fn(&str) -> bool,
-    path: &Path,
 ) -> Result<(), FieldErrors> {
     let mut errors = FieldErrors::new();
-    for (index, text) in ranges.iter().enumerate() {
+    let path = Path::new("spec.podCIDRs");
+    for (index, text) in ranges.iter().enumerate().filter(|(_, text)| !held.contains(text)) {
         // That it reads as a range was seen in validation.
-        let Ok(range) = text.parse::<Ipv4Range>() else { continue };
+        let Ok(range) = text.parse::<IpRange>() else { continue };
         let path = path.index(index);
+        let Some(pods) = cluster.pod_cidrs.of(range.family()) else {
+            let detail = format!("{} is not configured on this cluster", range.family());
+            errors.push(FieldError::invalid(path, text.as_str(), detail));
+            continue;
+        };
+        let prefix = cluster.node_prefixes.of(range.family());
         // Ranges of one length never overlap in part, so claims of whole ranges suffice.
         if !pods.contains_range(&range) || range.prefix() != prefix {
             let detail = format!("must be a /{prefix} range out of {pods}");
@@ -264,19 +272,20 @@ fn validate_spec(spec: &NodeSpec, errors: &mut FieldErrors) {
 fn validate_ranges(spec: &NodeSpec, path: &Path, errors: &mut FieldErrors) {
     let ranges = spec.pod_cidrs.as_deref().unwrap_or_default();
     let path_to_ranges = path.child("podCIDRs");
+    let mut families = Vec::new();
     for (index, range) in ranges.iter().enumerate() {
-        let reason = match range.parse::<Ipv4Range>() {
-            Ok(_) => None,
-            Err(_) => Some(misread(range)),
-        };
-        if let Some(reason) = reason {
-            errors.push(FieldError::invalid(path_to_ranges.index(index), range.as_str(), reason));
+        match range.parse::<IpRange>() {
+            Ok(range) => families.push(range.family()),
+            Err(error) => {
+                let path = path_to_ranges.index(index);
+                errors.push(FieldError::invalid(path, range.as_str(), misread(&error)));
+            }
         }
         if ranges[..index].contains(range) {
             errors.push(FieldError::duplicate(path_to_ranges.index(index), range.as_str()));
         }
     }
-    if ranges.len() > 1 {
+    if ranges.len() > 2 || matches!(families[..], [first, second] if first == second) {
         let detail = "may specify no more than one CIDR for each IP family";
         errors.push(FieldError::invalid(path_to_ranges, json!(ranges), detail));
     }
@@ -288,13 +297,10 @@ fn validate_ranges(spec: &NodeSpec, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-/// Why a text is no range of IPv4 addresses.
-fn misread(text: &str) -> &'static str {
-    let parts = text.split_once('/');
-    let parts = parts.and_then(|(ip, bits)| Some((ip.parse().ok()?, bits.parse::<u8>().ok()?)));
-    match parts {
-        Some((IpAddr::V4(_), 0..=32)) => "must not have bits set beyond the prefix length",
-        Some((IpAddr::V6(_), 0..=128)) => "IPv6 is not configured on this cluster",
+/// Why a text is no range, in Kubernetes' words.
+fn misread(error: &RangeError) -> &'static str {
+    match error {
+        RangeError::HostBits { .. } => "must not have bits set beyond the prefix length",
         _ => "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
     }
 }

@@ -105,9 +105,9 @@ impl Server {
             .await
             .unwrap();
         let cluster = ClusterConfig {
-            service_cidr: "10.96.0.0/24".to_owned(),
-            pod_cidr: "10.244.0.0/16".to_owned(),
-            node_cidr_prefix: 24,
+            service_cidrs: "10.96.0.0/24".parse().unwrap(),
+            pod_cidrs: "10.244.0.0/16".parse().unwrap(),
+            node_prefixes: Default::default(),
             node_ports: (30000, 30002),
         };
         let objects = Objects::new(store.clone(), caches, registry, cluster);

@@ -8,31 +8,11 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proto::k8s as k8s_openapi;
 
+pub(crate) use crate::api::kinds::cidr::Family;
 use crate::controllers::pods::PodView;
 
 /// How many addresses of one subset of hand-made Endpoints are taken over, as in Kubernetes.
 const MAX_MIRRORED: usize = 1000;
-
-/// The family of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    /// The `addressType` of a slice.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        }
-    }
-
-    fn of(address: &str) -> Self {
-        if address.contains(':') { Self::V6 } else { Self::V4 }
-    }
-}
 
 /// Endpoints that share a family and ports; such may be in one slice.
 pub(crate) type Group = (Family, Vec<Port>);

@@ -6,39 +6,12 @@ use serde_json::json;
 
 use super::super::ip;
 use super::super::path::Path;
-use super::{EXTERNAL_NAME, HEADLESS, type_of};
+use super::families::{DUAL, PREFER_DUAL, SINGLE};
+use super::{EXTERNAL_NAME, HEADLESS, is_headless, type_of};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const FAMILIES: &[&str] = &["IPv4", "IPv6"];
-const SINGLE: &str = "SingleStack";
-pub(super) const DUAL: &str = "RequireDualStack";
-const POLICIES: &[&str] = &["PreferDualStack", DUAL, SINGLE];
-
-/// Whether it is headless and its endpoints are somebody else's: they may be of any family.
-pub(super) fn is_of_strangers(spec: &ServiceSpec) -> bool {
-    is_headless(spec) && spec.selector.as_ref().is_none_or(|selector| selector.is_empty())
-}
-
-fn is_headless(spec: &ServiceSpec) -> bool {
-    spec.cluster_ips.as_deref().is_some_and(|ips| ips.len() == 1 && ips[0] == HEADLESS)
-}
-
-/// The families and the policy that a Service gets which does not say.
-pub(super) fn default(spec: &mut ServiceSpec) {
-    let strangers = is_of_strangers(spec);
-    let policy = spec
-        .ip_family_policy
-        .get_or_insert_with(|| if strangers { DUAL.to_owned() } else { SINGLE.to_owned() });
-    let single = policy == SINGLE;
-    let families = spec.ip_families.get_or_insert_default();
-    if families.is_empty() {
-        families.push("IPv4".to_owned());
-    }
-    if strangers && !single && families.len() == 1 {
-        let other = FAMILIES.iter().find(|family| **family != families[0]);
-        families.extend(other.map(|family| (*family).to_owned()));
-    }
-}
+const POLICIES: &[&str] = &[PREFER_DUAL, DUAL, SINGLE];
 
 /// All that is wrong with them.
 pub(super) fn validate(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
@@ -51,12 +24,7 @@ pub(super) fn validate(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors
         let path = path.child("clusterIPs").index(0);
         errors.push(FieldError::invalid(path, HEADLESS, detail));
     }
-    let before = errors.len();
     validate_form(spec, path, errors);
-    // What the cluster does not have is told of what is well formed.
-    if errors.len() == before {
-        validate_stack(spec, path, errors);
-    }
 }
 
 fn validate_external(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
@@ -149,70 +117,40 @@ fn validate_form(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-/// This cluster has one address family.
-fn validate_stack(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
-    let before = errors.len();
-    let strangers = is_of_strangers(spec);
-    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
-    let families = spec.ip_families.as_deref().unwrap_or_default();
-    let path_to_policy = path.child("ipFamilyPolicy");
-    let policy = spec.ip_family_policy.as_deref();
-    let policy = policy.unwrap_or(if strangers { DUAL } else { SINGLE });
-    if policy == SINGLE {
-        for (many, what) in [(ips.len() == 2, "cluster IPs"), (families.len() == 2, "IP families")]
-        {
-            if many {
-                let detail = format!(
-                    "must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are \
-                     specified"
-                );
-                errors.push(FieldError::invalid(&path_to_policy, policy, detail));
-            }
-        }
-    }
-    for (index, ip) in ips.iter().enumerate().skip(families.len()) {
-        if ip.contains(':') {
-            let path = path.child("clusterIPs").index(index);
-            let detail = "IPv6 is not configured on this cluster";
-            errors.push(FieldError::invalid(path, json!(ips), detail));
-        }
-    }
-    if errors.len() > before || strangers {
-        return;
-    }
-    if policy == DUAL {
-        let detail = "this cluster is not configured for dual-stack services";
-        errors.push(FieldError::invalid(path_to_policy, policy, detail));
-    }
-    for (index, family) in families.iter().enumerate().filter(|(_, family)| *family == "IPv6") {
-        let path = path.child("ipFamilies").index(index);
-        errors.push(FieldError::invalid(path, family.as_str(), "not configured on this cluster"));
-    }
-}
-
-/// What an update may not change of them.
+/// What an update may not change of them: the first address and family stay, a second one may come,
+/// and go when that is said.
 pub(super) fn validate_update(new: &ServiceSpec, old: &ServiceSpec) -> FieldErrors {
     let mut errors = FieldErrors::new();
     // Becoming, or having been, an ExternalName gives up the address.
     if type_of(new) == EXTERNAL_NAME || type_of(old) == EXTERNAL_NAME {
         return errors;
     }
+    let single = new.ip_family_policy.as_deref() == Some(SINGLE);
+    let mut stays = |field: &str,
+                     what: &str,
+                     list: &Option<Vec<String>>,
+                     before: &Option<Vec<_>>| {
+        let (list, before) = (list.as_deref().unwrap_or_default(), before.as_deref());
+        for (index, old) in before.unwrap_or_default().iter().enumerate() {
+            let path = Path::new("spec").child(field).index(index);
+            match list.get(index) {
+                Some(new) if new == old => {}
+                None if index == 1 && single => {}
+                None if index == 1 => {
+                    let detail = format!("must be 'SingleStack' to release the secondary {what}");
+                    let policy = new.ip_family_policy.as_deref().unwrap_or_default();
+                    errors.push(FieldError::invalid("spec.ipFamilyPolicy", policy, detail));
+                }
+                _ => errors.push(FieldError::invalid(path, json!(list), "may not change once set")),
+            }
+        }
+    };
     let (headless, was_headless) = (is_headless(new), is_headless(old));
     if !(headless && was_headless) {
-        let (ips, before) = (new.cluster_ips.as_deref(), old.cluster_ips.as_deref());
-        let (ips, before) = (ips.unwrap_or_default(), before.unwrap_or_default());
-        for (index, _) in before.iter().enumerate().filter(|(at, ip)| ips.get(*at) != Some(ip)) {
-            let path = Path::new("spec.clusterIPs").index(index);
-            errors.push(FieldError::invalid(path, json!(ips), "may not change once set"));
-        }
+        stays("clusterIPs", "cluster IP", &new.cluster_ips, &old.cluster_ips);
     }
     if !headless && !was_headless {
-        let (families, before) = (new.ip_families.as_deref(), old.ip_families.as_deref());
-        let (families, before) = (families.unwrap_or_default(), before.unwrap_or_default());
-        if before.iter().enumerate().any(|(at, family)| families.get(at) != Some(family)) {
-            let path = Path::new("spec.ipFamilies").index(0);
-            errors.push(FieldError::invalid(path, json!(families), "may not change once set"));
-        }
+        stays("ipFamilies", "IP family", &new.ip_families, &old.ip_families);
     }
     errors
 }

@@ -1,17 +1,17 @@
 //! Addresses and node ports of Services. What is picked is claimed in the transaction that writes the
 //! object; a claim lost in a race is picked again.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::ServiceSpec;
 use proto::k8s as k8s_openapi;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::super::cidr::Ipv4Range;
+use super::super::cidr::Family;
 use super::super::path::Path;
 use super::{
-    EXTERNAL_NAME, HEADLESS, addresses, cluster_ip, gets_node_ports, may_have_node_ports, protocol,
+    EXTERNAL_NAME, HEADLESS, families, gets_node_ports, is_headless, may_have_node_ports, protocol,
     type_of,
 };
 use crate::api::field_error::{FieldError, FieldErrors};
@@ -20,12 +20,16 @@ use crate::api::kinds::ClusterConfig;
 /// Guesses before a search from end to end. At nine tenths taken, all of them miss once in thirty
 /// times, and a search of 65 536 addresses takes about a millisecond.
 const GUESSES: usize = 32;
+/// How far a search goes. A range of IPv6 has no end that anybody could reach; where 32 guesses and
+/// then so many in a row are taken, it counts as full.
+const SEARCH: u128 = 1 << 20;
 
 /// What a Service holds that no other may hold.
 pub(super) fn claims(spec: &ServiceSpec) -> Vec<String> {
     let mut claims = Vec::new();
     for ip in spec.cluster_ips.iter().flatten().filter(|ip| *ip != HEADLESS && !ip.is_empty()) {
-        claims.push(ip_claim(ip));
+        // There are many ways to write an address of IPv6.
+        claims.push(ip.parse::<IpAddr>().map_or_else(|_| ip_claim(ip), ip_claim));
     }
     for port in spec.ports.iter().flatten() {
         if let Some(number) = port.node_port.filter(|number| *number != 0) {
@@ -43,144 +47,165 @@ fn port_claim(protocol: &str, number: i32) -> String {
     format!("node-port/{protocol}/{number}")
 }
 
-/// Picks what is still to be picked and checks what was asked for. `taken` leaves out what this Service
-/// holds already.
+/// Picks what is still to be picked and checks what was asked for. `old` is what the Service was before
+/// an update: what it held it keeps, wherever the ranges are by now.
 pub(super) fn allocate(
     spec: &mut ServiceSpec,
+    old: Option<&ServiceSpec>,
     cluster: &ClusterConfig,
-    taken: &dyn Fn(&str) -> bool,
+    claimed: &dyn Fn(&str) -> bool,
 ) -> Result<(), FieldErrors> {
+    let held = old.map(claims).unwrap_or_default();
+    let pool = Pool { cluster, claimed, held: &held };
     let mut errors = FieldErrors::new();
     if type_of(spec) != EXTERNAL_NAME {
-        allocate_ip(spec, cluster, taken, &mut errors);
-        addresses::default(spec);
+        families::choose(spec, old, cluster)?;
+        if !is_headless(spec) {
+            pool.allocate_ips(spec, &mut errors);
+        }
     }
     if may_have_node_ports(spec) {
-        allocate_ports(spec, cluster, taken, &mut errors);
+        pool.allocate_ports(spec, &mut errors);
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-fn allocate_ip(
-    spec: &mut ServiceSpec,
-    cluster: &ClusterConfig,
-    taken: &dyn Fn(&str) -> bool,
-    errors: &mut FieldErrors,
-) {
-    let mut failed = |ip: &str, reason: String| {
-        let detail = format!("failed to allocate IP {ip}: {reason}");
-        errors.push(FieldError::invalid("spec.clusterIPs", json!([ip]), detail));
-    };
-    let range = match cluster.service_cidr.parse::<Ipv4Range>() {
-        Ok(range) => range,
-        Err(error) => return failed("", format!("{}: {error}", cluster.service_cidr)),
-    };
-    match cluster_ip(spec) {
-        HEADLESS => return,
-        "" => {}
-        requested => {
-            let ip = requested.parse::<Ipv4Addr>().ok().filter(|ip| usable(&range, *ip));
-            match ip {
-                None => failed(
-                    requested,
-                    format!(
-                        "the provided IP ({requested}) is not in the valid range. The range of \
-                         valid IPs is {range}"
-                    ),
-                ),
-                Some(ip) if taken(&ip_claim(ip)) => {
-                    failed(requested, "provided IP is already allocated".to_owned());
-                }
-                Some(_) => {}
-            }
-            return;
-        }
-    }
-    let pick = pick(range.size(), |offset| {
-        let ip = range.nth(offset).filter(|ip| usable(&range, *ip))?;
-        (!taken(&ip_claim(ip))).then_some(ip)
-    });
-    let Some(ip) = pick else { return failed("", "range is full".to_owned()) };
-    spec.cluster_ip = Some(ip.to_string());
-    spec.cluster_ips = Some(vec![ip.to_string()]);
+/// What is there to choose from.
+struct Pool<'a> {
+    cluster: &'a ClusterConfig,
+    claimed: &'a dyn Fn(&str) -> bool,
+    /// Claims of the Service itself.
+    held: &'a [String],
 }
 
-/// Neither the network's own address nor the one for broadcast.
-fn usable(range: &Ipv4Range, ip: Ipv4Addr) -> bool {
-    range.contains(ip)
-        && (range.size() <= 2
-            || (Some(ip) != range.nth(0) && Some(ip) != range.nth(range.size() - 1)))
+impl Pool<'_> {
+    fn holds(&self, claim: &str) -> bool {
+        self.held.iter().any(|own| own == claim)
+    }
+
+    /// Whether somebody else has it.
+    fn taken(&self, claim: &str) -> bool {
+        !self.holds(claim) && (self.claimed)(claim)
+    }
+
+    /// One address of each family.
+    fn allocate_ips(&self, spec: &mut ServiceSpec, errors: &mut FieldErrors) {
+        let families = spec.ip_families.clone().unwrap_or_default();
+        let ips = spec.cluster_ips.get_or_insert_default();
+        for (index, family) in families.iter().enumerate() {
+            let given = match ips.get(index) {
+                Some(ip) => self.request_ip(ip),
+                None => self.pick_ip(Family::of_name(family)).map(|ip| ips.push(ip.to_string())),
+            };
+            if let Err(detail) = given {
+                errors.push(FieldError::invalid("spec.clusterIPs", json!(ips), detail));
+            }
+        }
+        spec.cluster_ip = ips.first().cloned();
+    }
+
+    fn request_ip(&self, requested: &str) -> Result<(), String> {
+        let failed = |reason: String| Err(format!("failed to allocate IP {requested}: {reason}"));
+        let Ok(ip) = requested.parse::<IpAddr>() else {
+            return failed("it is no address".to_owned());
+        };
+        let claim = ip_claim(ip);
+        if self.holds(&claim) {
+            return Ok(());
+        }
+        let range = self.cluster.service_cidrs.of(Family::of(requested));
+        match range.filter(|range| range.usable(ip)) {
+            None => failed(format!(
+                "the provided IP ({requested}) is not in the valid range. The range of valid IPs is \
+                 {}",
+                range.unwrap_or(self.cluster.service_cidrs.primary())
+            )),
+            Some(_) if self.taken(&claim) => failed("provided IP is already allocated".to_owned()),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn pick_ip(&self, family: Family) -> Result<IpAddr, String> {
+        let failed = |reason: &str| format!("failed to allocate IP : {reason}");
+        let range = self.cluster.service_cidrs.of(family);
+        let range = range.ok_or_else(|| failed("the family is not configured on this cluster"))?;
+        let picked = pick(range.size(), |offset| {
+            let ip = range.nth(offset).filter(|ip| range.usable(*ip))?;
+            (!self.taken(&ip_claim(ip))).then_some(ip)
+        });
+        picked.ok_or_else(|| failed("range is full"))
+    }
 }
 
 /// The first of `count` candidates that will do, tried from random places so that what was given up
 /// lately is not given out again at once.
-fn pick<T>(count: u64, mut accept: impl FnMut(u64) -> Option<T>) -> Option<T> {
-    let random = || (Uuid::new_v4().as_u128() >> 64) as u64 % count.max(1);
+fn pick<T>(count: u128, mut accept: impl FnMut(u128) -> Option<T>) -> Option<T> {
+    let random = || Uuid::new_v4().as_u128() % count.max(1);
     for _ in 0..GUESSES {
         if let Some(found) = accept(random()) {
             return Some(found);
         }
     }
     let start = random();
-    (0..count).find_map(|offset| accept((start + offset) % count))
+    (0..count.min(SEARCH)).find_map(|step| accept((start + step) % count))
 }
 
-fn allocate_ports(
-    spec: &mut ServiceSpec,
-    cluster: &ClusterConfig,
-    taken: &dyn Fn(&str) -> bool,
-    errors: &mut FieldErrors,
-) {
-    let (low, high) = (i32::from(cluster.node_ports.0), i32::from(cluster.node_ports.1));
-    let ports = spec.ports.as_deref().unwrap_or_default();
-    let mut own: Vec<(String, i32, i32)> = Vec::new();
-    for (index, port) in ports.iter().enumerate() {
-        let Some(number) = port.node_port.filter(|number| *number != 0) else { continue };
-        let path = Path::new("spec.ports").index(index).child("nodePort");
-        let protocol = protocol(port.protocol.as_deref());
-        if !(low..=high).contains(&number) {
-            let detail = format!(
-                "provided port is not in the valid range. The range of valid ports is {low}-{high}"
-            );
-            errors.push(FieldError::invalid(path, number, detail));
-        } else if taken(&port_claim(protocol, number)) {
-            let detail = "provided port is already allocated";
-            errors.push(FieldError::invalid(path, number, detail));
-        }
-        own.push((protocol.to_owned(), port.port, number));
-    }
-    if !gets_node_ports(spec) {
-        return;
-    }
-    for (index, port) in spec.ports.iter_mut().flatten().enumerate() {
-        if port.node_port.unwrap_or(0) != 0 {
-            continue;
-        }
-        let protocol = protocol(port.protocol.as_deref()).to_owned();
-        let free = |number: i32| {
-            !own.iter().any(|(p, _, n)| *p == protocol && *n == number)
-                && !taken(&port_claim(&protocol, number))
-        };
-        // The same port of another protocol (DNS is on both) gets the same node port.
-        let twin = own.iter().find(|(_, number, node)| *number == port.port && free(*node));
-        let number = twin.map(|(_, _, node)| *node).or_else(|| {
-            pick(u64::try_from(high - low + 1).unwrap_or(0), |offset| {
-                let number = low + i32::try_from(offset).ok()?;
-                // A number of this service's other protocols is left to their twins.
-                let unused = !own.iter().any(|(_, _, node)| *node == number);
-                (unused && free(number)).then_some(number)
-            })
-        });
-        match number {
-            Some(number) => {
-                port.node_port = Some(number);
-                own.push((protocol, port.port, number));
+impl Pool<'_> {
+    fn allocate_ports(&self, spec: &mut ServiceSpec, errors: &mut FieldErrors) {
+        let (low, high) = self.cluster.node_ports;
+        let (low, high) = (i32::from(low), i32::from(high));
+        let ports = spec.ports.as_deref().unwrap_or_default();
+        let mut own: Vec<(String, i32, i32)> = Vec::new();
+        for (index, port) in ports.iter().enumerate() {
+            let Some(number) = port.node_port.filter(|number| *number != 0) else { continue };
+            let path = Path::new("spec.ports").index(index).child("nodePort");
+            let protocol = protocol(port.protocol.as_deref());
+            if self.holds(&port_claim(protocol, number)) {
+                // Wherever the range is by now.
+            } else if !(low..=high).contains(&number) {
+                let detail = format!(
+                    "provided port is not in the valid range. The range of valid ports is {low}-{high}"
+                );
+                errors.push(FieldError::invalid(path, number, detail));
+            } else if self.taken(&port_claim(protocol, number)) {
+                let detail = "provided port is already allocated";
+                errors.push(FieldError::invalid(path, number, detail));
             }
-            None => errors.push(FieldError::invalid(
-                Path::new("spec.ports").index(index).child("nodePort"),
-                0,
-                "failed to allocate a nodePort: range is full",
-            )),
+            own.push((protocol.to_owned(), port.port, number));
+        }
+        if !gets_node_ports(spec) {
+            return;
+        }
+        for (index, port) in spec.ports.iter_mut().flatten().enumerate() {
+            if port.node_port.unwrap_or(0) != 0 {
+                continue;
+            }
+            let protocol = protocol(port.protocol.as_deref()).to_owned();
+            let free = |number: i32| {
+                !own.iter().any(|(p, _, n)| *p == protocol && *n == number)
+                    && !self.taken(&port_claim(&protocol, number))
+            };
+            // The same port of another protocol (DNS is on both) gets the same node port.
+            let twin = own.iter().find(|(_, number, node)| *number == port.port && free(*node));
+            let number = twin.map(|(_, _, node)| *node).or_else(|| {
+                pick(u128::try_from(high - low + 1).unwrap_or(0), |offset| {
+                    let number = low + i32::try_from(offset).ok()?;
+                    // A number of this service's other protocols is left to their twins.
+                    let unused = !own.iter().any(|(_, _, node)| *node == number);
+                    (unused && free(number)).then_some(number)
+                })
+            });
+            match number {
+                Some(number) => {
+                    port.node_port = Some(number);
+                    own.push((protocol, port.port, number));
+                }
+                None => errors.push(FieldError::invalid(
+                    Path::new("spec.ports").index(index).child("nodePort"),
+                    0,
+                    "failed to allocate a nodePort: range is full",
+                )),
+            }
         }
     }
 }

@@ -1,13 +1,15 @@
 //! `services`: an address that reaches pods.
 //!
 //! [`defaults`] fills in, [`validate`](mod@validate) checks with the help of [`addresses`],
-//! [`allocate`](mod@allocate) picks addresses and ports and names what is claimed, [`columns`] prints.
+//! [`families`] says in which families it is served, [`allocate`](mod@allocate) picks addresses and ports
+//! and names what is claimed, [`columns`] prints.
 //! [`status`] is what a client may write that balances loads.
 
 mod addresses;
 mod allocate;
 mod columns;
 mod defaults;
+mod families;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -104,9 +106,8 @@ impl Kind for Services {
         cluster: &ClusterConfig,
         claimed: &dyn Fn(&str) -> bool,
     ) -> Result<(), FieldErrors> {
-        let held = old.map(Self::claims).unwrap_or_default();
-        let taken = |claim: &str| !held.iter().any(|own| own == claim) && claimed(claim);
-        allocate::allocate(object.spec.get_or_insert_default(), cluster, &taken)
+        let old = old.and_then(|old| old.spec.as_ref());
+        allocate::allocate(object.spec.get_or_insert_default(), old, cluster, claimed)
     }
 
     fn claims(object: &Service) -> Vec<String> {
@@ -145,6 +146,11 @@ fn gets_node_ports(spec: &ServiceSpec) -> bool {
 fn cluster_ip(spec: &ServiceSpec) -> &str {
     let first = spec.cluster_ips.iter().flatten().next();
     first.or(spec.cluster_ip.as_ref()).map_or("", String::as_str)
+}
+
+/// Whether it has no address on purpose.
+fn is_headless(spec: &ServiceSpec) -> bool {
+    spec.cluster_ips.as_deref().is_some_and(|ips| ips.len() == 1 && ips[0] == HEADLESS)
 }
 
 /// Protocol of a port, as if the default were filled in.

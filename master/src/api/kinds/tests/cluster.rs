@@ -64,10 +64,11 @@ fn nodes_keep_to_the_rules() {
                 json!(["10.244.0.1/24"]),
                 "spec.podCIDRs[0]: Invalid value: \"10.244.0.1/24\": must not have bits set beyond the prefix length",
             ),
+            ("/spec/podCIDRs", json!(["fd00::/64", "10.244.0.0/24"]), ""),
             (
                 "/spec/podCIDRs",
-                json!(["fd00::/64"]),
-                "spec.podCIDRs[0]: Invalid value: \"fd00::/64\": IPv6 is not configured on this cluster",
+                json!(["10.244.0.0/24", "fd00::/64", "fd01::/64"]),
+                "spec.podCIDRs: Invalid value: [\"10.244.0.0/24\",\"fd00::/64\",\"fd01::/64\"]: may specify no more than one CIDR",
             ),
             (
                 "/spec/podCIDRs",
@@ -128,6 +129,12 @@ fn nodes_keep_to_the_rules() {
         vec![
             ("/spec/podCIDRs", json!(null), ""),
             ("/spec/unschedulable", json!(true), ""),
+            ("/spec/podCIDRs", json!(["10.244.0.0/24", "fd00::/64"]), ""),
+            (
+                "/spec/podCIDRs",
+                json!(["fd00::/64", "10.244.0.0/24"]),
+                "spec.podCIDRs: Forbidden: node updates may not change podCIDR",
+            ),
             (
                 "/spec/podCIDRs",
                 json!(["10.244.1.0/24"]),
@@ -136,6 +143,35 @@ fn nodes_keep_to_the_rules() {
             ("/spec/externalID", json!("i-1"), "spec.externalID: Forbidden: may not be updated"),
         ],
     );
+}
+
+#[test]
+fn a_node_gets_a_range_of_each_family() {
+    let single = cluster();
+    let dual =
+        ClusterConfig { pod_cidrs: "10.244.0.0/16,fd00:244::/48".parse().unwrap(), ..cluster() };
+    let mut node = created::<Nodes>(&node());
+    let taken = |claim: &str| claim == "pod-cidr/fd00:244::-64";
+    Nodes::allocate(&mut node, None, &dual, &taken).unwrap();
+    let spec = node.spec.clone().unwrap();
+    assert_eq!(spec.pod_cidr.as_deref(), Some("10.244.0.0/24"));
+    assert_eq!(spec.pod_cidrs.unwrap(), ["10.244.0.0/24", "fd00:244:0:1::/64"]);
+    assert_eq!(Nodes::claims(&node), ["pod-cidr/10.244.0.0-24", "pod-cidr/fd00:244:0:1::-64"]);
+
+    // The cluster gets its second family while the node is in it.
+    let mut old = created::<Nodes>(&self::node());
+    Nodes::allocate(&mut old, None, &single, &|_| false).unwrap();
+    let mut new = old.clone();
+    Nodes::allocate(&mut new, Some(&old), &dual, &taken).unwrap();
+    let ranges = new.spec.clone().unwrap().pod_cidrs.unwrap();
+    assert_eq!(ranges, ["10.244.0.0/24", "fd00:244:0:1::/64"]);
+    // With none to be had it goes on as it was, and so it does when the cluster has lost the family.
+    let mut poor = old.clone();
+    Nodes::allocate(&mut poor, Some(&old), &dual, &|_| true).unwrap();
+    assert_eq!(poor, old);
+    let mut kept = new.clone();
+    Nodes::allocate(&mut kept, Some(&new), &single, &|_| true).unwrap();
+    assert_eq!(kept, new);
 }
 
 #[test]
@@ -157,6 +193,7 @@ fn a_node_gets_the_first_free_range() {
     assert!(ask("10.244.0.0/24").contains("held by another node"));
     assert!(ask("10.244.0.0/23").contains("must be a /24 range out of 10.244.0.0/16"));
     assert!(ask("10.245.0.0/24").contains("must be a /24 range"));
+    assert!(ask("fd00::/64").contains("IPv6 is not configured on this cluster"));
     let full = Nodes::allocate(&mut created::<Nodes>(&node()), None, &cluster(), &|_| true);
     assert!(full.unwrap_err()[0].detail.contains("no range is left"));
 }

@@ -21,9 +21,9 @@ fn meta() -> Value {
 
 fn cluster() -> ClusterConfig {
     ClusterConfig {
-        service_cidr: "10.96.0.0/16".to_owned(),
-        pod_cidr: "10.244.0.0/16".to_owned(),
-        node_cidr_prefix: 24,
+        service_cidrs: "10.96.0.0/16".parse().unwrap(),
+        pod_cidrs: "10.244.0.0/16".parse().unwrap(),
+        node_prefixes: Default::default(),
         node_ports: (30000, 32767),
     }
 }

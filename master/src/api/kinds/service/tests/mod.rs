@@ -1,6 +1,7 @@
 //! Services, from what users write to what is stored.
 
 mod allocation;
+mod families;
 mod rules;
 mod updates;
 
@@ -21,11 +22,11 @@ fn node_port() -> Value {
     with(&service(), "/spec/type", json!("NodePort"))
 }
 
-fn cluster(range: &str) -> ClusterConfig {
+fn cluster(ranges: &str) -> ClusterConfig {
     ClusterConfig {
-        service_cidr: range.to_owned(),
-        pod_cidr: "10.244.0.0/16".to_owned(),
-        node_cidr_prefix: 24,
+        service_cidrs: ranges.parse().unwrap(),
+        pod_cidrs: "10.244.0.0/16,fd00:244::/48".parse().unwrap(),
+        node_prefixes: Default::default(),
         node_ports: (30000, 30003),
     }
 }

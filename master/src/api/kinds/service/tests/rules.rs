@@ -76,11 +76,6 @@ fn services_keep_to_the_rules() {
                 "spec.clusterIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7",
             ),
             (
-                "/spec/clusterIP",
-                json!("fd00::1"),
-                "spec.clusterIPs[0]: Invalid value: [\"fd00::1\"]: IPv6 is not configured on this cluster",
-            ),
-            (
                 "/spec/clusterIPs",
                 json!(["10.96.0.1"]),
                 "spec.clusterIPs: Invalid value: [\"10.96.0.1\"]: must be empty when `clusterIP` is not specified",
@@ -99,16 +94,6 @@ fn services_keep_to_the_rules() {
                 json!({"service.beta.kubernetes.io/load-balancer-source-ranges": ""}),
                 "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Forbidden: may only be used when `type` is 'LoadBalancer'",
             ),
-            (
-                "/spec/ipFamilies",
-                json!(["IPv6"]),
-                "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster",
-            ),
-            (
-                "/spec/ipFamilyPolicy",
-                json!("RequireDualStack"),
-                "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
-            ),
             ("/spec/selector", json!({"a b": "c"}), "spec.selector: Invalid value: \"a b\""),
             (
                 "/spec/sessionAffinity",
@@ -124,11 +109,6 @@ fn services_keep_to_the_rules() {
                 "/spec/ipFamilies",
                 json!(["IPv5"]),
                 "spec.ipFamilies[0]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\"",
-            ),
-            (
-                "/spec/ipFamilies",
-                json!(["IPv4", "IPv6"]),
-                "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
             ),
             (
                 "/spec/ipFamilyPolicy",
