@@ -210,11 +210,11 @@ impl Bench<'_> {
         let began = Instant::now();
         self.lab.start_kubelet(node, None)?;
         let (address, port) = self.first[services - 1].split_once(':').context("no port")?;
-        // From the node itself: into a pod leads only the kubelet.
-        let ask = format!(
-            "until read -t 3 name < /dev/tcp/{address}/{port} && [ \"$name\" = sink-1 ]; do :; done"
-        );
-        node.run(&["bash", "-c", &format!("exec 2> /dev/null; {ask}")])?;
+        // From the node itself: into a pod leads only the kubelet. An attempt that nobody answers is
+        // given up soon, or it is repeated too seldom.
+        let look = format!("read name < /dev/tcp/{address}/{port} && test \"$name\" = sink-1");
+        let until = format!("until timeout 0.1 bash -c '{look}' 2> /dev/null; do :; done");
+        node.run(&["bash", "-c", &until])?;
         report(
             &format!(
                 "a kubelet's start, to the last of {services} Services served, without rules before"
