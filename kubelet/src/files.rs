@@ -12,15 +12,7 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     put_in_place(&temporary, path)
 }
 
-/// Replaces the contents of `path` for whoever reads it, whatever becomes of this process. After a
-/// loss of power the file may be empty; see [`make_durable`].
-pub(crate) fn replace_for_now(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let temporary = beside(path, ".new");
-    write(&temporary, contents)?;
-    fs::rename(&temporary, path)
-}
-
-/// Makes what was replaced for now durable, under another name in the same folder.
+/// Makes a file durable, under another name in the same folder.
 pub(crate) fn make_durable(path: &Path, as_path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()?;
     put_in_place(path, as_path)

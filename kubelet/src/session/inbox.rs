@@ -1,16 +1,13 @@
 //! What the master says, put into the [`ClusterState`].
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
+use proto::ObjectKey;
 use proto::node::session_down::Message;
 use proto::node::{ObjectPut, ObjectRemoved, OpenTunnel, Welcome};
-use proto::{ObjectKey, Peer};
-use serde::de::DeserializeOwned;
 use tracing::{debug, error, warn};
 
-use crate::state::{Change, ClusterState, StateHandle};
+use crate::state::{self, Change, ClusterState, Edit, StateHandle};
 
 /// What a message asks of the session, beside the change of the state.
 #[derive(Debug, PartialEq)]
@@ -65,7 +62,7 @@ impl Inbox {
                 self.replace(*snapshot);
                 Received::Snapshot
             }
-            Message::Put(put) => self.put(&put),
+            Message::Put(put) => self.put(put),
             Message::Removed(removed) => self.remove(removed),
             Message::OpenTunnel(tunnel) => Received::Tunnel(tunnel),
         }
@@ -81,103 +78,49 @@ impl Inbox {
         self.state.write([Change::Everything], |state| *state = snapshot);
     }
 
-    fn put(&mut self, put: &ObjectPut) -> Received {
-        let (edit, change) = match decode(put) {
+    fn put(&mut self, put: ObjectPut) -> Received {
+        let ObjectPut { resource, namespace, name, json } = put;
+        let key = ObjectKey::new(namespace, name);
+        let (edit, change) = match state::put(&resource, key.clone(), &json) {
             Ok(Some(decoded)) => decoded,
-            Ok(None) => return Received::Applied,
+            // A newer master may tell of more than this kubelet knows how to use.
+            Ok(None) => {
+                debug!(resource, "ignored an object");
+                return Received::Applied;
+            }
             Err(error) => {
-                let ObjectPut { resource, namespace, name, .. } = put;
-                error!(
-                    resource, namespace, name, %error,
-                    "the master sent an object that does not decode"
-                );
+                error!(resource, %key, %error, "the master sent an object that does not decode");
                 return Received::Applied;
             }
         };
-        if let Some(snapshot) = &mut self.snapshot {
-            edit(snapshot);
-            return Received::Applied;
-        }
-        self.state.write([change.clone()], edit);
+        self.edit(edit, change.clone());
         match change {
-            Change::Pod(_) | Change::Node => Received::Changed(change),
+            Change::Pod(_) | Change::Node if self.snapshot.is_none() => Received::Changed(change),
             _ => Received::Applied,
         }
     }
 
     fn remove(&mut self, removed: ObjectRemoved) -> Received {
         let ObjectRemoved { resource, namespace, name } = removed;
-        let key = ObjectKey::new(namespace, name);
-        let mut uid = None;
-        let mut write = |change, edit: &mut dyn FnMut(&mut ClusterState)| match &mut self.snapshot {
-            Some(snapshot) => edit(snapshot),
-            None => self.state.write([change], |state| edit(state)),
+        let Some((edit, change)) = state::removal(&resource, ObjectKey::new(namespace, name))
+        else {
+            debug!(resource, "ignored a removal");
+            return Received::Applied;
         };
-        match resource.as_str() {
-            "pods" => write(Change::Pod(key.clone()), &mut |state| {
-                uid = state.pods.remove(&key).and_then(|pod| pod.metadata.uid.clone());
-            }),
-            "configmaps" => write(Change::ConfigMap(key.clone()), &mut |state| {
-                state.config_maps.remove(&key);
-            }),
-            "secrets" => write(Change::Secret(key.clone()), &mut |state| {
-                state.secrets.remove(&key);
-            }),
-            "services" => write(Change::Service(key.clone()), &mut |state| {
-                state.services.remove(&key);
-            }),
-            "endpointslices" => write(Change::EndpointSlice(key.clone()), &mut |state| {
-                state.endpoint_slices.remove(&key);
-            }),
-            "peers" => write(Change::Peers, &mut |state| {
-                state.peers.remove(&key.name);
-            }),
-            "nodes" => write(Change::Node, &mut |state| state.node = None),
-            // A newer master may tell of more than this kubelet knows how to use.
-            other => debug!(resource = other, "ignored a removal"),
-        }
+        let uid = |state: &ClusterState| match &change {
+            Change::Pod(key) => state.pods.get(key).and_then(|pod| pod.metadata.uid.clone()),
+            _ => None,
+        };
+        let uid = self.snapshot.as_deref().map_or_else(|| self.state.read(uid), uid);
+        self.edit(edit, change);
         uid.map_or(Received::Applied, |uid| Received::PodDeleted { uid })
     }
-}
 
-type Edit = Box<dyn FnOnce(&mut ClusterState)>;
-
-/// The change that a put means; nothing for a resource this kubelet has no use for.
-fn decode(put: &ObjectPut) -> Result<Option<(Edit, Change)>, serde_json::Error> {
-    fn object<T: DeserializeOwned + 'static>(
-        put: &ObjectPut,
-        change: fn(ObjectKey) -> Change,
-        map: fn(&mut ClusterState) -> &mut HashMap<ObjectKey, Arc<T>>,
-    ) -> Result<Option<(Edit, Change)>, serde_json::Error> {
-        let key = ObjectKey::new(put.namespace.as_str(), put.name.as_str());
-        let object: Arc<T> = Arc::new(serde_json::from_slice(&put.json)?);
-        let change = change(key.clone());
-        let edit = move |state: &mut ClusterState| {
-            map(state).insert(key, object);
-        };
-        Ok(Some((Box::new(edit), change)))
-    }
-    match put.resource.as_str() {
-        "pods" => object(put, Change::Pod, |state| &mut state.pods),
-        "configmaps" => object(put, Change::ConfigMap, |state| &mut state.config_maps),
-        "secrets" => object(put, Change::Secret, |state| &mut state.secrets),
-        "services" => object(put, Change::Service, |state| &mut state.services),
-        "endpointslices" => object(put, Change::EndpointSlice, |state| &mut state.endpoint_slices),
-        "peers" => {
-            let peer: Arc<Peer> = Arc::new(serde_json::from_slice(&put.json)?);
-            let edit = move |state: &mut ClusterState| {
-                state.peers.insert(peer.node.clone(), peer);
-            };
-            Ok(Some((Box::new(edit), Change::Peers)))
-        }
-        "nodes" => {
-            let node = Arc::new(serde_json::from_slice(&put.json)?);
-            let edit = move |state: &mut ClusterState| state.node = Some(node);
-            Ok(Some((Box::new(edit), Change::Node)))
-        }
-        other => {
-            debug!(resource = other, "ignored an object");
-            Ok(None)
+    /// Changes the snapshot that is coming in, or the state.
+    fn edit(&mut self, edit: Edit, change: Change) {
+        match &mut self.snapshot {
+            Some(snapshot) => edit(snapshot),
+            None => self.state.write([change], edit),
         }
     }
 }

@@ -1,3 +1,5 @@
+use proto::{ObjectKey, Peer};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::*;
@@ -34,6 +36,16 @@ fn full() -> StateHandle {
     state
 }
 
+fn write_all(folder: &SnapshotFolder, state: &StateHandle) -> Writer {
+    Writer::make(&folder.0, state.read(Batch::of_all)).unwrap()
+}
+
+fn load(folder: &SnapshotFolder) -> StateHandle {
+    let loaded = StateHandle::default();
+    assert!(folder.load(&loaded).unwrap());
+    loaded
+}
+
 #[test]
 fn what_is_kept_comes_back_loaded_but_not_confirmed() {
     let root = tempfile::tempdir().unwrap();
@@ -43,7 +55,7 @@ fn what_is_kept_comes_back_loaded_but_not_confirmed() {
     assert!(!empty.read(|state| state.loaded));
 
     let state = full();
-    folder.save(&state, &PARTS).unwrap();
+    write_all(&folder, &state);
     let loaded = StateHandle::default();
     let mut changes = loaded.changes();
     assert!(folder.load(&loaded).unwrap());
@@ -68,80 +80,127 @@ fn what_is_kept_comes_back_loaded_but_not_confirmed() {
 fn a_damaged_file_is_told_and_changes_nothing() {
     let root = tempfile::tempdir().unwrap();
     let folder = SnapshotFolder::of(root.path());
-    folder.save(&full(), &PARTS).unwrap();
-    folder.make_durable(&PARTS).unwrap();
-    std::fs::write(root.path().join("snapshot/services.json"), b"[{").unwrap();
+    write_all(&folder, &full()).settle().unwrap();
+    let path = root.path().join("snapshot/state.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen('{', "[", 3)).unwrap();
     let state = StateHandle::default();
     assert!(matches!(folder.load(&state), Err(SnapshotError::Decode { .. })));
     assert!(!state.read(|state| state.loaded));
 }
 
 #[tokio::test]
-async fn a_change_is_kept_and_only_its_part_is_written() {
+async fn a_change_is_appended() {
     let root = tempfile::tempdir().unwrap();
     let folder = SnapshotFolder::of(root.path());
     let state = full();
-    folder.save(&state, &PARTS).unwrap();
-    folder.make_durable(&PARTS).unwrap();
-    let services = root.path().join("snapshot/services.json");
-    let before = services.metadata().unwrap().modified().unwrap();
-
     let shutdown = CancellationToken::new();
     let keeper = tokio::spawn(folder.clone().keep(state.clone(), shutdown.clone()));
     tokio::task::yield_now().await;
+    // The first write is of everything, whatever changed.
+    state.write([Change::Node], |_| ());
+    let path = root.path().join("snapshot/state.fresh.jsonl");
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     state.write([Change::Pod(key("q"))], |state| {
         state.pods.insert(key("q"), object("q"));
+    });
+    state.write([Change::Secret(key("s"))], |state| {
+        state.secrets.remove(&key("s"));
     });
     // A clean end writes what is outstanding at once.
     shutdown.cancel();
     keeper.await.unwrap();
-    let loaded = StateHandle::default();
-    folder.load(&loaded).unwrap();
-    assert!(loaded.read(|state| state.pods.contains_key(&key("q"))));
-    assert_eq!(services.metadata().unwrap().modified().unwrap(), before);
-    assert!(!root.path().join("snapshot/pods.fresh.json").exists(), "it is durable");
+    assert!(!path.exists(), "it is durable");
+    let text = std::fs::read_to_string(root.path().join("snapshot/state.jsonl")).unwrap();
+    let (_, appended) = text.split_once("\"whole\"\n").unwrap();
+    assert_eq!(appended.lines().count(), 2, "{appended}");
+    let loaded = load(&folder);
+    loaded.read(|state| {
+        assert!(state.pods.contains_key(&key("p")) && state.pods.contains_key(&key("q")));
+        assert!(state.secrets.is_empty());
+    });
 }
 
+/// Any end of a file that somebody may have left in the middle of a line.
 #[test]
-fn what_is_written_is_there_for_the_next_kubelet_before_it_is_durable() {
+fn whoever_is_killed_while_appending_loses_no_more_than_that_line() {
     let root = tempfile::tempdir().unwrap();
     let folder = SnapshotFolder::of(root.path());
     let state = full();
-    folder.save(&state, &PARTS).unwrap();
-    folder.make_durable(&PARTS).unwrap();
-    let has_q = || {
-        let loaded = StateHandle::default();
-        folder.load(&loaded).unwrap();
-        loaded.read(|state| state.pods.contains_key(&key("q")))
-    };
-    state.write([Change::Pod(key("q"))], |state| {
-        state.pods.insert(key("q"), object("q"));
-    });
-    folder.save(&state, &[Part::Pods]).unwrap();
-    assert!(has_q());
-    folder.make_durable(&[Part::Pods]).unwrap();
-    assert!(!root.path().join("snapshot/pods.fresh.json").exists());
-    assert!(has_q());
+    let mut writer = write_all(&folder, &state);
+    let path = root.path().join("snapshot/state.fresh.jsonl");
+    let whole = std::fs::read(&path).unwrap().len();
+    for name in ["q", "r"] {
+        let change = Change::Pod(key(name));
+        state.write([change.clone()], |state| {
+            state.pods.insert(key(name), object(name));
+        });
+        writer.append(state.read(|state| Batch::of(state, [&change]))).unwrap();
+    }
+    let text = std::fs::read(&path).unwrap();
+    let first = whole + text[whole..].iter().position(|byte| *byte == b'\n').unwrap();
+    for end in whole..=text.len() {
+        std::fs::write(&path, &text[..end]).unwrap();
+        load(&folder).read(|state| {
+            assert!(state.pods.contains_key(&key("p")));
+            assert_eq!(state.pods.contains_key(&key("q")), end >= first, "{end}");
+        });
+    }
+    // A loss of power leaves zeros where nothing came to the disk.
+    let mut zeros = text.clone();
+    zeros[whole..first].fill(0);
+    std::fs::write(&path, zeros).unwrap();
+    load(&folder).read(|state| assert_eq!(state.pods.len(), 1));
 }
 
 #[test]
 fn a_fresh_file_that_the_power_was_lost_on_leaves_the_durable_one() {
     let root = tempfile::tempdir().unwrap();
     let folder = SnapshotFolder::of(root.path());
-    folder.save(&full(), &PARTS).unwrap();
-    folder.make_durable(&PARTS).unwrap();
-    std::fs::write(root.path().join("snapshot/pods.fresh.json"), b"").unwrap();
-    let loaded = StateHandle::default();
-    assert!(folder.load(&loaded).unwrap());
-    assert_eq!(loaded.read(|state| state.pods.len()), full().read(|state| state.pods.len()));
+    write_all(&folder, &full()).settle().unwrap();
+    let path = root.path().join("snapshot/state.fresh.jsonl");
+    for contents in [&b""[..], b"\0\0\0", b"{\"removed\":{\"resource\":\"pods\""] {
+        std::fs::write(&path, contents).unwrap();
+        assert_eq!(load(&folder).read(|state| state.pods.len()), 1);
+    }
+}
+
+#[test]
+fn is_written_anew_when_the_changes_have_become_longer_than_the_rest() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = SnapshotFolder::of(root.path());
+    let state = full();
+    let mut writer = Some(write_all(&folder, &state));
+    let path = root.path().join("snapshot/state.fresh.jsonl");
+    let change = Change::ConfigMap(key("c"));
+    let dirty = Dirty { everything: false, changes: [change.clone()].into() };
+    let (mut longest, mut before, mut shrunk) = (0, 0, false);
+    for number in 0..40 {
+        let text = format!("{number}").repeat(100_000);
+        let map = json!({"metadata": {"namespace": "ns", "name": "c"}, "data": {"text": text}});
+        state.write([change.clone()], |state| {
+            state.config_maps.insert(key("c"), Arc::new(serde_json::from_value(map).unwrap()));
+        });
+        writer = write(writer, &folder.0, &state, &dirty).unwrap();
+        let length = path.metadata().unwrap().len();
+        shrunk |= length < before;
+        (longest, before) = (longest.max(length), length);
+        assert_eq!(
+            load(&folder).read(|state| state.config_maps.clone()),
+            state.read(|s| s.config_maps.clone())
+        );
+    }
+    assert!(shrunk && longest < 2_000_000, "{longest}");
 }
 
 #[test]
 fn a_lagging_keeper_writes_everything() {
-    let mut dirty = Vec::new();
-    note(Ok(Change::Pod(key("p"))), &mut dirty);
-    note(Ok(Change::Pod(key("q"))), &mut dirty);
-    assert_eq!(dirty, [Part::Pods]);
-    note(Err(RecvError::Lagged(7)), &mut dirty);
-    assert_eq!(dirty.len(), PARTS.len());
+    let mut dirty = Dirty::default();
+    dirty.note(Ok(Change::Pod(key("p"))));
+    dirty.note(Ok(Change::Pod(key("p"))));
+    assert!(!dirty.everything && dirty.changes.len() == 1);
+    dirty.note(Err(RecvError::Lagged(7)));
+    assert!(dirty.everything);
 }

@@ -378,8 +378,8 @@ async fn a_kubelet_that_starts_without_a_master_goes_by_the_last_snapshot() {
         assert!(state.node.is_some());
         assert_eq!(state.cluster_domain, "cluster.local");
     });
-    let secrets = folder.path().join("snapshot/secrets.json");
-    let mode = std::os::unix::fs::PermissionsExt::mode(&secrets.metadata().unwrap().permissions());
+    let file = folder.path().join("snapshot/state.jsonl");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     cluster.start_again().await;
     node.connected().await;

@@ -3,6 +3,8 @@
 //! The session writes it; pod workers, volumes, network and proxy read it. Every change is a hint
 //! to look again: the state itself is what counts.
 
+mod objects;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
@@ -11,6 +13,8 @@ use proto::k8s::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use proto::k8s::api::discovery::v1::EndpointSlice;
 use proto::{ObjectKey, Peer};
 use tokio::sync::broadcast;
+
+pub(crate) use self::objects::{Edit, Object, put, removal};
 
 /// Everything this node knows of the cluster.
 #[derive(Debug, Default)]
@@ -47,7 +51,7 @@ pub struct ClusterState {
 }
 
 /// What changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
     /// A snapshot replaced everything.
     Everything,

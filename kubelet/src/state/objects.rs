@@ -1,0 +1,165 @@
+//! Objects by the names that their resources have between master and node, and in the snapshot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proto::k8s::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use proto::k8s::api::discovery::v1::EndpointSlice;
+use proto::{ObjectKey, Peer};
+use serde::de::DeserializeOwned;
+
+use super::{Change, ClusterState};
+
+/// A change of the state, still to be made.
+pub(crate) type Edit = Box<dyn FnOnce(&mut ClusterState) + Send>;
+
+/// The change that an object's coming, or its new content, means; nothing for a resource that this
+/// kubelet has no use for.
+pub(crate) fn put(
+    resource: &str,
+    key: ObjectKey,
+    json: &[u8],
+) -> Result<Option<(Edit, Change)>, serde_json::Error> {
+    fn object<T: DeserializeOwned + Send + Sync + 'static>(
+        key: ObjectKey,
+        json: &[u8],
+        change: fn(ObjectKey) -> Change,
+        map: fn(&mut ClusterState) -> &mut HashMap<ObjectKey, Arc<T>>,
+    ) -> Result<Option<(Edit, Change)>, serde_json::Error> {
+        let object: Arc<T> = Arc::new(serde_json::from_slice(json)?);
+        let change = change(key.clone());
+        let edit = move |state: &mut ClusterState| {
+            map(state).insert(key, object);
+        };
+        Ok(Some((Box::new(edit), change)))
+    }
+    match resource {
+        "pods" => object(key, json, Change::Pod, |state| &mut state.pods),
+        "configmaps" => object(key, json, Change::ConfigMap, |state| &mut state.config_maps),
+        "secrets" => object(key, json, Change::Secret, |state| &mut state.secrets),
+        "services" => object(key, json, Change::Service, |state| &mut state.services),
+        "endpointslices" => {
+            object(key, json, Change::EndpointSlice, |state| &mut state.endpoint_slices)
+        }
+        "peers" => {
+            let peer: Arc<Peer> = Arc::new(serde_json::from_slice(json)?);
+            let edit = move |state: &mut ClusterState| {
+                state.peers.insert(peer.node.clone(), peer);
+            };
+            Ok(Some((Box::new(edit), Change::Peers)))
+        }
+        "nodes" => {
+            let node = Arc::new(serde_json::from_slice(json)?);
+            let edit = move |state: &mut ClusterState| state.node = Some(node);
+            Ok(Some((Box::new(edit), Change::Node)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The change that an object's going means; nothing for a resource that this kubelet has no use for.
+pub(crate) fn removal(resource: &str, key: ObjectKey) -> Option<(Edit, Change)> {
+    fn object<T: 'static>(
+        key: ObjectKey,
+        change: fn(ObjectKey) -> Change,
+        map: fn(&mut ClusterState) -> &mut HashMap<ObjectKey, Arc<T>>,
+    ) -> Option<(Edit, Change)> {
+        let change = change(key.clone());
+        let edit = move |state: &mut ClusterState| {
+            map(state).remove(&key);
+        };
+        Some((Box::new(edit), change))
+    }
+    match resource {
+        "pods" => object(key, Change::Pod, |state| &mut state.pods),
+        "configmaps" => object(key, Change::ConfigMap, |state| &mut state.config_maps),
+        "secrets" => object(key, Change::Secret, |state| &mut state.secrets),
+        "services" => object(key, Change::Service, |state| &mut state.services),
+        "endpointslices" => object(key, Change::EndpointSlice, |state| &mut state.endpoint_slices),
+        "peers" => {
+            let edit = move |state: &mut ClusterState| {
+                state.peers.remove(&key.name);
+            };
+            Some((Box::new(edit), Change::Peers))
+        }
+        "nodes" => Some((Box::new(|state| state.node = None), Change::Node)),
+        _ => None,
+    }
+}
+
+/// An object of the state, shared with it.
+pub(crate) enum Object {
+    Pod(Arc<Pod>),
+    ConfigMap(Arc<ConfigMap>),
+    Secret(Arc<Secret>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+}
+
+impl Object {
+    /// As the master sent it.
+    pub(crate) fn json(&self) -> Result<Box<serde_json::value::RawValue>, serde_json::Error> {
+        match self {
+            Self::Pod(object) => serde_json::value::to_raw_value(object.as_ref()),
+            Self::ConfigMap(object) => serde_json::value::to_raw_value(object.as_ref()),
+            Self::Secret(object) => serde_json::value::to_raw_value(object.as_ref()),
+            Self::Service(object) => serde_json::value::to_raw_value(object.as_ref()),
+            Self::EndpointSlice(object) => serde_json::value::to_raw_value(object.as_ref()),
+        }
+    }
+}
+
+impl ClusterState {
+    /// What a change is of: resource, key, and the object where there is one. Nothing for a change
+    /// that is of no one object, or of one that has a place of its own in the state.
+    pub(crate) fn object_of(
+        &self,
+        change: &Change,
+    ) -> Option<(&'static str, ObjectKey, Option<Object>)> {
+        fn get<T>(
+            map: &HashMap<ObjectKey, Arc<T>>,
+            key: &ObjectKey,
+            wrap: fn(Arc<T>) -> Object,
+        ) -> (ObjectKey, Option<Object>) {
+            (key.clone(), map.get(key).cloned().map(wrap))
+        }
+        let (resource, (key, object)) = match change {
+            Change::Everything | Change::Peers | Change::Node => return None,
+            Change::Pod(key) => ("pods", get(&self.pods, key, Object::Pod)),
+            Change::ConfigMap(key) => {
+                ("configmaps", get(&self.config_maps, key, Object::ConfigMap))
+            }
+            Change::Secret(key) => ("secrets", get(&self.secrets, key, Object::Secret)),
+            Change::Service(key) => ("services", get(&self.services, key, Object::Service)),
+            Change::EndpointSlice(key) => {
+                ("endpointslices", get(&self.endpoint_slices, key, Object::EndpointSlice))
+            }
+        };
+        Some((resource, key, object))
+    }
+
+    /// A change for each object of [`object_of`](Self::object_of).
+    pub(crate) fn all(&self) -> Vec<Change> {
+        let Self {
+            loaded: _,
+            confirmed: _,
+            pods,
+            config_maps,
+            secrets,
+            services,
+            endpoint_slices,
+            peers: _,
+            node: _,
+            pod_cidrs: _,
+            service_cidrs: _,
+            cluster_domain: _,
+            masters: _,
+        } = self;
+        let pods = pods.keys().cloned().map(Change::Pod);
+        pods.chain(config_maps.keys().cloned().map(Change::ConfigMap))
+            .chain(secrets.keys().cloned().map(Change::Secret))
+            .chain(services.keys().cloned().map(Change::Service))
+            .chain(endpoint_slices.keys().cloned().map(Change::EndpointSlice))
+            .collect()
+    }
+}
