@@ -3,37 +3,46 @@
 //!
 //! ```text
 //! state ──changes──▶ names ──▶ zone (pure) ─┐
-//!                                           ├─▶ serve: UDP and TCP at the bridge's address
+//!                                           ├─▶ answer ─▶ serve: UDP and TCP at the bridge's addresses
 //! host's resolvers ◀── forward (cache) ─────┘
 //! ```
 //!
 //! It answers where the pods' gateway is, so that a question leaves the node only when its answer is
 //! elsewhere, and works while no master can be reached.
 
+mod answer;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+mod label;
 mod message;
 mod names;
+mod seats;
 mod serve;
 mod zone;
 
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hickory_proto::rr::Name;
+use ipnet::{IpNet, Ipv6Net};
+use proto::k8s::api::core::v1::Node;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::answer::{Answerer, Known, Shared};
 use self::forward::Forward;
 use self::names::Names;
-use self::serve::Server;
+use self::serve::{Limits, Server};
 use self::zone::Zone;
-use crate::network::{ipv4_ranges, own_range};
+use crate::network::own_range;
 use crate::state::{Change, ClusterState, StateHandle};
 
 /// Where servers of names listen.
@@ -41,18 +50,18 @@ const PORT: u16 = 53;
 /// Between attempts to listen.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What the answers are made of.
-pub(crate) struct Known {
-    pub(crate) zone: Zone,
-    pub(crate) names: Names,
+/// The addresses of the node's server, once the node has ranges for pods.
+pub(crate) fn server_addresses(state: &ClusterState) -> Vec<IpAddr> {
+    let Some(node) = state.node.as_deref() else { return Vec::new() };
+    let ipv4 = own_range(node).map(|range| range.gateway().into());
+    ipv4.into_iter().chain(gateway6(node).map(IpAddr::from)).collect()
 }
 
-/// The same, followed by one and read by many.
-pub(crate) type Shared = Arc<RwLock<Known>>;
-
-/// The address of the node's server, once the node has a range for pods.
-pub(crate) fn server_address(state: &ClusterState) -> Option<Ipv4Addr> {
-    Some(own_range(state.node.as_deref()?)?.gateway())
+/// The node's own address in its range of IPv6: the first after the network's.
+fn gateway6(node: &Node) -> Option<Ipv6Addr> {
+    let ranges = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+    let range: Ipv6Net = ranges.filter_map(|range| range.parse().ok()).next()?;
+    Some(Ipv6Addr::from_bits(range.network().to_bits() + 1))
 }
 
 /// Answers questions until shutdown.
@@ -62,11 +71,11 @@ pub async fn run(state: StateHandle, shutdown: CancellationToken) {
     loop {
         let zone = state.read(zone_of);
         let same = running.as_ref().zip(zone.as_ref()).is_some_and(|(running, zone)| {
-            running.zone.server == zone.server && running.zone.domain == zone.domain
+            running.zone.servers == zone.servers && running.zone.domain == zone.domain
         });
         let mut failed = false;
         if !same {
-            // The old one gives its address back first.
+            // The old one gives its addresses back first.
             running = None;
             if let Some(zone) = zone {
                 match Running::start(&state, zone) {
@@ -86,21 +95,26 @@ pub async fn run(state: StateHandle, shutdown: CancellationToken) {
     }
 }
 
-/// A server, and what it answers from.
+/// Servers, and what they answer from.
 struct Running {
     zone: Zone,
     known: Shared,
-    _server: Server,
+    _servers: Vec<Server>,
 }
 
 impl Running {
     fn start(state: &StateHandle, zone: Zone) -> std::io::Result<Self> {
-        let names = state.read(Names::of);
+        let names = Names::of(state.read(names::objects));
         let known = Arc::new(RwLock::new(Known { zone: zone.clone(), names }));
-        let forward = Forward::of_host(zone.server.into());
-        let server = Server::start((zone.server, PORT).into(), Arc::clone(&known), forward)?;
-        info!(address = %zone.server, domain = %zone.domain, "answering for names");
-        Ok(Self { zone, known, _server: server })
+        let forward = Forward::of_host(zone.servers.clone());
+        let answerer = Answerer::new(Arc::clone(&known), forward);
+        let limits = Limits::default();
+        let servers = zone.servers.iter().map(|address| {
+            info!(%address, domain = %zone.domain, "answering for names");
+            Server::start((*address, PORT).into(), Arc::clone(&answerer), limits.clone())
+        });
+        let servers = servers.collect::<std::io::Result<_>>()?;
+        Ok(Self { zone, known, _servers: servers })
     }
 }
 
@@ -114,13 +128,7 @@ async fn follow(changes: &mut Receiver<Change>, state: &StateHandle, running: Op
             Err(RecvError::Closed) => std::future::pending().await,
         };
         if let Some(running) = running {
-            let mut known = running.known.write().unwrap_or_else(PoisonError::into_inner);
-            state.read(|state| {
-                if known.names.follow(&change, state) {
-                    known.names = Names::of(state);
-                    known.zone.ranges = zone_of(state).map(|zone| zone.ranges).unwrap_or_default();
-                }
-            });
+            update(&running.known, &change, state);
         }
         if matches!(change, Change::Everything | Change::Node) {
             return;
@@ -128,14 +136,49 @@ async fn follow(changes: &mut Receiver<Change>, state: &StateHandle, running: Op
     }
 }
 
+/// Makes what is known follow a change. Questions are answered meanwhile, but for the moment of the
+/// change itself.
+fn update(known: &Shared, change: &Change, state: &StateHandle) {
+    let write = || known.write().unwrap_or_else(PoisonError::into_inner);
+    match change {
+        Change::Everything => {
+            let names = Names::of(state.read(names::objects));
+            let zone = state.read(zone_of);
+            let mut known = write();
+            // What goes is taken apart when nobody waits for it any more.
+            let before = std::mem::replace(&mut known.names, names);
+            if let Some(zone) = zone {
+                known.zone = zone;
+            }
+            drop(known);
+            drop(before);
+        }
+        Change::Node | Change::Peers => {
+            if let Some(zone) = state.read(zone_of) {
+                write().zone = zone;
+            }
+        }
+        Change::Service(_) | Change::EndpointSlice(_) => {
+            state.read(|state| write().names.follow(change, state));
+        }
+        Change::Pod(_) | Change::ConfigMap(_) | Change::Secret(_) => {}
+    }
+}
+
 /// The zone, once the cluster's domain and this node's range are known.
 fn zone_of(state: &ClusterState) -> Option<Zone> {
-    let server = server_address(state)?;
-    if !state.loaded || state.cluster_domain.is_empty() {
+    let servers = server_addresses(state);
+    if servers.is_empty() || !state.loaded || state.cluster_domain.is_empty() {
         return None;
     }
     let mut domain = Name::from_ascii(&state.cluster_domain).ok()?.to_lowercase();
     domain.set_fqdn(true);
     let ranges = state.pod_cidrs.iter().chain(&state.service_cidrs);
-    Some(Zone { domain, ranges: ipv4_ranges(ranges), server })
+    let ranges: Vec<IpNet> = ranges.filter_map(|range| range.parse().ok()).collect();
+    let mut hosts: HashSet<IpAddr> =
+        state.peers.values().flat_map(|peer| peer.addresses.iter().copied()).collect();
+    let own = state.node.iter().flat_map(|node| node.status.iter());
+    let own = own.flat_map(|status| status.addresses.iter().flatten());
+    hosts.extend(own.filter_map(|address| address.address.parse::<IpAddr>().ok()));
+    Some(Zone { domain, ranges, hosts, servers })
 }

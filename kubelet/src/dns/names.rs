@@ -1,4 +1,5 @@
-//! What has a name: Services and their endpoints, kept so that every question is a look-up.
+//! What has a name: Services and their endpoints, kept so that every question is a look-up and every
+//! change touches its own names only.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use proto::ObjectKey;
 use proto::k8s::api::core::v1::Service;
 use proto::k8s::api::discovery::v1::{Endpoint, EndpointSlice};
 
+use super::label;
 use crate::state::{Change, ClusterState};
 
 /// Tells whose endpoints a slice has.
@@ -18,32 +20,53 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) enum Told {
     /// The addresses that stand for all of its endpoints.
     Addresses(Vec<IpAddr>),
-    /// It is headless: its endpoints have names of their own.
+    /// It is headless: the addresses are those of its endpoints.
     Endpoints,
     /// Another name.
     Alias(String),
 }
 
-/// An endpoint that takes requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NamedEndpoint {
-    /// Its label below the Service's name.
-    pub(crate) label: String,
-    pub(crate) addresses: Vec<IpAddr>,
-    /// Name, protocol and number of each port.
-    pub(crate) ports: Vec<(String, String, u16)>,
+/// An address of an endpoint that takes requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NamedEndpoint<'a> {
+    pub(crate) address: IpAddr,
+    /// Its name below the Service's, if it has one of its own.
+    hostname: Option<&'a str>,
+    slice: &'a EndpointSlice,
 }
 
-/// Whose address it is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Holder {
-    Service(ObjectKey),
-    /// By its label below the Service's name.
-    Endpoint(ObjectKey, String),
+impl NamedEndpoint<'_> {
+    /// Its label below the Service's name: its host name, else its address.
+    pub(crate) fn label(&self) -> String {
+        self.hostname.map_or_else(|| label::of_address(self.address), str::to_owned)
+    }
+
+    /// Name, protocol and number of each port.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = Port<'_>> {
+        self.slice.ports.iter().flatten().filter_map(|port| {
+            let number = u16::try_from(port.port?).ok()?;
+            Some(Port::new(port.name.as_deref(), port.protocol.as_deref(), number))
+        })
+    }
+}
+
+/// A port, with its name and protocol as objects have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Port<'a> {
+    /// Empty: it has none.
+    pub(crate) name: &'a str,
+    pub(crate) protocol: &'a str,
+    pub(crate) number: u16,
+}
+
+impl<'a> Port<'a> {
+    fn new(name: Option<&'a str>, protocol: Option<&'a str>, number: u16) -> Self {
+        Self { name: name.unwrap_or_default(), protocol: protocol.unwrap_or("TCP"), number }
+    }
 }
 
 /// All that has a name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Names {
     services: HashMap<ObjectKey, Arc<Service>>,
     /// By Service, then by their own names.
@@ -52,43 +75,75 @@ pub(crate) struct Names {
     owners: HashMap<ObjectKey, ObjectKey>,
     /// How many Services each namespace has.
     namespaces: HashMap<String, usize>,
-    holders: HashMap<IpAddr, BTreeSet<Holder>>,
-    /// What each Service stands for in `holders`.
-    held: HashMap<ObjectKey, Vec<(IpAddr, Holder)>>,
+    /// Which Services an address stands for.
+    service_addresses: BTreeSet<(IpAddr, Arc<ObjectKey>)>,
+    /// Which slices an address is in: sorted pairs, at some forty bytes for each endpoint of the cluster.
+    endpoint_addresses: BTreeSet<(IpAddr, Arc<ObjectKey>)>,
+    /// Comes before every other key.
+    first: Arc<ObjectKey>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            owners: HashMap::new(),
+            namespaces: HashMap::new(),
+            service_addresses: BTreeSet::new(),
+            endpoint_addresses: BTreeSet::new(),
+            first: Arc::new(ObjectKey::new("", "")),
+        }
+    }
+}
+
+/// Objects with names, as a state has them.
+pub(crate) type Objects = (Vec<(ObjectKey, Arc<Service>)>, Vec<(ObjectKey, Arc<EndpointSlice>)>);
+
+/// Takes the objects out of a state, for whoever must not hold it for long.
+pub(crate) fn objects(state: &ClusterState) -> Objects {
+    let services = state.services.iter().map(|(key, one)| (key.clone(), Arc::clone(one)));
+    let slices = state.endpoint_slices.iter().map(|(key, one)| (key.clone(), Arc::clone(one)));
+    (services.collect(), slices.collect())
 }
 
 impl Names {
-    /// The names in a state.
-    pub(crate) fn of(state: &ClusterState) -> Self {
+    /// The names of objects.
+    pub(crate) fn of((services, slices): Objects) -> Self {
         let mut names = Self::default();
-        for (key, service) in &state.services {
-            names.put_service(key, Some(Arc::clone(service)));
+        for (key, service) in services {
+            names.put_service(&key, Some(service));
         }
-        for (key, slice) in &state.endpoint_slices {
-            names.put_slice(key, Some(Arc::clone(slice)));
+        for (key, slice) in slices {
+            names.put_slice(&key, Some(slice));
         }
         names
     }
 
-    /// Follows a change of the state; tells whether everything has to be looked at instead.
-    pub(crate) fn follow(&mut self, change: &Change, state: &ClusterState) -> bool {
+    /// Follows a change of the state, but for a change of everything.
+    pub(crate) fn follow(&mut self, change: &Change, state: &ClusterState) {
         match change {
-            Change::Everything => return true,
             Change::Service(key) => self.put_service(key, state.services.get(key).cloned()),
             Change::EndpointSlice(key) => {
                 self.put_slice(key, state.endpoint_slices.get(key).cloned());
             }
             _ => {}
         }
-        false
     }
 
     fn put_service(&mut self, key: &ObjectKey, service: Option<Arc<Service>>) {
         let there = service.is_some();
+        let held: Vec<IpAddr> = service.as_deref().map(addresses_of_service).unwrap_or_default();
         let before = match service {
             Some(service) => self.services.insert(key.clone(), service),
             None => self.services.remove(key),
         };
+        let shared = Arc::new(key.clone());
+        for address in before.as_deref().map(addresses_of_service).unwrap_or_default() {
+            self.service_addresses.remove(&(address, Arc::clone(&shared)));
+        }
+        self.service_addresses
+            .extend(held.into_iter().map(|address| (address, Arc::clone(&shared))));
         match (before.is_some(), there) {
             (false, true) => *self.namespaces.entry(key.namespace.clone()).or_default() += 1,
             (true, false) => {
@@ -100,110 +155,86 @@ impl Names {
             }
             _ => {}
         }
-        self.hold(key);
     }
 
     fn put_slice(&mut self, key: &ObjectKey, slice: Option<Arc<EndpointSlice>>) {
-        let owner = slice.as_ref().and_then(|slice| owner_of(key, slice));
-        let before = match &owner {
-            Some(owner) => self.owners.insert(key.clone(), owner.clone()),
-            None => self.owners.remove(key),
-        };
-        if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
-            self.take_slice(&before, &key.name);
-            self.hold(&before);
-        }
-        if let (Some(owner), Some(slice)) = (owner, slice) {
-            self.slices.entry(owner.clone()).or_default().insert(key.name.clone(), slice);
-            self.hold(&owner);
-        }
-    }
-
-    fn take_slice(&mut self, owner: &ObjectKey, name: &str) {
-        if let Some(slices) = self.slices.get_mut(owner) {
-            slices.remove(name);
-            if slices.is_empty() {
-                self.slices.remove(owner);
+        let slice = slice.and_then(|slice| Some((owner_of(key, &slice)?, slice)));
+        let before = self.owners.get(key).cloned();
+        let taken = before.as_ref().and_then(|owner| self.take_slice(owner, &key.name));
+        let old = taken.as_deref().map(addresses_of_slice).unwrap_or_default();
+        let new = match slice {
+            Some((owner, slice)) => {
+                let new = addresses_of_slice(&slice);
+                self.owners.insert(key.clone(), owner.clone());
+                self.slices.entry(owner).or_default().insert(key.name.clone(), slice);
+                new
             }
-        }
-    }
-
-    /// Notes which addresses lead to the Service's names.
-    fn hold(&mut self, key: &ObjectKey) {
-        let holds: Vec<(IpAddr, Holder)> = match self.told(key) {
-            Some(Told::Addresses(addresses)) => addresses
-                .into_iter()
-                .map(|address| (address, Holder::Service(key.clone())))
-                .collect(),
-            Some(Told::Endpoints) => self
-                .endpoints(key)
-                .flat_map(|endpoint| {
-                    let holder = Holder::Endpoint(key.clone(), endpoint.label);
-                    endpoint.addresses.into_iter().map(move |address| (address, holder.clone()))
-                })
-                .collect(),
-            Some(Told::Alias(_)) | None => Vec::new(),
-        };
-        let before = if holds.is_empty() {
-            self.held.remove(key)
-        } else {
-            self.held.insert(key.clone(), holds.clone())
-        };
-        for (address, holder) in before.into_iter().flatten() {
-            if let Some(holders) = self.holders.get_mut(&address) {
-                holders.remove(&holder);
-                if holders.is_empty() {
-                    self.holders.remove(&address);
-                }
+            None => {
+                self.owners.remove(key);
+                BTreeSet::new()
             }
+        };
+        let shared = Arc::new(key.clone());
+        for address in old.difference(&new) {
+            self.endpoint_addresses.remove(&(*address, Arc::clone(&shared)));
         }
-        for (address, holder) in holds {
-            self.holders.entry(address).or_default().insert(holder);
+        for address in new.difference(&old) {
+            self.endpoint_addresses.insert((*address, Arc::clone(&shared)));
         }
     }
 
-    /// What stands under a Service's name; nothing if there is no such Service.
+    fn take_slice(&mut self, owner: &ObjectKey, name: &str) -> Option<Arc<EndpointSlice>> {
+        let slices = self.slices.get_mut(owner)?;
+        let taken = slices.remove(name);
+        if slices.is_empty() {
+            self.slices.remove(owner);
+        }
+        taken
+    }
+
+    /// What stands under a Service's name; nothing if there is no such Service, or none that DNS
+    /// could tell of.
     pub(crate) fn told(&self, key: &ObjectKey) -> Option<Told> {
-        let spec = self.services.get(key)?.spec.as_ref();
+        let service = self.services.get(key)?;
+        let spec = service.spec.as_ref();
         if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
             let name = spec.and_then(|spec| spec.external_name.clone()).unwrap_or_default();
-            return Some(Told::Alias(name));
+            // An address is nobody's alias, as in CoreDNS.
+            let is_name = !name.is_empty() && name.parse::<IpAddr>().is_err();
+            return is_name.then_some(Told::Alias(name));
         }
-        let one = spec.and_then(|spec| spec.cluster_ip.as_ref());
-        if one.is_some_and(|address| address == "None") {
+        if spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
             return Some(Told::Endpoints);
         }
-        let several = spec.iter().flat_map(|spec| spec.cluster_ips.iter().flatten());
-        let mut addresses: Vec<IpAddr> =
-            several.chain(one).filter_map(|address| address.parse().ok()).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        Some(Told::Addresses(addresses))
+        Some(Told::Addresses(addresses_of_service(service)))
     }
 
     /// Name, protocol and number of a Service's ports.
-    pub(crate) fn ports(&self, key: &ObjectKey) -> Vec<(String, String, u16)> {
+    pub(crate) fn ports(&self, key: &ObjectKey) -> impl Iterator<Item = Port<'_>> {
         let spec = self.services.get(key).and_then(|service| service.spec.as_ref());
-        let ports = spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-        let told = ports.filter_map(|port| {
+        spec.into_iter().flat_map(|spec| spec.ports.iter().flatten()).filter_map(|port| {
             let number = u16::try_from(port.port).ok()?;
-            Some(port_of(port.name.as_deref(), port.protocol.as_deref(), number))
-        });
-        told.collect()
+            Some(Port::new(port.name.as_deref(), port.protocol.as_deref(), number))
+        })
     }
 
     /// The endpoints of a Service that take requests, as its slices have them.
-    pub(crate) fn endpoints(&self, key: &ObjectKey) -> impl Iterator<Item = NamedEndpoint> + '_ {
+    pub(crate) fn endpoints(&self, key: &ObjectKey) -> impl Iterator<Item = NamedEndpoint<'_>> {
         let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
-        slices.flat_map(|slice| {
-            let ports = slice.ports.iter().flatten().filter_map(|port| {
-                let number = u16::try_from(port.port?).ok()?;
-                Some(port_of(port.name.as_deref(), port.protocol.as_deref(), number))
-            });
-            let ports: Vec<_> = ports.collect();
-            let ready = slice.endpoints.iter().flatten().filter(|endpoint| is_ready(endpoint));
-            ready.filter_map(move |endpoint| named(endpoint, &ports))
-        })
+        slices.flat_map(|slice| endpoints_of(slice))
+    }
+
+    /// The addresses of a Service's endpoint, by its label below the Service's name.
+    pub(crate) fn endpoint(&self, key: &ObjectKey, label: &str) -> Vec<IpAddr> {
+        let of_that_name = self.endpoints(key).filter(|one| one.hostname == Some(label));
+        let mut found: Vec<IpAddr> = of_that_name.map(|one| one.address).collect();
+        if let Some(address) = label::address(label) {
+            let unnamed = self
+                .endpoints_at(address)
+                .any(|(owner, endpoint)| owner == key && endpoint.hostname.is_none());
+            found.extend(unnamed.then_some(address));
+        }
+        found
     }
 
     /// Whether a namespace has any Service.
@@ -211,9 +242,30 @@ impl Names {
         self.namespaces.contains_key(namespace)
     }
 
-    /// Whose address it is.
-    pub(crate) fn holders(&self, address: IpAddr) -> impl Iterator<Item = &Holder> {
-        self.holders.get(&address).into_iter().flatten()
+    /// The Services that an address stands for.
+    pub(crate) fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &ObjectKey> {
+        self.service_addresses
+            .range((address, Arc::clone(&self.first))..)
+            .take_while(move |(at, _)| *at == address)
+            .map(|(_, key)| &**key)
+    }
+
+    /// The endpoints at an address, each with its Service.
+    pub(crate) fn endpoints_at(
+        &self,
+        address: IpAddr,
+    ) -> impl Iterator<Item = (&ObjectKey, NamedEndpoint<'_>)> {
+        let slices = self.endpoint_addresses.range((address, Arc::clone(&self.first))..);
+        let slices = slices.take_while(move |(at, _)| *at == address);
+        slices.flat_map(move |(_, key)| {
+            let owner = self.owners.get(&**key);
+            let slice = owner.and_then(|owner| Some((owner, self.slices.get(owner)?)));
+            let slice = slice.and_then(|(owner, slices)| Some((owner, slices.get(&key.name)?)));
+            slice.into_iter().flat_map(move |(owner, slice)| {
+                let there = endpoints_of(slice).filter(move |one| one.address == address);
+                there.map(move |endpoint| (owner, endpoint))
+            })
+        })
     }
 }
 
@@ -222,22 +274,33 @@ fn owner_of(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
     Some(ObjectKey::new(&*key.namespace, &**name))
 }
 
-fn port_of(name: Option<&str>, protocol: Option<&str>, number: u16) -> (String, String, u16) {
-    let protocol = protocol.unwrap_or("TCP").to_ascii_lowercase();
-    (name.unwrap_or_default().to_owned(), protocol, number)
+/// The addresses that stand for a Service; none if it is headless.
+fn addresses_of_service(service: &Service) -> Vec<IpAddr> {
+    let spec = service.spec.iter();
+    let several = spec.clone().flat_map(|spec| spec.cluster_ips.iter().flatten());
+    let one = spec.filter_map(|spec| spec.cluster_ip.as_ref());
+    let mut addresses: Vec<IpAddr> =
+        several.chain(one).filter_map(|address| address.parse().ok()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
-/// An endpoint that does not say takes requests.
+fn addresses_of_slice(slice: &EndpointSlice) -> BTreeSet<IpAddr> {
+    endpoints_of(slice).map(|endpoint| endpoint.address).collect()
+}
+
+fn endpoints_of(slice: &EndpointSlice) -> impl Iterator<Item = NamedEndpoint<'_>> {
+    let ready = slice.endpoints.iter().flatten().filter(|endpoint| is_ready(endpoint));
+    ready.flat_map(move |endpoint| {
+        let hostname = endpoint.hostname.as_deref().filter(|name| !name.is_empty());
+        let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
+        addresses.map(move |address| NamedEndpoint { address, hostname, slice })
+    })
+}
+
+/// An endpoint that does not say takes requests. Those of a Service that publishes addresses which are
+/// not ready are called ready by who makes the slices.
 fn is_ready(endpoint: &Endpoint) -> bool {
     endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
-}
-
-fn named(endpoint: &Endpoint, ports: &[(String, String, u16)]) -> Option<NamedEndpoint> {
-    let addresses: Vec<IpAddr> =
-        endpoint.addresses.iter().filter_map(|address| address.parse().ok()).collect();
-    let first = addresses.first()?;
-    let stated = endpoint.hostname.clone().filter(|name| !name.is_empty());
-    // Unlike the address itself, this is a label.
-    let label = stated.unwrap_or_else(|| first.to_string().replace(['.', ':'], "-"));
-    Some(NamedEndpoint { label, addresses, ports: ports.to_vec() })
 }

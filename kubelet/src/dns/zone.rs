@@ -1,15 +1,20 @@
 //! The answers of the cluster's own zone, as Kubernetes' DNS specification (version 1.1) has them. Pure.
 //!
 //! <https://github.com/kubernetes/dns/blob/master/docs/specification.md>
+//!
+//! What it leaves open is as in CoreDNS: endpoints of Services with an address have names, too; there
+//! are no wildcards; `10-244-1-7.NAMESPACE.pod` names an address of the cluster.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::HashSet;
+use std::net::IpAddr;
 
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use ipnet::IpNet;
 use proto::ObjectKey;
 
-use super::names::{Holder, NamedEndpoint, Names, Told};
-use crate::network::Cidr4;
+use super::label;
+use super::names::{NamedEndpoint, Names, Port, Told};
 
 /// Seconds for which an answer holds, negative ones included: an endpoint that is gone is asked for
 /// no longer.
@@ -19,14 +24,27 @@ const TTL: u32 = 5;
 const VERSION: &str = "1.1.0";
 
 /// A zone, and what it is made of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Zone {
     /// As `cluster.local.`
     pub(crate) domain: Name,
     /// Ranges whose addresses have names here or nowhere.
-    pub(crate) ranges: Vec<Cidr4>,
+    pub(crate) ranges: Vec<IpNet>,
+    /// The nodes' addresses, which pods on their network have.
+    pub(crate) hosts: HashSet<IpAddr>,
     /// Where this server answers.
-    pub(crate) server: Ipv4Addr,
+    pub(crate) servers: Vec<IpAddr>,
+}
+
+/// A question, and how much of its answer is of use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) name: &'a Name,
+    pub(crate) record_type: RecordType,
+    /// Chooses with which of several records the answer begins.
+    pub(crate) turn: u16,
+    /// No more records than this have room.
+    pub(crate) most: usize,
 }
 
 /// What is known of a name.
@@ -55,14 +73,9 @@ enum Place {
 }
 
 impl Zone {
-    /// Answers a question. `turn` chooses with which of several addresses the answer begins.
-    pub(crate) fn answer(
-        &self,
-        names: &Names,
-        name: &Name,
-        record_type: RecordType,
-        turn: u16,
-    ) -> Answer {
+    /// Answers a question.
+    pub(crate) fn answer(&self, names: &Names, asked: Asked<'_>) -> Answer {
+        let Asked { name, record_type, turn, most } = asked;
         let lower = name.to_lowercase();
         let place = if self.domain.zone_of(&lower) {
             let depth = usize::from(lower.num_labels() - self.domain.num_labels());
@@ -70,7 +83,7 @@ impl Zone {
             let mut labels: Vec<String> = labels.map(Into::into).collect();
             labels.reverse();
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-            self.place(names, &labels)
+            self.place(names, &labels, record_type)
         } else {
             match lower.parse_arpa_name() {
                 Ok(net) if net.prefix_len() == net.max_prefix_len() && self.is_ours(net.addr()) => {
@@ -86,17 +99,21 @@ impl Zone {
             Place::Alias(target) => {
                 Answer::Alias(record(RData::CNAME(CNAME(target.clone()))), target)
             }
-            Place::Node(data) => {
-                let of_type = data.into_iter().filter(|data| {
-                    record_type == RecordType::ANY || data.record_type() == record_type
-                });
-                let mut answers: Vec<Record> = of_type.map(record).collect();
-                if answers.is_empty() {
+            Place::Node(mut data) => {
+                // Who asks for any type gets one that there is (RFC 8482): all of them would be a
+                // means to make others drown in answers.
+                let wanted = match record_type {
+                    RecordType::ANY => data.first().map_or(record_type, RData::record_type),
+                    one => one,
+                };
+                data.retain(|data| data.record_type() == wanted);
+                if data.is_empty() {
                     return Answer::Nothing(self.authority());
                 }
-                let turn = usize::from(turn) % answers.len();
-                answers.rotate_left(turn);
-                let additionals = self.targets(names, &answers);
+                let turn = usize::from(turn) % data.len();
+                data.rotate_left(turn);
+                let answers: Vec<Record> = data.into_iter().take(most).map(record).collect();
+                let additionals = self.targets(names, &answers, most);
                 Answer::Records { answers, additionals }
             }
         }
@@ -108,23 +125,28 @@ impl Zone {
     }
 
     fn soa(&self) -> SOA {
-        let below = |label| self.below(&[label]).unwrap_or_else(|| self.domain.clone());
-        SOA::new(below("ns.dns"), below("hostmaster"), 1, 7200, 1800, 86400, TTL)
+        SOA::new(self.name_server(), self.below_domain(&["hostmaster"]), 1, 7200, 1800, 86400, TTL)
+    }
+
+    fn name_server(&self) -> Name {
+        self.below_domain(&["ns.dns"])
+    }
+
+    fn below_domain(&self, labels: &[&str]) -> Name {
+        // A domain that leaves no room for these has no Services either.
+        self.below(labels).unwrap_or_else(|| self.domain.clone())
     }
 
     /// What stands at a place in the zone. The labels begin next to the domain.
-    fn place(&self, names: &Names, labels: &[&str]) -> Place {
+    fn place(&self, names: &Names, labels: &[&str], record_type: RecordType) -> Place {
         match labels {
-            [] => Place::Node(vec![
-                RData::SOA(self.soa()),
-                RData::NS(NS(self.below(&["ns.dns"]).unwrap_or_else(|| self.domain.clone()))),
-            ]),
+            [] => Place::Node(vec![RData::NS(NS(self.name_server())), RData::SOA(self.soa())]),
             ["dns-version"] => Place::Node(vec![RData::TXT(TXT::new(vec![VERSION.to_owned()]))]),
             ["dns"] | ["svc"] | ["pod"] => Place::Branch,
-            ["dns", "ns"] => Place::Node(vec![RData::A(A(self.server))]),
+            ["dns", "ns"] => Place::Node(addresses_of(self.servers.iter().copied())),
             ["svc" | "pod", namespace] if names.has_namespace(namespace) => Place::Branch,
             ["svc", namespace, service] => {
-                self.service(names, &ObjectKey::new(*namespace, *service))
+                self.service(names, &ObjectKey::new(*namespace, *service), record_type)
             }
             ["svc", namespace, service, below @ ..] => {
                 self.below_service(names, &ObjectKey::new(*namespace, *service), below)
@@ -134,119 +156,115 @@ impl Zone {
         }
     }
 
-    fn service(&self, names: &Names, key: &ObjectKey) -> Place {
-        match names.told(key) {
-            None => Place::Nowhere,
-            Some(Told::Alias(target)) => match Name::from_ascii(&target) {
-                Ok(mut target) if !target.is_root() => {
-                    target.set_fqdn(true);
-                    Place::Alias(target)
-                }
-                _ => Place::Branch,
-            },
-            Some(Told::Addresses(addresses)) => {
-                let mut data = addresses_of(&addresses);
-                data.extend(self.srv_of_service(names, key, None));
-                Place::Node(data)
+    fn service(&self, names: &Names, key: &ObjectKey, record_type: RecordType) -> Place {
+        let (mut data, headless) = match names.told(key) {
+            None => return Place::Nowhere,
+            Some(Told::Alias(target)) => {
+                return match Name::from_ascii(&target) {
+                    Ok(mut target) if !target.is_root() => {
+                        target.set_fqdn(true);
+                        Place::Alias(target)
+                    }
+                    _ => Place::Branch,
+                };
             }
+            Some(Told::Addresses(addresses)) => (addresses_of(addresses), false),
             Some(Told::Endpoints) => {
-                let endpoints: Vec<NamedEndpoint> = names.endpoints(key).collect();
-                // Kubernetes has no name for a headless Service that nobody answers for.
-                if endpoints.is_empty() {
+                let data = addresses_of(names.endpoints(key).map(|endpoint| endpoint.address));
+                // The specification has no name for a headless Service that nobody answers for.
+                if data.is_empty() {
                     return Place::Nowhere;
                 }
-                let addresses = endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-                let mut data = addresses_of(addresses);
-                data.extend(self.srv_of_endpoints(key, &endpoints, None));
-                Place::Node(data)
+                (data, true)
             }
+        };
+        // Many, of which the most are not asked for.
+        if record_type == RecordType::SRV {
+            data = self.srv_of(names, key, headless, |_| true);
         }
+        Place::Node(data)
     }
 
-    /// `_http._tcp` below a Service, or an endpoint of a headless one.
+    /// `_http._tcp` below a Service, or one of its endpoints.
     fn below_service(&self, names: &Names, key: &ObjectKey, labels: &[&str]) -> Place {
         let headless = match names.told(key) {
             Some(Told::Endpoints) => true,
             Some(Told::Addresses(_)) => false,
             Some(Told::Alias(_)) | None => return Place::Nowhere,
         };
-        let endpoints: Vec<NamedEndpoint> =
-            if headless { names.endpoints(key).collect() } else { Vec::new() };
+        let is = |port: &Port<'_>, protocol: &str| {
+            !port.name.is_empty() && port.protocol.eq_ignore_ascii_case(&protocol[1..])
+        };
         match labels {
             [protocol] if protocol.starts_with('_') => {
-                let ports = names.ports(key).into_iter();
-                let ports = ports.chain(endpoints.into_iter().flat_map(|one| one.ports));
-                let mut named = ports.filter(|(name, _, _)| !name.is_empty());
-                let there = named.any(|(_, known, _)| protocol[1..] == known);
+                let there = if headless {
+                    names.endpoints(key).any(|one| one.ports().any(|port| is(&port, protocol)))
+                } else {
+                    names.ports(key).any(|port| is(&port, protocol))
+                };
                 if there { Place::Branch } else { Place::Nowhere }
             }
-            [protocol, port] if protocol.starts_with('_') && port.starts_with('_') => {
-                let wanted = Some((&port[1..], &protocol[1..]));
-                let data = if headless {
-                    self.srv_of_endpoints(key, &endpoints, wanted)
-                } else {
-                    self.srv_of_service(names, key, wanted)
-                };
+            [protocol, name] if protocol.starts_with('_') && name.starts_with('_') => {
+                let data = self.srv_of(names, key, headless, |port| {
+                    is(port, protocol) && port.name.eq_ignore_ascii_case(&name[1..])
+                });
                 if data.is_empty() { Place::Nowhere } else { Place::Node(data) }
             }
             [label] => {
-                let named = endpoints.iter().filter(|endpoint| endpoint.label == *label);
-                let addresses: Vec<&IpAddr> =
-                    named.flat_map(|endpoint| &endpoint.addresses).collect();
-                if addresses.is_empty() {
-                    Place::Nowhere
-                } else {
-                    Place::Node(addresses_of(addresses))
-                }
+                let data = addresses_of(names.endpoint(key, label));
+                if data.is_empty() { Place::Nowhere } else { Place::Node(data) }
             }
             _ => Place::Nowhere,
         }
     }
 
-    fn srv_of_service(
+    /// Where the ports are that somebody wants: at the Service, or at its endpoints. All of the same
+    /// rank, together with a weight of a hundred.
+    fn srv_of(
         &self,
         names: &Names,
         key: &ObjectKey,
-        wanted: Option<(&str, &str)>,
+        headless: bool,
+        wanted: impl Fn(&Port<'_>) -> bool,
     ) -> Vec<RData> {
-        let Some(target) = self.name_of(key, None) else { return Vec::new() };
-        let ports = names.ports(key);
-        let ports: Vec<u16> = ports
-            .iter()
-            .filter(|(name, protocol, _)| is_wanted(name, protocol, wanted))
-            .map(|(_, _, number)| *number)
-            .collect();
-        srv(ports.into_iter().map(|port| (port, target.clone())).collect())
-    }
-
-    fn srv_of_endpoints(
-        &self,
-        key: &ObjectKey,
-        endpoints: &[NamedEndpoint],
-        wanted: Option<(&str, &str)>,
-    ) -> Vec<RData> {
-        let targets = endpoints.iter().flat_map(|endpoint| {
-            let ports = endpoint.ports.iter();
-            let ports = ports.filter(|(name, protocol, _)| is_wanted(name, protocol, wanted));
-            ports
-                .filter_map(|(_, _, port)| Some((*port, self.name_of(key, Some(&endpoint.label))?)))
-        });
-        srv(targets.collect())
+        let mut targets: Vec<(u16, Name)> = Vec::new();
+        if headless {
+            for endpoint in names.endpoints(key) {
+                let Some(name) = self.name_of_endpoint(key, &endpoint) else { continue };
+                let ports = endpoint.ports().filter(|port| wanted(port));
+                targets.extend(ports.map(|port| (port.number, name.clone())));
+            }
+            // An endpoint may have addresses of both families.
+            let mut seen = HashSet::new();
+            targets.retain(|target| seen.insert(target.clone()));
+        } else if let Some(name) = self.name_of_service(key) {
+            let ports = names.ports(key).filter(|port| wanted(port));
+            targets.extend(ports.map(|port| (port.number, name.clone())));
+        }
+        let weight = u16::try_from(100 / targets.len().max(1)).unwrap_or(1).max(1);
+        let record = |(port, target)| RData::SRV(SRV::new(0, weight, port, target));
+        targets.into_iter().map(record).collect()
     }
 
     /// The addresses of the names that the answers lead to.
-    fn targets(&self, names: &Names, answers: &[Record]) -> Vec<Record> {
+    fn targets(&self, names: &Names, answers: &[Record], most: usize) -> Vec<Record> {
         let mut additionals: Vec<Record> = Vec::new();
-        let mut seen: Vec<&Name> = Vec::new();
+        let mut seen: HashSet<&Name> = HashSet::new();
         for answer in answers {
-            let RData::SRV(srv) = &answer.data else { continue };
-            if seen.contains(&&srv.target) {
+            let target = match &answer.data {
+                RData::SRV(srv) => &srv.target,
+                RData::NS(server) => &server.0,
+                _ => continue,
+            };
+            if !seen.insert(target) {
                 continue;
             }
-            seen.push(&srv.target);
             for record_type in [RecordType::A, RecordType::AAAA] {
-                let found = self.answer(names, &srv.target, record_type, 0);
-                if let Answer::Records { answers, .. } = found {
+                if additionals.len() >= most {
+                    return additionals;
+                }
+                let asked = Asked { name: target, record_type, turn: 0, most };
+                if let Answer::Records { answers, .. } = self.answer(names, asked) {
                     additionals.extend(answers);
                 }
             }
@@ -256,36 +274,43 @@ impl Zone {
 
     /// `10-244-1-7.NAMESPACE.pod`: whoever knows the address knows as much as is told here.
     fn pod(&self, label: &str) -> Place {
-        let address = label.replace('-', ".").parse::<Ipv4Addr>();
-        match address {
-            Ok(address) if self.is_ours(address.into()) => Place::Node(vec![RData::A(A(address))]),
+        match label::address(label) {
+            Some(address) if self.is_ours(address) || self.hosts.contains(&address) => {
+                Place::Node(addresses_of([address]))
+            }
             _ => Place::Nowhere,
         }
     }
 
+    /// The names of the Services at an address, else of the endpoints, chosen names first.
     fn reverse(&self, names: &Names, address: IpAddr) -> Place {
-        let found = names.holders(address).filter_map(|holder| match holder {
-            Holder::Service(key) => self.name_of(key, None),
-            Holder::Endpoint(key, label) => self.name_of(key, Some(label)),
-        });
-        let data: Vec<RData> = found.map(|name| RData::PTR(PTR(name))).collect();
+        let services = names.services_at(address).filter_map(|key| self.name_of_service(key));
+        let mut found: Vec<Name> = services.collect();
+        if found.is_empty() {
+            let mut endpoints: Vec<_> = names
+                .endpoints_at(address)
+                .filter(|(key, _)| !matches!(names.told(key), None | Some(Told::Alias(_))))
+                .collect();
+            endpoints.sort_by_key(|(_, endpoint)| endpoint.label() == label::of_address(address));
+            let of_endpoints = endpoints.into_iter();
+            found.extend(of_endpoints.filter_map(|(key, one)| self.name_of_endpoint(key, &one)));
+            let mut seen = HashSet::new();
+            found.retain(|name| seen.insert(name.clone()));
+        }
+        let data: Vec<RData> = found.into_iter().map(|name| RData::PTR(PTR(name))).collect();
         if data.is_empty() { Place::Nowhere } else { Place::Node(data) }
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.ranges.iter().any(|range| range.contains(address)),
-            IpAddr::V6(_) => false,
-        }
+        self.ranges.iter().any(|range| range.contains(&address))
     }
 
-    /// The name of a Service, or of an endpoint of it.
-    fn name_of(&self, key: &ObjectKey, label: Option<&str>) -> Option<Name> {
-        let service = format!("{}.{}.svc", key.name, key.namespace);
-        match label {
-            Some(label) => self.below(&[label, &service]),
-            None => self.below(&[&service]),
-        }
+    fn name_of_service(&self, key: &ObjectKey) -> Option<Name> {
+        self.below(&[&key.name, &key.namespace, "svc"])
+    }
+
+    fn name_of_endpoint(&self, key: &ObjectKey, endpoint: &NamedEndpoint<'_>) -> Option<Name> {
+        self.below(&[&endpoint.label(), &key.name, &key.namespace, "svc"])
     }
 
     fn below(&self, labels: &[&str]) -> Option<Name> {
@@ -293,21 +318,13 @@ impl Zone {
     }
 }
 
-fn is_wanted(name: &str, protocol: &str, wanted: Option<(&str, &str)>) -> bool {
-    wanted.is_none_or(|wanted| !name.is_empty() && wanted == (name, protocol))
-}
-
-/// All of the same rank, together with a weight of a hundred.
-fn srv(targets: Vec<(u16, Name)>) -> Vec<RData> {
-    let weight = u16::try_from(100 / targets.len().max(1)).unwrap_or(1).max(1);
-    let record = |(port, target)| RData::SRV(SRV::new(0, weight, port, target));
-    targets.into_iter().map(record).collect()
-}
-
-fn addresses_of<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> Vec<RData> {
-    let record = |address: &IpAddr| match address {
-        IpAddr::V4(address) => RData::A(A(*address)),
-        IpAddr::V6(address) => RData::AAAA(AAAA(*address)),
-    };
-    addresses.into_iter().map(record).collect()
+/// Each once, in their order.
+fn addresses_of(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<RData> {
+    let mut seen = HashSet::new();
+    let once = addresses.into_iter().filter(|address| seen.insert(*address));
+    once.map(|address| match address {
+        IpAddr::V4(address) => RData::A(A(address)),
+        IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+    })
+    .collect()
 }

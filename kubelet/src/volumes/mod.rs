@@ -19,6 +19,7 @@ mod host_path;
 pub(crate) mod hostname;
 pub(crate) mod mounts;
 mod payload;
+pub(crate) mod resolver;
 pub(crate) mod sub_path;
 #[cfg(test)]
 mod tests;

@@ -22,8 +22,8 @@ use crate::pods::observed::{Attempt, Job, Sandbox, StopReason, Stopping};
 use crate::pods::plan::{Intent, PodAction};
 use crate::pods::spec::{self, Role};
 use crate::pods::{logs, references, security, termination};
-use crate::volumes::etc::ClusterDns;
 use crate::volumes::hostname::HostName;
+use crate::volumes::resolver::ClusterDns;
 use crate::volumes::{self, Objects, PodDir, VolumeError, Volumes};
 
 /// What became of a job.
@@ -183,10 +183,11 @@ impl Worker {
         let (pod, dir) = (Arc::clone(&self.pod), self.dir.clone());
         let uid = self.identity.uid.clone();
         let node_addresses = self.context.config.node_addresses.clone();
+        let teller = self.teller.clone();
         let cluster = self.context.dependencies.state.read(|state| {
-            let server = dns::server_address(state)?.into();
-            let domain = Some(state.cluster_domain.clone()).filter(|domain| !domain.is_empty())?;
-            Some(ClusterDns { server, domain })
+            let servers = dns::server_addresses(state);
+            let known = !servers.is_empty() && !state.cluster_domain.is_empty();
+            known.then(|| ClusterDns { servers, domain: state.cluster_domain.clone() })
         });
         self.jobs.spawn(async move {
             let attached = async {
@@ -199,7 +200,9 @@ impl Worker {
                 };
                 let known = addresses.clone();
                 let write = move || volumes::etc::write(&dir.etc(), &pod, &known, cluster.as_ref());
-                blocking(write).await?;
+                for omitted in blocking(write).await? {
+                    teller.warning(None, "DNSConfigForming", omitted);
+                }
                 Ok(addresses)
             };
             Done::Network(attached.await)
@@ -560,9 +563,9 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Runs what blocks, its error in words.
-async fn blocking(
-    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
-) -> Result<(), String> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, String> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panicked) => Err(panicked.to_string()),
