@@ -223,6 +223,13 @@ pub enum MountSource {
         /// Relative; has to be there.
         path: PathBuf,
     },
+    /// The files of an image, put together of its layers, for looking at.
+    Image {
+        /// Unpacked, the lowest first.
+        layers: Vec<PathBuf>,
+        /// What of them; nothing: all. Links are followed within the image.
+        path: Option<PathBuf>,
+    },
     /// A fresh tmpfs of at most so many bytes (nothing: the kernel's default).
     Tmpfs {
         /// Bound.

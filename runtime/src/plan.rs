@@ -55,6 +55,9 @@ pub(crate) struct StagePlan {
     pub(crate) folder: PathBuf,
     /// Sources of mounts, files or folders of the machine.
     pub(crate) mounts: Vec<PathBuf>,
+    /// The numbers of those whose files have been mapped already.
+    #[serde(default)]
+    pub(crate) mapped: Vec<usize>,
     /// Sources of mounts that are the same for all users, after those.
     #[serde(default)]
     pub(crate) for_all: Vec<PathBuf>,
@@ -195,6 +198,9 @@ pub(crate) struct SubPath {
     pub(crate) is_shared: bool,
     /// Where the creator binds it, in its own mount namespace, for libcontainer to find.
     pub(crate) place: PathBuf,
+    /// If there are any: what the creator mounts on the folder first.
+    #[serde(default)]
+    pub(crate) layers: Vec<PathBuf>,
 }
 
 /// Where output goes.

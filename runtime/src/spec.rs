@@ -188,10 +188,16 @@ fn view_sources<'a>(
 fn stage_plan(config: &ContainerConfig, around: &Surroundings) -> Option<StagePlan> {
     around.users?;
     let own = config.mounts.iter().enumerate();
-    let own = own.filter_map(|(index, mount)| source_of(mount, index, around));
-    let mounts = std::iter::once(around.shared_memory.clone()).chain(own).collect();
+    let own = own.filter_map(|(index, mount)| {
+        let is_image = matches!(mount.source, MountSource::Image { .. });
+        Some((source_of(mount, index, around)?, is_image))
+    });
+    let all: Vec<_> = std::iter::once((around.shared_memory.clone(), false)).chain(own).collect();
+    let images = all.iter().enumerate().filter(|(_, (_, is_image))| *is_image);
+    let mapped = images.map(|(number, _)| number).collect();
+    let mounts = all.into_iter().map(|(source, _)| source).collect();
     let for_all = view_sources(config, around).map(|(_, source)| source).collect();
-    Some(StagePlan { folder: around.stage.clone(), mounts, for_all })
+    Some(StagePlan { folder: around.stage.clone(), mounts, mapped, for_all })
 }
 
 /// Everything about a container's processes and output. A wrong capability is the error.
@@ -323,7 +329,9 @@ fn source_of(mount: &Mount, index: usize, around: &Surroundings) -> Option<PathB
         }
         MountSource::Host(path) => Some(path.clone()),
         // It is known for certain only once it is open.
-        MountSource::Below { .. } => Some(around.folder.sub_path(index)),
+        MountSource::Below { .. } | MountSource::Image { .. } => {
+            Some(around.folder.sub_path(index))
+        }
         MountSource::Tmpfs { .. } => None,
     }
 }
@@ -341,7 +349,7 @@ fn access_options(access: Access) -> &'static [&'static str] {
 fn tmpfs(mount: &Mount) -> Value {
     let size_bytes = match mount.source {
         MountSource::Tmpfs { size_bytes } => size_bytes,
-        MountSource::Host(_) | MountSource::Below { .. } => None,
+        MountSource::Host(_) | MountSource::Below { .. } | MountSource::Image { .. } => None,
     };
     let access = access_options(mount.access).iter().copied();
     let options = ["nosuid", "nodev"].into_iter().chain(access).chain(["mode=1777"]);

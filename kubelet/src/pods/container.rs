@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proto::k8s::api::core::v1::{
-    Container, Pod, ResourceRequirements, VolumeMount, VolumeMountStatus,
+    Container, ContainerStatus, ImageVolumeStatus, Pod, ResourceRequirements, VolumeMount,
+    VolumeMountStatus, VolumeStatus,
 };
 use runtime::image::Image;
 use runtime::{
@@ -16,6 +17,7 @@ use runtime::{
 use super::PodsConfig;
 use super::env::{self, ConfigError, Sources};
 use super::names::{AttemptLabels, PodIdentity, log_path};
+use super::observed::Images;
 use super::resources::{cgroup_parent, resources};
 use super::security::{confinement, has_own_users, namespaces_of_host};
 use crate::state::ClusterState;
@@ -29,7 +31,7 @@ pub(crate) struct ContainerInput<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) container: &'a Container,
     pub(crate) cluster: &'a ClusterState,
-    pub(crate) image: &'a Image,
+    pub(crate) images: &'a Images,
     pub(crate) volumes: &'a Volumes,
     pub(crate) pod_ips: &'a [IpAddr],
     /// The container whose processes it sees, as an ephemeral one does that names a target.
@@ -100,7 +102,8 @@ pub(crate) fn prepare(
     input: &ContainerInput<'_>,
     user: Result<User, String>,
 ) -> Result<Prepared, ConfigError> {
-    let ContainerInput { config, identity, pod, container, image, .. } = *input;
+    let ContainerInput { config, identity, pod, container, images, .. } = *input;
+    let image = &images.own;
     let dir = PodDir::new(&config.root_dir, &identity.uid);
     let hostname = HostName::of(pod, &input.cluster.cluster_domain);
     let hostname = hostname.of_kernel().map_err(ConfigError)?;
@@ -120,13 +123,19 @@ pub(crate) fn prepare(
         container: container.name.clone(),
         number: input.number,
         image: container.image.clone().unwrap_or_default(),
-        image_id: image.repo_digests.first().unwrap_or(&image.id).clone(),
+        image_id: image_ref(image),
+        volume_images: images
+            .volumes
+            .iter()
+            .map(|(volume, image)| (volume.clone(), image_ref(image)))
+            .collect(),
         stop_signal: stop_signal(stated.or(image.config.stop_signal.as_deref()))?,
         restart_delay: input.restart_delay,
     };
     let termination_message = dir.termination_message(&container.name, input.number);
     let mut mounts = etc_mounts(&dir.etc());
-    let (of_volumes, sub_paths) = volume_mounts(container, input.volumes, &sources)?;
+    let (of_volumes, sub_paths) =
+        volume_mounts(container, input.volumes, &images.volumes, &sources)?;
     mounts.extend(of_volumes);
     mounts.push(Mount {
         source: MountSource::Host(termination_message.clone()),
@@ -196,18 +205,29 @@ fn etc_mounts(etc: &Path) -> Vec<Mount> {
 fn volume_mounts(
     container: &Container,
     volumes: &Volumes,
+    images: &BTreeMap<String, Image>,
     sources: &Sources<'_>,
 ) -> Result<(Vec<Mount>, Vec<SubPath>), ConfigError> {
     let mut sub_paths = Vec::new();
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
+        let sub_path = sub_path(container, mount, sources)?.map(PathBuf::from);
+        if let Some(image) = images.get(&mount.name) {
+            mounts.push(Mount {
+                source: MountSource::Image { layers: image.layers.clone(), path: sub_path },
+                destination: mount.mount_path.clone(),
+                access: access(true, mount),
+                propagation: Propagation::None,
+            });
+            continue;
+        }
         let volume = volumes
             .get(&mount.name)
             .ok_or_else(|| ConfigError(format!("there is no volume {:?}", mount.name)))?;
-        let source = match sub_path(container, mount, sources)? {
+        let source = match sub_path {
             None => MountSource::Host(volume.source.clone()),
             Some(path) => {
-                let (folder, path) = (volume.source.clone(), PathBuf::from(path));
+                let folder = volume.source.clone();
                 sub_paths.push(SubPath {
                     volume: mount.name.clone(),
                     folder: folder.clone(),
@@ -251,20 +271,42 @@ fn is_throughout(mount: &VolumeMount) -> bool {
     mount.read_only == Some(true) && matches!(mode, Some("IfPossible" | "Enabled"))
 }
 
-/// What the status says of a container's mounts.
-pub(crate) fn mount_statuses(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+/// An image as statuses name it.
+fn image_ref(image: &Image) -> String {
+    image.repo_digests.first().unwrap_or(&image.id).clone()
+}
+
+/// What the status says of a container's mounts. `images` are those that it has mounted, by volume.
+pub(crate) fn mount_statuses(
+    container: &Container,
+    images: Option<&BTreeMap<String, String>>,
+) -> Option<Vec<VolumeMountStatus>> {
     let mounts = container.volume_mounts.as_ref().filter(|mounts| !mounts.is_empty())?;
     let status = |mount: &VolumeMount| {
         let mode = if is_throughout(mount) { "Enabled" } else { "Disabled" };
+        let image = images
+            .and_then(|images| images.get(&mount.name))
+            .map(|id| VolumeStatus { image: Some(ImageVolumeStatus { image_ref: id.clone() }) });
         VolumeMountStatus {
             mount_path: mount.mount_path.clone(),
             name: mount.name.clone(),
             read_only: mount.read_only,
             recursive_read_only: (mount.read_only == Some(true)).then(|| mode.to_owned()),
-            volume_status: None,
+            volume_status: image,
         }
     };
     Some(mounts.iter().map(status).collect())
+}
+
+/// The images that a container had mounted by its status, by volume.
+pub(crate) fn mounted_images(status: &ContainerStatus) -> BTreeMap<String, String> {
+    let mounts = status.volume_mounts.iter().flatten();
+    mounts
+        .filter_map(|mount| {
+            let image = mount.volume_status.as_ref()?.image.as_ref()?;
+            Some((mount.name.clone(), image.image_ref.clone()))
+        })
+        .collect()
 }
 
 /// What of the volume is mounted; nothing: all of it.
@@ -382,12 +424,12 @@ mod tests {
             assert_eq!(access(of_volume, &mount), wanted, "{read_only:?} {recursive:?}");
             let volume_mounts = Some(vec![mount]);
             let container = Container { volume_mounts, ..Container::default() };
-            let status = mount_statuses(&container).unwrap().remove(0);
+            let status = mount_statuses(&container, None).unwrap().remove(0);
             assert_eq!((status.name.as_str(), status.mount_path.as_str()), ("data", "/data"));
             assert_eq!(status.read_only, read_only);
             assert_eq!(status.recursive_read_only.as_deref(), told);
         }
-        assert_eq!(mount_statuses(&Container::default()), None);
+        assert_eq!(mount_statuses(&Container::default(), None), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use proto::ObjectKey;
-use proto::k8s::api::core::v1::{Container, Pod, Secret};
+use proto::k8s::api::core::v1::{Pod, Secret};
 use runtime::image::RegistryAuth;
 use serde::Deserialize;
 
@@ -19,14 +19,14 @@ pub(crate) enum PullPolicy {
 }
 
 impl PullPolicy {
-    /// What the container says; without a word, an image without a tag or with `:latest` is
-    /// always pulled, as in Kubernetes.
-    pub(crate) fn of(container: &Container) -> Self {
-        match container.image_pull_policy.as_deref() {
+    /// What was said; without a word, an image without a tag or with `:latest` is always pulled, as
+    /// in Kubernetes.
+    pub(crate) fn of(said: Option<&str>, image: &str) -> Self {
+        match said {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,
             Some(_) => Self::IfNotPresent,
-            None if is_latest(container.image.as_deref().unwrap_or_default()) => Self::Always,
+            None if is_latest(image) => Self::Always,
             None => Self::IfNotPresent,
         }
     }
@@ -168,17 +168,9 @@ mod tests {
 
     use super::*;
 
-    fn container(image: &str, policy: Option<&str>) -> Container {
-        Container {
-            image: Some(image.to_owned()),
-            image_pull_policy: policy.map(str::to_owned),
-            ..Container::default()
-        }
-    }
-
     #[test]
     fn latest_is_pulled_always_unless_the_pod_says_otherwise() {
-        let policy = |image, said| PullPolicy::of(&container(image, said));
+        let policy = |image, said| PullPolicy::of(said, image);
         assert_eq!(policy("busybox", None), PullPolicy::Always);
         assert_eq!(policy("host:5000/busybox", None), PullPolicy::Always);
         assert_eq!(policy("busybox:latest", None), PullPolicy::Always);

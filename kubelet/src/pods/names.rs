@@ -17,6 +17,7 @@ const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 const ATTEMPT: &str = "io.kubernetes.container.restartCount";
 const IMAGE: &str = "kutter.io/image";
 const IMAGE_ID: &str = "kutter.io/image-id";
+const VOLUME_IMAGES: &str = "kutter.io/volume-images";
 const STOP_SIGNAL: &str = "kutter.io/stop-signal";
 const RESTART_DELAY: &str = "kutter.io/restart-delay-seconds";
 
@@ -64,6 +65,8 @@ pub(crate) struct AttemptLabels {
     pub(crate) image: String,
     /// What it turned out to be.
     pub(crate) image_id: String,
+    /// What the images turned out to be that it mounts, by the volumes' names.
+    pub(crate) volume_images: BTreeMap<String, String>,
     /// What ends the program in order.
     pub(crate) stop_signal: i32,
     /// How long to wait after its end before the next attempt.
@@ -85,6 +88,10 @@ impl AttemptLabels {
             (STOP_SIGNAL.to_owned(), self.stop_signal.to_string()),
             (RESTART_DELAY.to_owned(), self.restart_delay.as_secs().to_string()),
         ]);
+        if !self.volume_images.is_empty() {
+            let pairs = self.volume_images.iter().map(|(volume, id)| format!("{volume}={id}"));
+            annotations.insert(VOLUME_IMAGES.to_owned(), pairs.collect::<Vec<_>>().join(" "));
+        }
         annotations
     }
 
@@ -96,6 +103,12 @@ impl AttemptLabels {
             number: get(ATTEMPT)?.parse().ok()?,
             image: get(IMAGE)?.clone(),
             image_id: get(IMAGE_ID)?.clone(),
+            volume_images: get(VOLUME_IMAGES)
+                .into_iter()
+                .flat_map(|pairs| pairs.split(' '))
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(volume, id)| (volume.to_owned(), id.to_owned()))
+                .collect(),
             stop_signal: get(STOP_SIGNAL)?.parse().ok()?,
             restart_delay: Duration::from_secs(get(RESTART_DELAY)?.parse().ok()?),
         })

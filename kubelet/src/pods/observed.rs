@@ -1,6 +1,6 @@
 //! What there is of a pod on this node, and how its containers' starts are counted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -142,6 +142,15 @@ pub(crate) const FIRST_BACKOFF: Duration = Duration::from_secs(10);
 /// A container that ran so long was well: its next failure counts as the first.
 pub(crate) const BACKOFF_RESET: Duration = Duration::from_secs(600);
 
+/// What a container is started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Images {
+    /// Its own.
+    pub(crate) own: Image,
+    /// Those that it mounts, by the volumes' names.
+    pub(crate) volumes: BTreeMap<String, Image>,
+}
+
 /// One container of the pod over all its attempts.
 #[derive(Debug)]
 pub(crate) struct ContainerRecord {
@@ -153,8 +162,10 @@ pub(crate) struct ContainerRecord {
     pub(crate) last: Option<ContainerStateTerminated>,
     /// Attempts counted before the ones that are known; a new first attempt has this number.
     pub(crate) next_number: u32,
-    /// The image for the next start.
-    pub(crate) image: Progress<Image>,
+    /// The images for the next start.
+    pub(crate) image: Progress<Images>,
+    /// Which of them could not be had, as the pod names it; told while that is so.
+    pub(crate) missing_image: String,
     /// Why the last start could not even be tried.
     pub(crate) blocked: Option<Failure>,
     /// The resources that this node has promised it.
@@ -180,6 +191,7 @@ impl ContainerRecord {
             last: None,
             next_number: 0,
             image: Progress::Waiting,
+            missing_image: String::new(),
             blocked: None,
             promised: ResourceRequirements::default(),
             applied: None,

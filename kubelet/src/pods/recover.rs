@@ -14,6 +14,7 @@ use proto::k8s::api::core::v1::{
 use runtime::{ContainerExit, ContainerState, SandboxState};
 
 use super::clock::timestamp;
+use super::container::mounted_images;
 use super::names::{AttemptLabels, status_container_id};
 use super::observed::{
     Attempt, ContainerRecord, Exit, FIRST_BACKOFF, Observed, Progress, STATUS_UNKNOWN, Sandbox,
@@ -194,6 +195,7 @@ fn lost_attempt(name: &str, status: &ContainerStatus, now: Timestamp) -> Option<
             number,
             image: status.image.clone(),
             image_id: status.image_id.clone(),
+            volume_images: mounted_images(status),
             stop_signal: 15,
             // A container that vanished with its machine did not crash.
             restart_delay: match ended.is_none() || number == 0 {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use proto::ephemeral;
-use proto::k8s::api::core::v1::{Container, EphemeralContainer, Pod};
+use proto::k8s::api::core::v1::{Container, EphemeralContainer, ImageVolumeSource, Pod};
 
 use super::observed::PostStart;
 
@@ -65,6 +65,19 @@ pub(crate) fn ephemeral_names(pod: &Pod) -> impl Iterator<Item = &str> {
 pub(crate) fn roles(pod: &Pod) -> impl Iterator<Item = (Role, &str)> {
     let own = own(pod).map(|(role, container)| (role, container.name.as_str()));
     own.chain(ephemeral_names(pod).map(|name| (Role::Ephemeral, name)))
+}
+
+/// The volumes of a container that are images, by name.
+pub(crate) fn mounted_images<'a>(
+    pod: &'a Pod,
+    container: &'a Container,
+) -> impl Iterator<Item = (&'a str, &'a ImageVolumeSource)> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let is_mounted =
+        |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    volumes
+        .filter_map(|volume| Some((volume.name.as_str(), volume.image.as_ref()?)))
+        .filter(move |(name, _)| is_mounted(name))
 }
 
 /// Whether the container has a hook that follows its start.

@@ -136,7 +136,8 @@ fn container_status(input: &StatusInput<'_>, record: &ContainerRecord) -> Contai
     let uid = input.pod.metadata.uid.as_deref().unwrap_or_default();
     let spec = spec::container(input.pod, &record.name);
     let image = spec.as_ref().and_then(|spec| spec.image.clone()).unwrap_or_default();
-    let volume_mounts = spec.as_ref().and_then(|spec| mount_statuses(spec));
+    let mounted = record.current.as_ref().map(|attempt| &attempt.labels.volume_images);
+    let volume_mounts = spec.as_ref().and_then(|spec| mount_statuses(spec, mounted));
     let Some(attempt) = &record.current else {
         return ContainerStatus {
             image,
@@ -232,7 +233,7 @@ fn hindrance(
     record: &ContainerRecord,
 ) -> Option<(String, Option<String>)> {
     if let Some(failure) = record.image.failure() {
-        return Some(image_failure(input, record, failure));
+        return Some(image_failure(input, &record.missing_image, failure));
     }
     if let Some(target) = awaited(input.pod, record, input.observed) {
         let message = format!("unable to find target container \"{target}\"");
@@ -246,15 +247,13 @@ fn hindrance(
 
 fn image_failure(
     input: &StatusInput<'_>,
-    record: &ContainerRecord,
+    image: &str,
     failure: &Failure,
 ) -> (String, Option<String>) {
     let fresh = input.now < after(failure.at, PULL_ERROR_SHOWN);
     if failure.reason != "ErrImagePull" || fresh {
         return (failure.reason.to_owned(), Some(failure.message.clone()));
     }
-    let image = spec::container(input.pod, &record.name);
-    let image = image.and_then(|spec| spec.image.clone()).unwrap_or_default();
     let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", failure.message);
     ("ImagePullBackOff".to_owned(), Some(message))
 }

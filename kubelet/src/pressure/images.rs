@@ -29,7 +29,8 @@ impl ImageGc {
     }
 }
 
-/// What is in use: images of containers that exist, by id, and those that pods name.
+/// What is in use: images of containers that exist, those that they mount included, and those that pods
+/// name.
 pub(super) struct InUse {
     pub(super) ids: HashSet<String>,
     /// In their full form.
@@ -44,7 +45,8 @@ impl InUse {
 
     pub(super) fn has(&self, stored: &StoredImage) -> bool {
         let image = &stored.image;
-        self.ids.contains(&image.id)
+        // Containers tell what they are made from by the digest that it was pulled by, if it was.
+        std::iter::once(&image.id).chain(&image.repo_digests).any(|id| self.ids.contains(id))
             || image.tags.iter().chain(&image.repo_digests).any(|name| self.names.contains(name))
     }
 }
@@ -57,9 +59,11 @@ fn is_over(pod: &Pod) -> bool {
 fn images_of(pod: &Pod) -> impl Iterator<Item = String> {
     let spec = pod.spec.iter();
     spec.flat_map(|spec| {
+        let volumes = spec.volumes.iter().flatten();
+        let volumes = volumes.filter_map(|volume| Some(&volume.image.as_ref()?.reference));
         let regular = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         let ephemeral = spec.ephemeral_containers.iter().flatten().map(|one| &one.image);
-        regular.map(|one| &one.image).chain(ephemeral)
+        regular.map(|one| &one.image).chain(ephemeral).chain(volumes)
     })
     .filter_map(|image| normalise_reference(image.as_deref()?).ok())
 }

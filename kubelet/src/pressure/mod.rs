@@ -333,7 +333,10 @@ impl PressureManager {
         let ids: HashSet<String> = sandboxes
             .iter()
             .flat_map(|sandbox| &sandbox.containers)
-            .filter_map(|container| Some(AttemptLabels::of(container)?.image_id))
+            .filter_map(AttemptLabels::of)
+            .flat_map(|labels| {
+                std::iter::once(labels.image_id).chain(labels.volume_images.into_values())
+            })
             .collect();
         InUse::new(ids, pods.iter().map(|pod| &**pod))
     }

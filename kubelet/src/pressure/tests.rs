@@ -275,6 +275,8 @@ fn images_go_by_their_last_use_but_never_those_in_use_or_fresh_ones() {
         stored("c", 10, 90),
         stored("named", 1, 1),
         stored("running", 1, 1),
+        stored("pulled", 1, 1),
+        stored("mounted", 1, 1),
         stored("fresh", 95, 2),
         stored("over", 10, 30),
     ];
@@ -284,11 +286,13 @@ fn images_go_by_their_last_use_but_never_those_in_use_or_fresh_ones() {
         pod(
             "one",
             json!({"containers": [{"name": "x", "image": "other"}],
-                          "initContainers": [{"name": "y", "image": "named:1"}]}),
+                          "initContainers": [{"name": "y", "image": "named:1"}],
+                          "volumes": [{"name": "z", "image": {"reference": "mounted:1"}}]}),
         ),
         over,
     ];
-    let in_use = InUse::new(["sha256:running".to_owned()].into(), pods.iter());
+    let ids = ["sha256:running", "docker.io/library/pulled@sha256:00"].map(str::to_owned);
+    let in_use = InUse::new(ids.into(), pods.iter());
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
     let order: Vec<&str> = removable(&images, &in_use, Duration::from_secs(10), now)
         .iter()

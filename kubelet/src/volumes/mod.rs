@@ -111,7 +111,9 @@ impl PodDir {
 /// Makes all volumes of the pod, or brings those that show objects up to date.
 pub(crate) fn prepare(dir: &PodDir, pod: &Pod, objects: &Objects) -> Result<Volumes, VolumeError> {
     let mut prepared = Volumes::new();
-    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    // Images are not made of files of the pod's: each container brings them along.
+    for volume in volumes.filter(|volume| volume.image.is_none()) {
         let one = prepare_one(dir, pod, volume, objects).map_err(|problem| {
             let (message, awaits_object) = match problem {
                 Problem::Missing(message) => (message, true),

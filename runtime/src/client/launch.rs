@@ -145,7 +145,7 @@ impl Inner {
             .mounts
             .iter()
             .enumerate()
-            .map(|(index, mount)| mount_point(mount, &folder.sub_path(index)))
+            .map(|(index, mount)| mount_point(mount, index, &folder))
             .collect::<Result<Vec<_>, _>>();
         let mount_points = mount_points.map_err(fault)?;
         let unfit = |reason: String| Error::Create { container: config.id.clone(), reason };
@@ -184,7 +184,11 @@ impl Inner {
         };
         if let Some(users) = record.users {
             check_users(&config.user, users).map_err(unfit)?;
-            let layers = config.layers.iter();
+            let mounted = config.mounts.iter().filter_map(|mount| match &mount.source {
+                MountSource::Image { layers, .. } => Some(layers),
+                _ => None,
+            });
+            let layers = config.layers.iter().chain(mounted.flatten());
             check_owners(layers.filter_map(|layer| highest_owner(layer)).max(), users)
                 .map_err(unfit)?;
         }

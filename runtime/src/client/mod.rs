@@ -296,6 +296,7 @@ impl Sandbox {
             }
             Refusal::NotRunning => Error::NotRunning(container.clone()),
             Refusal::Failed(reason) => Error::Shim { sandbox, reason },
+            Refusal::Unfit(reason) => Error::Create { container: container.clone(), reason },
             Refusal::Interrupted(reason) => {
                 Error::Interrupted { container: container.clone(), reason }
             }

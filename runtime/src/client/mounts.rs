@@ -6,21 +6,32 @@ use std::path::{Path, PathBuf};
 use crate::api::{IdRange, Mount, MountSource, Propagation};
 use crate::mounts;
 use crate::plan::{MountPoint, SubPath};
+use crate::shim::records::ContainerFolder;
 use crate::shim::sub_path;
 
-/// Where a mount will be. `place` is where its creator may lay out the source.
-pub(super) fn mount_point(mount: &Mount, place: &Path) -> Result<MountPoint, String> {
+/// Where a mount will be, the one of this number of the container of this folder.
+pub(super) fn mount_point(
+    mount: &Mount,
+    index: usize,
+    around: &ContainerFolder,
+) -> Result<MountPoint, String> {
     let propagation = mount.propagation;
     let is_shared = propagation == Propagation::Bidirectional;
+    let place = around.sub_path(index);
     let laid_out = |folder: &Path, path: &Path| {
-        let (folder, path, place) = (folder.to_owned(), path.to_owned(), place.to_owned());
-        Some(SubPath { folder, path, is_shared, place })
+        let (folder, path, place) = (folder.to_owned(), path.to_owned(), place.clone());
+        SubPath { folder, path, is_shared, place, layers: Vec::new() }
     };
     let (is_folder, sub_path) = match &mount.source {
         MountSource::Tmpfs { .. } => (true, None),
-        MountSource::Below { folder, path } => (false, laid_out(folder, path)),
+        MountSource::Below { folder, path } => (false, Some(laid_out(folder, path))),
+        MountSource::Image { layers, path } => {
+            let path = path.as_deref().unwrap_or(Path::new(""));
+            let source = laid_out(&around.image(index), path);
+            (false, Some(SubPath { layers: layers.clone(), ..source }))
+        }
         MountSource::Host(path) => match fs::metadata(path) {
-            Ok(found) if is_shared => (found.is_dir(), laid_out(path, Path::new(""))),
+            Ok(found) if is_shared => (found.is_dir(), Some(laid_out(path, Path::new("")))),
             Ok(found) => (found.is_dir(), None),
             Err(e) => return Err(format!("mount {}: {}", path.display(), e.kind())),
         },
@@ -46,7 +57,7 @@ pub(super) fn check_propagation(mount: &Mount, users: Option<IdRange>) -> Result
     let (name, opened) = match &mount.source {
         MountSource::Host(path) => (path.clone(), sub_path::open(path, Path::new(""))),
         MountSource::Below { folder, path } => (folder.join(path), sub_path::open(folder, path)),
-        MountSource::Tmpfs { .. } => {
+        MountSource::Tmpfs { .. } | MountSource::Image { .. } => {
             return Err(format!("what is at {destination} is the container's alone"));
         }
     };

@@ -94,7 +94,9 @@ impl Inner {
                 None => failed("the shim does not know what it has started".to_owned()),
             },
             Err(Refusal::Failed(reason)) => failed(reason),
-            Err(refusal @ Refusal::Interrupted(_)) => found.refused(&config.id, refusal),
+            Err(refusal @ (Refusal::Interrupted(_) | Refusal::Unfit(_))) => {
+                found.refused(&config.id, refusal)
+            }
             Err(refusal) => return Err(found.refused(&config.id, refusal)),
         };
         let (worker, holder, id) = (Arc::clone(self), Arc::clone(&found), config.id.clone());

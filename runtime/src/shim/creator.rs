@@ -81,11 +81,16 @@ pub(super) fn create(
     let filter = read_filter(&plan.process)?;
 
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).doing("make a mount namespace")?;
-    sub_path::bind_all(&mut plan.root.mount_points, || {
+    let users = held.users.as_ref().filter(|_| plan.stage.is_some()).map(AsFd::as_fd);
+    let bound = sub_path::bind_all(&mut plan.root.mount_points, users, || {
         let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
         nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
             .doing("detach the mount namespace")
-    })?;
+    });
+    if let Err(failure) = bound {
+        report::send(report, &Report::Unfit, None)?;
+        return Err(failure);
+    }
     match (&plan.stage, &held.users) {
         (Some(stage), Some(users)) => {
             let taken = stage::take(&plan.root, stage, users.as_fd())?;

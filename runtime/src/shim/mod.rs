@@ -23,6 +23,7 @@ mod daemon;
 mod enter;
 mod failure;
 mod first;
+mod image;
 mod namespaces;
 mod output;
 mod probe;

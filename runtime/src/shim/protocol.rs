@@ -79,6 +79,8 @@ pub(crate) enum Refusal {
     NoSuchContainer,
     NotRunning,
     Failed(String),
+    /// What a container is to be made from is not there.
+    Unfit(String),
     /// It may well succeed another time: whoever was at it was killed.
     Interrupted(String),
 }

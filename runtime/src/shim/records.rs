@@ -153,6 +153,11 @@ impl ContainerFolder {
         self.0.join(format!("sub-path-{mount}"))
     }
 
+    /// Where its creator mounts the layers of an image that is a mount's source.
+    pub(crate) fn image(&self, mount: usize) -> PathBuf {
+        self.0.join(format!("image-{mount}"))
+    }
+
     pub(crate) fn oci(&self) -> PathBuf {
         self.0.join("oci")
     }

@@ -16,6 +16,8 @@ pub(crate) enum Report {
     Born { pid: i32 },
     /// Something that may be the reason of a failure to come.
     Cause { reason: String },
+    /// What it is to be made from is not there: the failure that follows is no failure to make it.
+    Unfit,
     /// It will not become the program.
     Failed { reason: String },
 }

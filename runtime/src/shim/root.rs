@@ -29,28 +29,44 @@ pub(super) fn prepare(plan: &RootPlan, target: &Path) -> Result<(), Failure> {
 }
 
 fn mount(plan: &RootPlan, target: &Path) -> Result<(), Failure> {
+    let written = Written { upper: &plan.upper, work: &plan.work };
+    mount_layers(&plan.layers, Some(written), target).doing("mount the root file system")
+}
+
+/// Where an overlay keeps what is written to it.
+pub(super) struct Written<'a> {
+    upper: &'a Path,
+    work: &'a Path,
+}
+
+/// Mounts layers, the lowest first, as one; read-only if nothing can be written.
+pub(super) fn mount_layers(
+    layers: &[PathBuf],
+    written: Option<Written<'_>>,
+    target: &Path,
+) -> std::io::Result<()> {
     // The option text is bounded to a page. Descriptors keep it short however many layers there
     // are, and need no quoting whatever the paths contain.
-    let open = |path: &Path| File::open(path).doing(format_args!("open {}", path.display()));
-    let layers = plan.layers.iter().rev().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-    let (upper, work) = (open(&plan.upper)?, open(&plan.work)?);
+    let layers = layers.iter().rev().map(File::open).collect::<Result<Vec<_>, _>>()?;
     let by_descriptor = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
     let lower: Vec<String> = layers.iter().map(by_descriptor).collect();
-    // Nothing in the upper folder is worth a sync: it is never mounted a second time.
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},volatile",
-        lower.join(":"),
-        by_descriptor(&upper),
-        by_descriptor(&work)
-    );
-    nix::mount::mount(
-        Some("overlay"),
-        target,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options.as_str()),
-    )
-    .doing("mount the root file system")
+    let mut options = format!("lowerdir={}", lower.join(":"));
+    let mut flags = MsFlags::MS_RDONLY;
+    // Open until it is mounted.
+    let mut folders = Vec::new();
+    if let Some(Written { upper, work }) = written {
+        for (name, path) in [("upperdir", upper), ("workdir", work)] {
+            let folder = File::open(path)?;
+            options.push_str(&format!(",{name}={}", by_descriptor(&folder)));
+            folders.push(folder);
+        }
+        // Nothing in there is worth a sync: it is never mounted a second time.
+        options.push_str(",volatile");
+        flags = MsFlags::empty();
+    }
+    let kind = Some("overlay");
+    nix::mount::mount(kind, target, kind, flags, Some(options.as_str()))?;
+    Ok(())
 }
 
 /// As many links as the kernel follows in one path.

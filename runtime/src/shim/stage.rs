@@ -16,7 +16,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::mount::MsFlags;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
@@ -40,7 +40,11 @@ pub(super) fn take(
 ) -> Result<Taken, Failure> {
     let layers = root.layers.iter().map(|path| take_one(path, users).map(|(mount, _)| mount));
     let layers = layers.collect::<Result<_, _>>()?;
-    let mounts = stage.mounts.iter().map(|path| take_one(path, users));
+    let mounts = stage.mounts.iter().enumerate();
+    let mounts = mounts.map(|(number, path)| match stage.mapped.contains(&number) {
+        true => clone(path),
+        false => take_one(path, users),
+    });
     let for_all = stage.for_all.iter().map(|path| clone(path));
     Ok(Taken { layers, mounts: mounts.chain(for_all).collect::<Result<_, _>>()? })
 }
@@ -96,7 +100,7 @@ pub(super) fn lay_out(
     Ok(RootPlan { layers, ..root.clone() })
 }
 
-fn put(mount: &OwnedFd, is_folder: bool, place: &PathBuf) -> Result<(), Failure> {
+pub(super) fn put(mount: &OwnedFd, is_folder: bool, place: &Path) -> Result<(), Failure> {
     if is_folder {
         fs::create_dir_all(place).doing("make a place for a mount")?;
     } else {

@@ -7,7 +7,7 @@ mod laws;
 mod resize;
 mod restarts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use runtime::image::{Image, ImageConfig};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pods::names::AttemptLabels;
-use crate::pods::observed::{Attempt, Exit, Stopping, Verdicts};
+use crate::pods::observed::{Attempt, Exit, Images, Stopping, Verdicts};
 use crate::volumes::Volumes;
 
 fn at(second: i64) -> Timestamp {
@@ -64,15 +64,16 @@ fn prepared(pod: &Pod) -> Observed {
     observed
 }
 
-fn image() -> Image {
-    Image {
+fn image() -> Images {
+    let own = Image {
         id: "sha256:1".to_owned(),
         repo_digests: Vec::new(),
         tags: Vec::new(),
         layers: Vec::new(),
         size_bytes: 1,
         config: ImageConfig::default(),
-    }
+    };
+    Images { own, volumes: BTreeMap::new() }
 }
 
 fn attempt(name: &str, number: u32, delay: u64, started: i64) -> Attempt {
@@ -82,6 +83,7 @@ fn attempt(name: &str, number: u32, delay: u64, started: i64) -> Attempt {
             number,
             image: "app:1".to_owned(),
             image_id: "sha256:1".to_owned(),
+            volume_images: BTreeMap::new(),
             stop_signal: 15,
             restart_delay: Duration::from_secs(delay),
         },

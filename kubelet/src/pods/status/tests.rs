@@ -52,6 +52,7 @@ fn attempt(name: &str, number: u32, delay: u64) -> Attempt {
             number,
             image: "app:1".to_owned(),
             image_id: "sha256:1".to_owned(),
+            volume_images: Default::default(),
             stop_signal: 15,
             restart_delay: Duration::from_secs(delay),
         },
@@ -162,6 +163,7 @@ fn a_container_is_not_started_before_its_startup_probe_says_so() {
 fn a_failed_pull_becomes_a_back_off() {
     let pod = pod("Always", &["a"]);
     let mut observed = connected(&pod);
+    observed.containers[0].missing_image = "app:1".to_owned();
     observed.containers[0].image = Progress::Failed(Failure {
         reason: "ErrImagePull",
         message: "no such tag".to_owned(),

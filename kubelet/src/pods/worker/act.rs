@@ -8,17 +8,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{Pod, ResourceRequirements};
-use runtime::image::{Image, ImageError};
 use runtime::{ContainerId, ContainerState, SandboxState};
 
+use super::fetch::{self, ImageProblem};
 use super::{Context, Worker, tokens};
 use crate::dns;
 use crate::network::HostPort;
 use crate::pods::container::{self, ContainerInput, Prepared};
-use crate::pods::events::Teller;
-use crate::pods::images::{PullPolicy, credentials};
 use crate::pods::names::{PodIdentity, log_path};
-use crate::pods::observed::{Attempt, Job, Sandbox, StopReason, Stopping};
+use crate::pods::observed::{Attempt, Images, Job, Sandbox, StopReason, Stopping};
 use crate::pods::plan::{Intent, PodAction};
 use crate::pods::spec::{self, Role};
 use crate::pods::{logs, references, security, termination};
@@ -38,7 +36,7 @@ pub(super) enum Done {
     },
     Image {
         container: String,
-        result: Result<Image, ImageProblem>,
+        result: Result<Images, ImageProblem>,
     },
     Started {
         container: String,
@@ -74,13 +72,6 @@ pub(super) enum Done {
     Released(Result<(), String>),
     /// What the runtime has of the pod.
     Found(runtime::Result<Option<SandboxState>>),
-}
-
-/// An image could not be had.
-pub(super) struct ImageProblem {
-    /// As in `state.waiting.reason`.
-    pub(super) reason: &'static str,
-    pub(super) message: String,
 }
 
 /// A container was started.
@@ -255,24 +246,24 @@ impl Worker {
         let (pod, context) = (Arc::clone(&self.pod), Arc::clone(&self.context));
         let teller = self.teller.clone();
         self.jobs.spawn(async move {
-            let result = fetch(&context, &pod, &container, &teller).await;
+            let result = fetch::images(&context, &pod, &container, &teller).await;
             Done::Image { container, result }
         });
     }
 
     fn start_container(&mut self, container: String, number: u32, restart_delay: Duration) {
         let record = self.observed.containers.iter().find(|record| record.name == container);
-        let image = record.and_then(|record| record.image.done()).cloned();
+        let images = record.and_then(|record| record.image.done()).cloned();
         let volumes = self.observed.volumes.done().cloned();
         let addresses = self.observed.network.done().cloned();
-        let (Some(image), Some(volumes), Some(pod_ips)) = (image, volumes, addresses) else {
+        let (Some(images), Some(volumes), Some(pod_ips)) = (images, volumes, addresses) else {
             return;
         };
         let start = Start {
             context: Arc::clone(&self.context),
             identity: self.identity.clone(),
             pod: Arc::clone(&self.pod),
-            image,
+            images,
             volumes,
             pod_ips,
             resources: record
@@ -387,7 +378,7 @@ struct Start {
     context: Arc<Context>,
     identity: PodIdentity,
     pod: Arc<Pod>,
-    image: Image,
+    images: Images,
     volumes: Volumes,
     pod_ips: Vec<IpAddr>,
     /// Those that it was promised; an ephemeral one has none.
@@ -424,9 +415,9 @@ impl Start {
         if let Some(resources) = &self.resources {
             container.resources = Some(resources.clone());
         }
-        let user = security::user_name(&self.pod, &container, &self.image.config.user)
+        let user = security::user_name(&self.pod, &container, &self.images.own.config.user)
             .map_err(|error| StartProblem::Config(error.to_string()))?;
-        let user = runtime::image::resolve_user(&self.image.layers, &user)
+        let user = runtime::image::resolve_user(&self.images.own.layers, &user)
             .map_err(|error| error.to_string());
         let prepared = self.context.dependencies.state.read(|cluster| {
             container::prepare(
@@ -436,7 +427,7 @@ impl Start {
                     pod: &self.pod,
                     container: &container,
                     cluster,
-                    image: &self.image,
+                    images: &self.images,
                     volumes: &self.volumes,
                     pod_ips: &self.pod_ips,
                     target: self.target.as_ref(),
@@ -479,76 +470,6 @@ fn remove_old_files(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-async fn fetch(
-    context: &Context,
-    pod: &Pod,
-    container: &str,
-    teller: &Teller,
-) -> Result<Image, ImageProblem> {
-    let Some(spec) = spec::container(pod, container) else {
-        let message = format!("there is no container {container}");
-        return Err(ImageProblem { reason: "ErrImagePull", message });
-    };
-    let image = spec.image.as_deref().unwrap_or_default();
-    let policy = PullPolicy::of(&spec);
-    let images = &context.dependencies.images;
-    if policy != PullPolicy::Always {
-        let present =
-            images.lookup(image).await.map_err(|error| problem(container, teller, &error))?;
-        if let Some(present) = present {
-            let message = format!("Container image \"{image}\" already present on machine");
-            teller.normal(Some(container), "Pulled", message);
-            return Ok(present);
-        }
-    }
-    if policy == PullPolicy::Never {
-        let message =
-            format!("Container image \"{image}\" is not present with pull policy of Never");
-        teller.warning(Some(container), "ErrImageNeverPull", message.clone());
-        return Err(ImageProblem { reason: "ErrImageNeverPull", message });
-    }
-    let (credentials, problems) =
-        context.dependencies.state.read(|cluster| credentials(pod, cluster, image));
-    if !problems.is_empty() {
-        let message = format!(
-            "Unable to retrieve some image pull secrets; attempting to pull the image may not \
-             succeed: {}",
-            problems.join(", ")
-        );
-        teller.warning(None, "FailedToRetrieveImagePullSecret", message);
-    }
-    teller.normal(Some(container), "Pulling", format!("Pulling image \"{image}\""));
-    let began = tokio::time::Instant::now();
-    match images.pull(image, &credentials).await {
-        Ok(pulled) => {
-            let took = Duration::from_millis(
-                u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            );
-            let size = pulled.size_bytes;
-            let message = format!(
-                "Successfully pulled image \"{image}\" in {took:?} ({took:?} including waiting). \
-                 Image size: {size} bytes."
-            );
-            teller.normal(Some(container), "Pulled", message);
-            Ok(pulled)
-        }
-        Err(error) => {
-            let message = format!("Failed to pull image \"{image}\": {error}");
-            teller.warning(Some(container), "Failed", message);
-            Err(problem(container, teller, &error))
-        }
-    }
-}
-
-fn problem(container: &str, teller: &Teller, error: &ImageError) -> ImageProblem {
-    let reason = match error {
-        ImageError::InvalidReference { .. } => "InvalidImageName",
-        _ => "ErrImagePull",
-    };
-    teller.warning(Some(container), "Failed", format!("Error: {reason}"));
-    ImageProblem { reason, message: chain(error) }
 }
 
 /// An error with what caused it, in one line.

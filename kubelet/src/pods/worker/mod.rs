@@ -13,6 +13,7 @@
 //! being pulled.
 
 mod act;
+mod fetch;
 mod health;
 mod hooks;
 mod mailbox;

@@ -4,13 +4,14 @@ use proto::k8s::api::core::v1::ResourceRequirements;
 use runtime::{ContainerExit, ContainerId, SandboxState};
 
 use super::Worker;
-use super::act::{Done, ImageProblem, StartProblem, Started, chain};
+use super::act::{Done, StartProblem, Started, chain};
+use super::fetch::ImageProblem;
 use crate::pods::PodFailure;
 use crate::pods::clock::timestamp;
 use crate::pods::container::Prepared;
 use crate::pods::names::{AttemptLabels, log_path};
 use crate::pods::observed::{
-    Attempt, Exit, FIRST_BACKOFF, Failure, Job, Progress, START_ERROR, Sandbox, Verdicts,
+    Attempt, Exit, FIRST_BACKOFF, Failure, Images, Job, Progress, START_ERROR, Sandbox, Verdicts,
 };
 use crate::pods::recover::{exit, vanished};
 use crate::pods::spec::{self, Role};
@@ -206,23 +207,18 @@ impl Worker {
         }
     }
 
-    fn settle_image(
-        &mut self,
-        container: &str,
-        result: Result<runtime::image::Image, ImageProblem>,
-    ) {
+    fn settle_image(&mut self, container: &str, result: Result<Images, ImageProblem>) {
         self.observed.busy.remove(&Job::Image(container.to_owned()));
         let now = self.context.clock.now();
         let record = self.observed.containers.iter_mut().find(|r| r.name == container);
         let Some(record) = record else { return };
         record.image = match result {
-            Ok(image) => Progress::Done(image),
-            Err(ImageProblem { reason, message }) => {
-                tracing::info!(%container, reason, %message, "no image");
+            Ok(images) => Progress::Done(images),
+            Err(ImageProblem { image, reason, message }) => {
+                tracing::info!(%container, image, reason, %message, "no image");
                 let previous = record.image.failure();
+                record.missing_image.clone_from(&image);
                 if previous.is_some() && reason == "ErrImagePull" {
-                    let image = spec::container(&self.pod, container);
-                    let image = image.and_then(|spec| spec.image.clone()).unwrap_or_default();
                     let message = format!("Back-off pulling image \"{image}\"");
                     self.teller.normal(Some(container), "BackOff", message);
                 }

@@ -40,6 +40,7 @@ pub(super) struct Birth {
     what: Newborn,
     failure: Option<String>,
     cause: Option<String>,
+    unfit: bool,
     /// The program of an exec that ended before this birth was over.
     pub(super) early_end: Option<End>,
 }
@@ -87,9 +88,10 @@ impl Birth {
     /// What whoever asked is told of a failure. What is told in the middle of an interruption (a pipe
     /// that broke) is not the reason.
     fn refusal(&self, reason: String) -> Refusal {
-        match self.was_interrupted() {
-            true => Refusal::Interrupted(reason),
-            false => Refusal::Failed(reason),
+        match (self.was_interrupted(), self.unfit) {
+            (true, _) => Refusal::Interrupted(reason),
+            (false, true) => Refusal::Unfit(reason),
+            (false, false) => Refusal::Failed(reason),
         }
     }
 
@@ -181,6 +183,7 @@ impl Server {
             what,
             failure: None,
             cause: None,
+            unfit: false,
             early_end: None,
         };
         self.births.insert(key, birth);
@@ -198,6 +201,7 @@ impl Server {
             }
             // The first is the innermost.
             Ok(Some(Report::Cause { reason })) => drop(birth.cause.get_or_insert(reason)),
+            Ok(Some(Report::Unfit)) => birth.unfit = true,
             Ok(Some(Report::Failed { reason })) => {
                 birth.failure = Some(match birth.cause.take() {
                     Some(cause) => format!("{reason}: {cause}"),

@@ -1,3 +1,4 @@
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,7 +27,11 @@ fn links_are_followed_below_the_folder_only() {
     let deep = fs::metadata(volume.join("a/b")).unwrap().ino();
     let folder = folder(&volume);
     for path in ["a/b", "inside/b", "a/up-and-down", "./a//b/", "a/../a/b"] {
-        assert_eq!(inode(&open_below(&folder, Path::new(path)).unwrap()), deep, "{path}");
+        assert_eq!(
+            inode(&open_below(&folder, Path::new(path), ResolveFlags::BENEATH).unwrap()),
+            deep,
+            "{path}"
+        );
     }
     for (path, errno) in [
         ("out", Errno::XDEV),
@@ -39,7 +44,11 @@ fn links_are_followed_below_the_folder_only() {
         ("loop", Errno::LOOP),
         ("none", Errno::NOENT),
     ] {
-        assert_eq!(open_below(&folder, Path::new(path)).unwrap_err(), errno, "{path}");
+        assert_eq!(
+            open_below(&folder, Path::new(path), ResolveFlags::BENEATH).unwrap_err(),
+            errno,
+            "{path}"
+        );
     }
 }
 
@@ -65,7 +74,7 @@ fn a_link_that_takes_the_folders_place_meanwhile_leads_nowhere() {
         });
         let volume = folder(&volume);
         for _ in 0..20_000 {
-            match open_below(&volume, Path::new("sub/inner")) {
+            match open_below(&volume, Path::new("sub/inner"), ResolveFlags::BENEATH) {
                 Ok(found) => {
                     assert_ne!(inode(&found), outside);
                     opened += 1;

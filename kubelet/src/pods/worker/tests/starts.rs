@@ -96,6 +96,53 @@ async fn pull_policies_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_image_is_a_volume_once_it_is_there() {
+    let mut bench = Bench::new();
+    bench.images.make_unpullable("files:1", "no such tag");
+    bench.start();
+    let mounts = json!([
+        {"name": "files", "mountPath": "/files"},
+        {"name": "files", "mountPath": "/part", "subPath": "a/b"},
+    ]);
+    let mut spec = one_container(json!({"volumeMounts": mounts, "imagePullPolicy": "Always"}));
+    spec["volumes"] = json!([
+        {"name": "files", "image": {"reference": "files:1", "pullPolicy": "IfNotPresent"}},
+        {"name": "unused", "image": {"reference": "unused:1", "pullPolicy": "Always"}},
+    ]);
+    bench.put(pod("web", spec));
+    let reason = || bench.status("uid-web").and_then(|status| waiting_reason(&status));
+    bench.until("an error", || reason().as_deref() == Some("ErrImagePull")).await;
+    bench.until("a back-off", || reason().as_deref() == Some("ImagePullBackOff")).await;
+    let status = bench.status("uid-web").unwrap();
+    let state = container_status(&status, "main").state.clone().unwrap();
+    let message = state.waiting.unwrap().message.unwrap();
+    assert!(message.starts_with("Back-off pulling image \"files:1\": ErrImagePull:"), "{message}");
+    // The container's own was not asked for in vain.
+    assert_eq!(bench.images.pulls(), 1);
+
+    bench.images.make_absent("files:1");
+    bench.until_phase("uid-web", "Running").await;
+    let (_, config) = bench.runtime.started().remove(0);
+    for (destination, part) in [("/files", None), ("/part", Some("a/b"))] {
+        let mount = config.mounts.iter().find(|mount| mount.destination == destination).unwrap();
+        let MountSource::Image { path, .. } = &mount.source else { panic!("{mount:?}") };
+        assert_eq!(path.as_deref(), part.map(std::path::Path::new));
+        assert_eq!(mount.access, runtime::Access::ReadOnly);
+    }
+    let told = |bench: &Bench| {
+        let status = bench.status("uid-web").unwrap();
+        let mounts = container_status(&status, "main").volume_mounts.clone().unwrap();
+        mounts[0].volume_status.clone().unwrap().image.unwrap().image_ref
+    };
+    assert_eq!(told(&bench), "app@sha256:1");
+    // Another kubelet knows it from the container.
+    bench.end_kubelet().await;
+    bench.start();
+    bench.until("the pod is known again", || bench.status("uid-web").is_some()).await;
+    assert_eq!(told(&bench), "app@sha256:1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_config_map_holds_a_container_up_until_it_appears() {
     let mut bench = Bench::new();
     bench.start();

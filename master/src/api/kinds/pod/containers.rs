@@ -12,7 +12,7 @@ use super::validate::{climbs, invalid_each, one_of, unique};
 use super::{env, host, lifecycle, probes, resources, security, unsupported, volumes};
 use crate::api::field_error::{FieldError, FieldErrors};
 
-const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
+pub(super) const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 const MESSAGE_POLICIES: &[&str] = &["File", "FallbackToLogsOnError"];
 
 /// All that is wrong with the containers. `volume_names` are the volumes that exist.
@@ -131,6 +131,18 @@ pub(super) fn validate_of_pod(spec: &PodSpec, path: &Path, errors: &mut FieldErr
                 let detail = "must not have leading or trailing whitespace";
                 errors.push(FieldError::invalid(path, image, detail));
             }
+        }
+    }
+    for (index, volume) in spec.volumes.iter().flatten().enumerate() {
+        let Some(image) = &volume.image else { continue };
+        let path = path.child("volumes").index(index).child("image").child("reference");
+        match image.reference.as_deref().unwrap_or_default() {
+            "" => errors.push(FieldError::required(path, "")),
+            text if text != text.trim() => {
+                let detail = "must not have leading or trailing whitespace";
+                errors.push(FieldError::invalid(path, text, detail));
+            }
+            _ => {}
         }
     }
 }

@@ -61,11 +61,7 @@ pub(in crate::api::kinds) fn spec(spec: &mut PodSpec) {
 }
 
 fn default_container(container: &mut Container) {
-    let image = container.image.as_deref().unwrap_or_default();
-    if container.image_pull_policy.as_deref().is_none_or(str::is_empty) {
-        let policy = if moves(image) { "Always" } else { "IfNotPresent" };
-        container.image_pull_policy = Some(policy.to_owned());
-    }
+    default_pull_policy(&mut container.image_pull_policy, container.image.as_deref());
     set(&mut container.termination_message_path, "/dev/termination-log");
     set(&mut container.termination_message_policy, "File");
     for port in container.ports.iter_mut().flatten() {
@@ -92,6 +88,11 @@ fn default_container(container: &mut Container) {
     for list in [&mut resources.limits, &mut resources.requests] {
         list.iter_mut().for_each(round_to_milli);
     }
+}
+
+fn default_pull_policy(policy: &mut Option<String>, image: Option<&str>) {
+    let default = if moves(image.unwrap_or_default()) { "Always" } else { "IfNotPresent" };
+    set(policy, default);
 }
 
 /// What a variable or a file is made of.
@@ -162,6 +163,9 @@ fn default_volume(volume: &mut Volume) {
     }
     if let Some(path) = volume.host_path.as_mut() {
         path.type_.get_or_insert_default();
+    }
+    if let Some(image) = volume.image.as_mut() {
+        default_pull_policy(&mut image.pull_policy, image.reference.as_deref());
     }
     // A volume that says nothing is an empty one.
     let bare = Volume { name: volume.name.clone(), ..Default::default() };

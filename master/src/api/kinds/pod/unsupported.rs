@@ -198,7 +198,7 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         git_repo,
         glusterfs,
         host_path: _,
-        image,
+        image: _,
         iscsi,
         name: _,
         nfs,
@@ -213,7 +213,7 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         storageos,
         vsphere_volume,
     } = volume;
-    let instead = "use emptyDir, hostPath, configMap, secret, downwardAPI or projected";
+    let instead = "use emptyDir, hostPath, configMap, secret, downwardAPI, projected or image";
     let kinds = [
         (aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
         (azure_disk.is_some(), "azureDisk"),
@@ -228,7 +228,6 @@ pub(super) fn volume(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
         (gce_persistent_disk.is_some(), "gcePersistentDisk"),
         (git_repo.is_some(), "gitRepo"),
         (glusterfs.is_some(), "glusterfs"),
-        (image.is_some(), "image"),
         (iscsi.is_some(), "iscsi"),
         (nfs.is_some(), "nfs"),
         (persistent_volume_claim.is_some(), "persistentVolumeClaim"),

@@ -102,7 +102,7 @@ fn volumes_and_mounts_keep_to_the_rules() {
             (
                 "/spec/volumes/5",
                 json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}}),
-                "spec.volumes[5].persistentVolumeClaim: Forbidden: is not supported by this version of Kutter: use emptyDir, hostPath, configMap, secret, downwardAPI or projected",
+                "spec.volumes[5].persistentVolumeClaim: Forbidden: is not supported by this version of Kutter: use emptyDir, hostPath, configMap, secret, downwardAPI, projected or image",
             ),
             (
                 &mount("name"),
@@ -178,6 +178,72 @@ fn what_is_mounted_below_is_read_only_with_the_mount_alone() {
         let field = format!("{mount}/recursiveReadOnly");
         check::<Pods>(&pod, vec![(&field, json!(mode), &wanted)]);
     }
+    let alone = "may only be specified when mountPropagation is None or not specified";
+    let alone = format!("{path}: Forbidden: {alone}");
+    for (propagation, mode, wanted) in [
+        ("None", "Enabled", ""),
+        ("HostToContainer", "Disabled", ""),
+        ("HostToContainer", "Enabled", &*alone),
+        ("HostToContainer", "IfPossible", &*alone),
+    ] {
+        let pod = with(&full(), &format!("{mount}/readOnly"), json!(true));
+        let pod = with(&pod, &format!("{mount}/mountPropagation"), json!(propagation));
+        check::<Pods>(&pod, vec![(&format!("{mount}/recursiveReadOnly"), json!(mode), wanted)]);
+    }
+}
+
+#[test]
+fn only_privileged_containers_mount_for_the_node() {
+    let context = "/spec/containers/0/securityContext";
+    let field = "/spec/containers/0/volumeMounts/0/mountPropagation";
+    let path = "spec.containers[0].volumeMounts.mountPropagation";
+    let known = "supported values: \"Bidirectional\", \"HostToContainer\", \"None\"";
+    let alone = format!(
+        "{path}: Forbidden: Bidirectional mount propagation is available only to privileged containers"
+    );
+    let unknown = |value: &str| format!("{path}: Unsupported value: \"{value}\": {known}");
+    for (privileged, value, wanted) in [
+        (false, "None", String::new()),
+        (false, "HostToContainer", String::new()),
+        (true, "Bidirectional", String::new()),
+        (false, "Bidirectional", alone),
+        (false, "", unknown("")),
+        (true, "Both", unknown("Both")),
+    ] {
+        let pod = with(&full(), context, json!({ "privileged": privileged }));
+        check::<Pods>(&pod, vec![(field, json!(value), &wanted)]);
+    }
+}
+
+#[test]
+fn a_volume_may_be_an_image() {
+    let field = "/spec/volumes/0";
+    let volume = |image: serde_json::Value| json!({"name": "scratch", "image": image});
+    let of = |pod: &serde_json::Value| pod["spec"]["volumes"][0]["image"]["pullPolicy"].clone();
+    for (reference, policy) in [("files:1", "IfNotPresent"), ("files", "Always")] {
+        let pod = with(&full(), field, volume(json!({ "reference": reference })));
+        assert_eq!(of(&defaulted::<Pods>(&pod)), policy, "{reference}");
+    }
+    let policies = "supported values: \"Always\", \"IfNotPresent\", \"Never\"";
+    let unknown =
+        format!("spec.volumes[0].image.pullPolicy: Unsupported value: \"Maybe\": {policies}");
+    let blank = "must not have leading or trailing whitespace";
+    let blank = format!("spec.volumes[0].image.reference: Invalid value: \" a\": {blank}");
+    let both = "spec.volumes[0].image: Forbidden: may not specify more than 1 volume type";
+    check::<Pods>(
+        &full(),
+        vec![
+            (field, volume(json!({"reference": "files:1", "pullPolicy": "Never"})), ""),
+            (field, volume(json!({})), "spec.volumes[0].image.reference: Required value"),
+            (field, volume(json!({"reference": "a:1", "pullPolicy": "Maybe"})), &unknown),
+            (field, volume(json!({"reference": " a"})), &blank),
+            (
+                field,
+                json!({"name": "scratch", "emptyDir": {}, "image": {"reference": "files:1"}}),
+                both,
+            ),
+        ],
+    );
 }
 
 #[test]

@@ -11,8 +11,9 @@ use proto::{k8s as k8s_openapi, names};
 
 use self::projected::{file_mode, validate_items};
 use super::super::path::Path;
+use super::containers::PULL_POLICIES;
 use super::security::validate_id;
-use super::validate::{climbs, invalid_each, unique};
+use super::validate::{climbs, invalid_each, one_of, unique};
 use super::{resources, unsupported};
 use crate::api::field_error::{FieldError, FieldErrors};
 
@@ -103,6 +104,12 @@ fn validate_source(volume: &Volume, spec: &PodSpec, path: &Path, errors: &mut Fi
         && is_first("projected", errors)
     {
         projected::validate(sources, spec, &path.child("projected"), errors);
+    }
+    if let Some(image) = &volume.image
+        && is_first("image", errors)
+    {
+        let policy = image.pull_policy.as_deref();
+        one_of(policy, PULL_POLICIES, &path.child("image").child("pullPolicy"), errors);
     }
 }
 
