@@ -72,6 +72,8 @@ pub(crate) enum ViewFile {
 }
 
 impl ViewFile {
+    pub(crate) const ALL: [ViewFile; 3] = [ViewFile::Meminfo, ViewFile::Cpuinfo, ViewFile::Stat];
+
     pub(crate) fn path(self) -> &'static str {
         match self {
             ViewFile::Meminfo => "/proc/meminfo",

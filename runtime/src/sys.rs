@@ -107,6 +107,21 @@ pub(crate) fn close_all() -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
+/// Closes all descriptors but the first three and this one, of a process that uses no other and never
+/// returns to what does.
+pub(crate) fn close_all_but(kept: BorrowedFd<'_>) -> nix::Result<()> {
+    let kept = kept.as_raw_fd().unsigned_abs();
+    for (first, last) in [(3, kept.saturating_sub(1)), (kept + 1, u32::MAX)] {
+        if first <= last {
+            // SAFETY: the caller, a fork that ends without dropping what its parent had, uses nothing
+            // that owns one of these.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            Errno::result(result)?;
+        }
+    }
+    Ok(())
+}
+
 /// Closes what whoever started this program left open, all but the first three. Only for the first
 /// thing that a program does.
 pub(crate) fn close_inherited() -> nix::Result<()> {

@@ -166,7 +166,7 @@ impl Inner {
                 true => PathBuf::from("/dev/shm"),
                 false => sandbox.folder.shared_memory(),
             },
-            cgroup: container_cgroup(&record.config, &config.id),
+            cgroup: record.container_cgroup(&config.id),
             processes: match (of_host.processes, record.config.shares_processes) {
                 (true, _) => Processes::OfHost,
                 (false, true) => Processes::OfSandbox,
@@ -314,11 +314,6 @@ pub(super) fn probe_users(program: &OwnedFd, folder: &Path) -> std::result::Resu
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
-}
-
-/// The control group of a container.
-pub(super) fn container_cgroup(sandbox: &SandboxConfig, container: &ContainerId) -> String {
-    format!("{}/{container}", sandbox.cgroup_parent.trim_end_matches('/'))
 }
 
 /// Makes a folder, and those above it, that only root may look into.

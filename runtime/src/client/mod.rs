@@ -322,7 +322,7 @@ impl ContainerRuntime for ShimRuntime {
 
     async fn usage(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<Usage> {
         let known = self.inner.sandboxes().get(sandbox).cloned();
-        let group = known.map(|known| launch::container_cgroup(&known.record.config, container));
+        let group = known.map(|known| known.record.container_cgroup(container));
         let usage = group.and_then(|group| self.inner.hierarchies.usage(&group));
         usage.ok_or_else(|| Error::NotRunning(container.clone()))
     }
@@ -365,7 +365,7 @@ impl ContainerRuntime for ShimRuntime {
             if !running {
                 return Err(Error::NotRunning(container));
             }
-            let group = launch::container_cgroup(&found.record.config, &container);
+            let group = found.record.container_cgroup(&container);
             let swap = inner.swap_accounting;
             blocking(move || inner.hierarchies.limit(&group, &resources, swap)).await
         })

@@ -14,7 +14,6 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::PidfdFlags;
 
-use super::launch::container_cgroup;
 use super::{Inner, io_error, subfolders};
 use crate::api::{ContainerId, SandboxId};
 use crate::shim::records::{self, ProcessIdentity, SandboxFolder, SandboxRecord};
@@ -28,7 +27,7 @@ impl Inner {
         container: &ContainerId,
     ) -> Result<()> {
         let sandbox = &record.config.id;
-        let group = container_cgroup(&record.config, container);
+        let group = record.container_cgroup(container);
         self.hierarchies.kill_all(&group)?;
         self.hierarchies.remove(&group)?;
         remove_tree(&self.container_data(sandbox, container))?;

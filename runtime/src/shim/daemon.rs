@@ -49,7 +49,7 @@ pub(super) fn start(folder: SandboxFolder) -> Result<(), Failure> {
         Ok((mut server, record)) => {
             // The caller reads nothing but the end of the pipe as good news.
             drop(ready);
-            leave_caller_groups(&mut server, &record);
+            server.leave_caller_groups(&record.shim_cgroup);
             server.run()
         }
         Err(failure) => {
@@ -86,7 +86,7 @@ fn prepare(folder: &SandboxFolder) -> Result<(Server, SandboxRecord), Failure> {
         mount_shared_memory(&folder.shared_memory())?;
     }
 
-    let views = Views::mount(&folder.views())?;
+    let views = Views::mount(&folder.views(), &record)?;
 
     let listener = listen(folder)?;
     let own = identity_of(std::process::id())?;
@@ -98,28 +98,6 @@ fn prepare(folder: &SandboxFolder) -> Result<(Server, SandboxRecord), Failure> {
 fn identity_of(pid: u32) -> Result<ProcessIdentity, Failure> {
     let found = ProcessIdentity::of(pid);
     found.ok_or_else(|| Failure(format!("/proc does not show the process {pid}")))
-}
-
-/// Moves out of the control groups of the caller, so that it can be restarted by itself. The
-/// kernel takes long for a move: a fork waits for it, while the shim serves.
-fn leave_caller_groups(server: &mut Server, record: &SandboxRecord) {
-    let shim = nix::unistd::Pid::this();
-    let moved: crate::Result<()> = match sys::fork() {
-        Ok(Fork::Parent(mover)) => return server.expect_mover(mover),
-        Ok(Fork::Child) => {
-            // Without the shim there is nothing to move.
-            let signal = Some(rustix::process::Signal::KILL);
-            let _ = rustix::process::set_parent_process_death_signal(signal);
-            let first = server.first_process();
-            let mut all = [Some(shim), first].into_iter().flatten();
-            all.try_for_each(|pid| server.hierarchies().enter(&record.shim_cgroup, pid))
-        }
-        Err(errno) => return eprintln!("the shim stays in its caller's control groups: {errno}"),
-    };
-    if let Err(error) = &moved {
-        eprintln!("the shim stays in its caller's control groups: {error}");
-    }
-    sys::exit_now(i32::from(moved.is_err()));
 }
 
 /// Nothing reads what a shim prints, so complaints go to a file beside its socket.

@@ -7,7 +7,7 @@
 //!   first.json             the first process of those that containers share (by the shim)
 //!   shim.log               what the shim has to complain about
 //!   shm/                   the sandbox's shared memory, mounted
-//!   views/                 what bounded containers see of themselves, mounted, served by the shim
+//!   views/                 what bounded containers see of themselves, mounted, served by the shim's attendant
 //!   containers/CONTAINER/
 //!     config.json          what the caller asked for        (written by the caller)
 //!     launch.json          what is to be done about it      (written by the caller)
@@ -40,6 +40,13 @@ pub(crate) struct SandboxRecord {
     /// Who the sandbox's users are on the machine, if not the same.
     #[serde(default)]
     pub(crate) users: Option<IdRange>,
+}
+
+impl SandboxRecord {
+    /// The control group of one of its containers.
+    pub(crate) fn container_cgroup(&self, container: &ContainerId) -> String {
+        format!("{}/{container}", self.config.cgroup_parent.trim_end_matches('/'))
+    }
 }
 
 /// Which process a shim is.

@@ -23,6 +23,7 @@ use crate::shim::output::{Log, StreamName};
 use crate::shim::protocol::{ContainerRecord, Refusal, Reply};
 use crate::shim::records::{self, ContainerFolder, ProcessIdentity};
 use crate::shim::report::{self, Report};
+use crate::shim::view::Attendant;
 use crate::sys::{self, Fork};
 
 /// A creator takes milliseconds. One that takes so long is stuck, and is killed.
@@ -114,8 +115,10 @@ impl Server {
         let joined = joined.map(|target| self.runs_as(&target)).transpose()?;
         let log = plan.log.clone().map(Log::open).transpose().doing("open the log")?;
         let group = plan.cgroup.clone();
-        if let Some(views) = &mut self.views {
-            views.offer(&id, &group, &plan.view);
+        if let Some(views) = self.views.take_if(|_| !plan.view.is_empty()) {
+            // Forked where the shim is: one that is still being moved moves it afterwards.
+            let is_moved = self.mover.is_none();
+            self.attendant = Some(Attendant::start(views, &self.hierarchies, is_moved)?);
         }
         let (stdio, mut output) = match plan.tty {
             true => (None, Output::of_terminal(log, plan.stdin)),

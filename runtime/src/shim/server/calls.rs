@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::Server;
@@ -120,10 +119,7 @@ impl Server {
 
     fn stop(&mut self, caller: (u64, u64)) {
         self.stopping = Some(caller);
-        if let Some(mover) = self.mover.take() {
-            // Control groups that it still makes could not be removed by whoever asks.
-            let _ = waitpid(mover, None);
-        }
+        self.await_mover();
         for container in self.containers.iter().filter(|c| c.record.exit.is_none()) {
             kill_process(container.record.pid);
         }

@@ -13,6 +13,7 @@ mod birth;
 mod calls;
 mod connection;
 mod container;
+mod groups;
 mod streams;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,7 +31,7 @@ use super::failure::{Doing, Failure};
 use super::namespaces::Held;
 use super::protocol::{Event, Message, Refusal, Reply};
 use super::records::{self, SandboxFolder};
-use super::view::Views;
+use super::view::{Attendant, Views};
 use crate::api::ContainerId;
 use crate::cgroup::Hierarchies;
 use crate::sys;
@@ -51,7 +52,11 @@ pub(super) struct Server {
     hierarchies: Hierarchies,
     /// The sandbox's namespaces, as far as the shim is not in them.
     held: Held,
+    /// What containers see of themselves, until there is somebody to serve it.
     views: Option<Views>,
+    attendant: Option<Attendant>,
+    /// The control group in which shims are.
+    own_group: String,
     listener: UnixListener,
     signals: SignalFd,
     connections: BTreeMap<u64, Connection>,
@@ -107,6 +112,8 @@ impl Server {
             hierarchies,
             held,
             views,
+            attendant: None,
+            own_group: String::new(),
             listener,
             signals,
             connections: BTreeMap::new(),
@@ -122,20 +129,6 @@ impl Server {
             stopping: None,
             buffer: vec![0; BUFFER_BYTES],
         })
-    }
-
-    /// Takes note of the fork that moves this process to its control groups.
-    pub(super) fn expect_mover(&mut self, mover: Pid) {
-        self.mover = Some(mover);
-    }
-
-    /// The first of the processes that its containers share, if they do.
-    pub(super) fn first_process(&self) -> Option<Pid> {
-        self.held.first
-    }
-
-    pub(super) fn hierarchies(&self) -> &Hierarchies {
-        &self.hierarchies
     }
 
     /// Serves until asked to stop; gives the exit code.
@@ -366,7 +359,11 @@ impl Server {
             return;
         }
         if self.mover.is_some_and(|mover| mover.as_raw() == pid) {
-            self.mover = None;
+            return self.mover_ended();
+        }
+        if self.attendant.is_some_and(|attendant| attendant.pid.as_raw() == pid) {
+            eprintln!("the attendant of the views ended: {end:?}");
+            self.attendant = None;
             return;
         }
         if self.held.first.is_some_and(|first| first.as_raw() == pid) {

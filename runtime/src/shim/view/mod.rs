@@ -1,14 +1,17 @@
 //! What a container with limits finds in `/proc`: its own memory and processors in the place of the
 //! machine's, so that `free`, `top` and run-times that look there are right.
 //!
-//! The files are served by the shim through a FUSE file system, one for each sandbox, out of what the
-//! kernel counts when they are read; nothing is kept up to date while nobody looks. They are as
-//! long-lived as the sandbox, since the shim is: with it, containers lose their pod anyway.
+//! The files are served through a FUSE file system, one for each sandbox, out of what the kernel counts
+//! when they are read; nothing is kept up to date while nobody looks. They are as long-lived as the
+//! sandbox: who serves them ends with the shim, with which containers lose their pod anyway.
 //!
-//! [`fuse`] has the words of the kernel, [`content`] what the files say.
+//! [`fuse`] has the words of the kernel, [`content`] what the files say, [`attendant`] is who serves them.
 
+mod attendant;
 pub(super) mod content;
 mod fuse;
+
+pub(super) use attendant::Attendant;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,6 +21,8 @@ use std::time::{Instant, SystemTime};
 use nix::mount::MsFlags;
 
 use super::failure::{Doing, Failure};
+use super::records::SandboxRecord;
+use crate::api::ContainerId;
 use crate::cgroup::Hierarchies;
 use crate::plan::ViewFile;
 use content::Machine;
@@ -27,6 +32,7 @@ use fuse::{Answer, Call};
 pub(super) struct Views {
     device: OwnedFd,
     began: (SystemTime, Instant),
+    sandbox: SandboxRecord,
     files: Vec<File>,
 }
 
@@ -46,7 +52,7 @@ const FIRST: u64 = 2;
 impl Views {
     /// Mounts the file system on a folder. Nothing where the kernel has no FUSE: containers then see the
     /// machine's files.
-    pub(super) fn mount(folder: &Path) -> Result<Option<Views>, Failure> {
+    pub(super) fn mount(folder: &Path, sandbox: &SandboxRecord) -> Result<Option<Views>, Failure> {
         let device = match fs::File::options().read(true).write(true).open("/dev/fuse") {
             Ok(device) => OwnedFd::from(device),
             Err(_) => return Ok(None),
@@ -60,22 +66,28 @@ impl Views {
         );
         nix::mount::mount(Some("kutter"), folder, Some("fuse"), flags, Some(options.as_str()))
             .doing("mount the views")?;
-        Ok(Some(Views { device, began: (SystemTime::now(), Instant::now()), files: Vec::new() }))
+        let (began, sandbox) = ((SystemTime::now(), Instant::now()), sandbox.clone());
+        Ok(Some(Views { device, began, sandbox, files: Vec::new() }))
     }
 
     pub(super) fn device(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
 
-    /// Offers a container's files, each under its own name and the container's.
-    pub(super) fn offer(&mut self, container: &str, group: &str, kinds: &[ViewFile]) {
-        for kind in kinds {
-            let name = kind.name_for(container);
-            if !self.files.iter().any(|file| file.name == name) {
-                let (kind, group) = (*kind, group.to_owned());
-                self.files.push(File { name, kind, group, length: 0, text: Vec::new() });
-            }
-        }
+    /// The number of the file of this name, which says whose it is. Only root of the machine sees the
+    /// folder, and asks for those of containers that are being made.
+    fn look_up(&mut self, name: &[u8]) -> Option<u64> {
+        let known = self.files.iter().position(|file| file.name.as_bytes() == name);
+        let position = known.or_else(|| {
+            let name = std::str::from_utf8(name).ok()?;
+            let container = name.split_once('@')?.1;
+            let kind = ViewFile::ALL.into_iter().find(|kind| kind.name_for(container) == name)?;
+            let group = self.sandbox.container_cgroup(&ContainerId(container.to_owned()));
+            let name = name.to_owned();
+            self.files.push(File { name, kind, group, length: 0, text: Vec::new() });
+            Some(self.files.len() - 1)
+        });
+        Some(FIRST + position? as u64)
     }
 
     /// Gives back what readers have left.
@@ -100,15 +112,10 @@ impl Views {
     fn answer(&mut self, hierarchies: &Hierarchies, call: Call<'_>) -> Option<Answer> {
         Some(match call {
             Call::Init { minor } => Answer::Init { minor },
-            Call::Lookup { name } => {
-                match self.files.iter().position(|file| file.name.as_bytes() == name) {
-                    Some(position) => {
-                        let node = FIRST + position as u64;
-                        Answer::Entry { node, size: self.size(hierarchies, node) }
-                    }
-                    None => Answer::Error(nix::libc::ENOENT),
-                }
-            }
+            Call::Lookup { name } => match self.look_up(name) {
+                Some(node) => Answer::Entry { node, size: self.size(hierarchies, node) },
+                None => Answer::Error(nix::libc::ENOENT),
+            },
             Call::Attributes { node } => {
                 Answer::Attributes { node, size: self.size(hierarchies, node) }
             }
