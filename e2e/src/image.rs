@@ -13,14 +13,49 @@ const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/testserver"));
 /// The name under which the tests know the image.
 pub const TEST_IMAGE: &str = "kutter.test/testserver:1";
 
+/// An image with a shell, of the host's static busybox.
+pub const SHELL_IMAGE: &str = "kutter.test/busybox:1";
+
+/// Where Debian's `busybox-static` has its program.
+const BUSYBOX: &str = "/bin/busybox";
+
 /// Writes an OCI archive with the image, known as `names`.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_archive(path: &Path, names: &[&str]) -> Result<()> {
-    let layer = layer()?;
+    let config = json!({
+        "Entrypoint": ["/testserver"],
+        "Env": ["PATH=/"],
+        "ExposedPorts": {"8080/tcp": {}},
+        "User": "web",
+    });
+    write(path, names, &layer()?, &config)
+}
+
+/// Writes an OCI archive with the image that has a shell.
+///
+/// # Errors
+/// When busybox is not installed, or the file cannot be written.
+pub fn write_shell_archive(path: &Path) -> Result<()> {
+    let program = std::fs::read(BUSYBOX).context("busybox-static is not installed")?;
+    let mut layer = tar::Builder::new(Vec::new());
+    add(&mut layer, "bin/busybox", 0o755, &program)?;
+    for name in ["sh", "nc", "grep", "echo", "sleep"] {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Link);
+        header.set_mode(0o755);
+        header.set_size(0);
+        header.set_mtime(0);
+        layer.append_link(&mut header, format!("bin/{name}"), "bin/busybox")?;
+    }
+    let config = json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]});
+    write(path, &[SHELL_IMAGE], &layer.into_inner()?, &config)
+}
+
+fn write(path: &Path, names: &[&str], layer: &[u8], config: &Value) -> Result<()> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(&layer)?;
+    encoder.write_all(layer)?;
     let packed = encoder.finish()?;
 
     let architecture = match std::env::consts::ARCH {
@@ -31,13 +66,8 @@ pub fn write_archive(path: &Path, names: &[&str]) -> Result<()> {
     let config = serde_json::to_vec(&json!({
         "architecture": architecture,
         "os": "linux",
-        "config": {
-            "Entrypoint": ["/testserver"],
-            "Env": ["PATH=/"],
-            "ExposedPorts": {"8080/tcp": {}},
-            "User": "web",
-        },
-        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
     }))?;
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,

@@ -18,6 +18,7 @@ use clap_complete::Shell;
 ///   kubecfg port-forward svc/web 8080:80   leads a port of this machine to it
 ///   kubecfg scale rc/web --replicas=5      changes how many there are
 ///   kubecfg delete pod web                 ends it, and waits until it is gone
+///   kubecfg net check                      tries every way between the nodes
 ///
 /// The cluster is found in $KUBECONFIG, else in ~/.kube/config, else in
 /// /var/lib/kutter/master/admin.kubeconfig.
@@ -227,6 +228,11 @@ pub(crate) enum Command {
         #[arg(long, value_name = "REPLICAS")]
         current_replicas: Option<u32>,
     },
+    /// Looks into the cluster's network.
+    Net {
+        #[command(subcommand)]
+        what: Net,
+    },
     /// Prints the versions of kubecfg and of the cluster.
     Version {
         /// Of kubecfg only, without asking the cluster.
@@ -243,6 +249,47 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Net {
+    /// Tries every way through the network from real pods, and says which do not work and why.
+    ///
+    /// A pod on each node connects to the pods of all nodes: at their own addresses, through Services,
+    /// node ports and names, and looks who answers. With SERVICE, all ways to that Service and to its
+    /// endpoints are tried from every node. The pods are in a namespace of their own, which is deleted
+    /// in the end, also when this is interrupted. The exit code is 1 if anything does not work.
+    ///
+    /// Examples:
+    ///   kubecfg net check
+    ///   kubecfg net check web -n shop
+    ///   kubecfg net check svc/web -o json
+    ///   kubecfg net check --image registry.example:5000/busybox:1.37
+    #[command(verbatim_doc_comment)]
+    Check {
+        /// Try the ways to this Service instead.
+        service: Option<String>,
+        /// What the pods run. It has to have sh, nc and grep, as busybox and alpine do.
+        #[arg(long, default_value = "docker.io/library/busybox:1.37")]
+        image: String,
+        /// How long each attempt may take.
+        #[arg(long, value_name = "SECONDS", default_value_t = 3,
+            value_parser = clap::value_parser!(u64).range(1..=60))]
+        timeout: u64,
+        /// How long the pods may take to start, with the pull of their image.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60,
+            value_parser = clap::value_parser!(u64).range(1..=3600))]
+        start_timeout: u64,
+        /// How to print; else as tables.
+        #[arg(long, short, value_enum)]
+        output: Option<Report>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Report {
+    /// Every attempt, and what was found.
+    Json,
 }
 
 /// Manifests to read.

@@ -6,16 +6,18 @@ mod describe;
 mod exec;
 mod get;
 mod logs;
+mod net;
 mod port_forward;
 mod scale;
 mod target;
 mod version;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, Net};
 use crate::client::connect;
 
 /// Carries out a command line.
@@ -78,6 +80,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Scale { target, replicas, current_replicas } => {
             scale::scale(&cluster, &target, replicas, current_replicas).await?;
+        }
+        Command::Net { what: Net::Check { service, image, timeout, start_timeout, output } } => {
+            let how = net::How {
+                image,
+                patience: Duration::from_secs(timeout),
+                start: Duration::from_secs(start_timeout),
+                json: output.is_some(),
+            };
+            return net::check(&cluster, service.as_deref(), &how).await;
         }
         Command::Version { .. } => {
             version::client()?;

@@ -1,0 +1,319 @@
+//! The pods that try, and the Services before them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use crate::problem::is_not_found;
+
+/// Where a pod says who it is.
+pub(crate) const POD_PORT: u16 = 8080;
+/// Where its Service does.
+pub(crate) const SERVICE_PORT: u16 = 80;
+/// Numbers the pods.
+const LABEL: &str = "kutter.dev/net-check";
+/// A namespace that holds no more than short-lived pods is gone well before.
+const REMOVAL: Duration = Duration::from_secs(60);
+/// Says its name to whoever connects, in either dialect of `nc`.
+const SERVE: &str =
+    "nc -lk -p 8080 -e echo \"$NAME\" 2>/dev/null || exec nc -ll -p 8080 -e echo \"$NAME\"";
+
+/// A namespace with pods in it. Whoever makes it has to [remove](Probers::remove) it.
+pub(crate) struct Probers {
+    client: Client,
+    namespace: String,
+    list: Vec<Prober>,
+    /// Addresses of a Service that has no endpoints: nobody may answer there.
+    nobody: Vec<IpAddr>,
+}
+
+/// A pod on a node.
+pub(crate) struct Prober {
+    pub(crate) node: String,
+    pub(crate) node_addresses: Vec<IpAddr>,
+    /// The pod's name, which is what it says.
+    pub(crate) pod: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The Service that leads to this pod alone.
+    pub(crate) service: Front,
+    /// Why it cannot try anything.
+    trouble: Option<String>,
+}
+
+/// A Service before a pod.
+#[derive(Default)]
+pub(crate) struct Front {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) node_port: Option<u16>,
+}
+
+impl Probers {
+    /// A namespace of a name that nothing has.
+    pub(crate) async fn new(client: Client) -> Result<Self> {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let object = serde_json::from_value(json!({"metadata": {
+            "generateName": "net-check-",
+            "labels": {LABEL: "", "pod-security.kubernetes.io/enforce": "baseline"},
+        }}))?;
+        let made = namespaces.create(&PostParams::default(), &object).await;
+        let made = made.context("cannot make a namespace for the probing pods")?;
+        Ok(Self { client, namespace: made.name_any(), list: Vec::new(), nobody: Vec::new() })
+    }
+
+    /// Makes a pod on each node and waits until they run, at most so long.
+    pub(crate) async fn start(&mut self, image: &str, patience: Duration) -> Result<()> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        for (number, node) in nodes.list(&ListParams::default()).await?.into_iter().enumerate() {
+            self.list.push(Prober::of(number, &node));
+        }
+        if self.list.is_empty() {
+            bail!("the cluster has no nodes");
+        }
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let services: Api<Service> = Api::namespaced(self.client.clone(), &self.namespace);
+        for prober in self.list.iter_mut().filter(|prober| prober.trouble.is_none()) {
+            pods.create(&PostParams::default(), &prober.pod_object(image)?).await?;
+            let service =
+                services.create(&PostParams::default(), &prober.service_object()?).await?;
+            prober.service.read(&service);
+        }
+        let nobody = services.create(&PostParams::default(), &nobody_object()?).await?;
+        self.nobody = cluster_ips(&nobody);
+        let wait = self.wait(&pods);
+        if tokio::time::timeout(patience, wait).await.is_err() {
+            eprintln!("not all pods run after {} s", patience.as_secs());
+        }
+        let found: BTreeMap<String, Pod> =
+            pods.list(&ListParams::default()).await?.into_iter().map(named).collect();
+        for prober in self.list.iter_mut().filter(|prober| prober.trouble.is_none()) {
+            match found.get(&prober.pod) {
+                Some(pod) if is_ready(pod) => prober.addresses = addresses(pod),
+                Some(pod) => prober.trouble = Some(why_not(pod)),
+                None => prober.trouble = Some("somebody has deleted its probing pod".to_owned()),
+            }
+        }
+        if self.ready().next().is_none() {
+            let troubles: Vec<String> = self.troubles().collect();
+            bail!("no probing pod runs, so nothing can be tried:\n{}", troubles.join("\n"));
+        }
+        Ok(())
+    }
+
+    async fn wait(&self, pods: &Api<Pod>) {
+        let wanted = self.list.iter().filter(|prober| prober.trouble.is_none()).count();
+        let mut ready: BTreeMap<String, bool> = BTreeMap::new();
+        let mut told = usize::MAX;
+        let mut events = std::pin::pin!(watcher(pods.clone(), watcher::Config::default()));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
+                    ready.insert(pod.name_any(), is_ready(&pod));
+                }
+                Ok(Event::Delete(pod)) => drop(ready.remove(&pod.name_any())),
+                // A master may be away for a moment; the watcher goes on.
+                Ok(Event::Init | Event::InitDone) | Err(_) => {}
+            }
+            let count = ready.values().filter(|ready| **ready).count();
+            if count != told {
+                eprintln!("{count} of {wanted} probing pods run");
+                told = count;
+            }
+            if count >= wanted {
+                return;
+            }
+        }
+    }
+
+    /// Those that can try something.
+    pub(crate) fn ready(&self) -> impl Iterator<Item = &Prober> {
+        self.list.iter().filter(|prober| prober.trouble.is_none())
+    }
+
+    /// What is wrong with the others.
+    pub(crate) fn troubles(&self) -> impl Iterator<Item = String> {
+        self.list.iter().filter_map(|prober| {
+            let trouble = prober.trouble.as_ref()?;
+            Some(format!("{}: nothing was tried from or to it: {trouble}", prober.node))
+        })
+    }
+
+    /// Where nobody may answer.
+    pub(crate) fn nobody(&self) -> &[IpAddr] {
+        &self.nobody
+    }
+
+    /// The pods, for running programs in them.
+    pub(crate) fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Takes everything away, and waits until it is gone.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let name = &self.namespace;
+        let gone = async {
+            match namespaces.delete(name, &DeleteParams::default()).await {
+                Err(error) if is_not_found(&error) => return Ok(()),
+                result => result?,
+            };
+            let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+            let mut events = std::pin::pin!(watcher(namespaces.clone(), config));
+            let mut there = false;
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(Event::Delete(_)) => break,
+                    Ok(Event::InitApply(_)) => there = true,
+                    Ok(Event::InitDone) if !there => break,
+                    Ok(Event::Apply(_) | Event::Init | Event::InitDone) | Err(_) => {}
+                }
+            }
+            Ok::<_, kube::Error>(())
+        };
+        match tokio::time::timeout(REMOVAL, gone).await {
+            Ok(result) => {
+                result.with_context(|| format!("cannot delete the namespace {name}; please do"))
+            }
+            Err(_) => bail!(
+                "the namespace {name} is still there; look at it with kubecfg describe namespace {name}"
+            ),
+        }
+    }
+}
+
+impl Prober {
+    fn of(number: usize, node: &Node) -> Self {
+        let status = node.status.as_ref();
+        let listed = status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let internal = listed.filter(|address| address.type_ == "InternalIP");
+        let conditions = status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        let trouble = match ready {
+            Some(condition) if condition.status == "True" => None,
+            Some(condition) => {
+                let message = condition.message.clone().unwrap_or_default();
+                Some(format!("the node is not ready: {message}"))
+            }
+            None => Some("the node has not said yet that it is ready".to_owned()),
+        };
+        Self {
+            node: node.name_any(),
+            node_addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
+            pod: format!("probe-{number}"),
+            addresses: Vec::new(),
+            service: Front { name: format!("to-{number}"), ..Front::default() },
+            trouble,
+        }
+    }
+
+    fn pod_object(&self, image: &str) -> Result<Pod> {
+        let labels = json!({LABEL: self.pod});
+        let ask = ["sh", "-c", "nc -w 1 127.0.0.1 8080 </dev/null | grep -q \"$NAME\""];
+        let pod = json!({
+            "metadata": {"name": self.pod, "labels": labels},
+            "spec": {
+                // Also on nodes that want no pods: those are to be looked at, too.
+                "nodeName": self.node,
+                "tolerations": [{"operator": "Exists"}],
+                "terminationGracePeriodSeconds": 0,
+                "automountServiceAccountToken": false,
+                "enableServiceLinks": false,
+                "containers": [{
+                    "name": "probe",
+                    "image": image,
+                    "command": ["sh", "-c", SERVE],
+                    "env": [{"name": "NAME", "value": self.pod}],
+                    "ports": [{"name": "who", "containerPort": POD_PORT}],
+                    "readinessProbe": {"exec": {"command": ask}, "periodSeconds": 1},
+                }],
+            },
+        });
+        Ok(serde_json::from_value(pod)?)
+    }
+
+    fn service_object(&self) -> Result<Service> {
+        let service = json!({
+            "metadata": {"name": self.service.name, "labels": {LABEL: self.pod}},
+            "spec": {
+                "type": "NodePort",
+                "ipFamilyPolicy": "PreferDualStack",
+                "selector": {LABEL: self.pod},
+                "ports": [{"port": SERVICE_PORT, "targetPort": POD_PORT}],
+            },
+        });
+        Ok(serde_json::from_value(service)?)
+    }
+}
+
+fn nobody_object() -> Result<Service> {
+    let spec = json!({"ports": [{"port": SERVICE_PORT}], "selector": {LABEL: "nobody"}});
+    Ok(serde_json::from_value(json!({"metadata": {"name": "nobody"}, "spec": spec}))?)
+}
+
+impl Front {
+    fn read(&mut self, service: &Service) {
+        let Some(spec) = &service.spec else { return };
+        self.addresses = cluster_ips(service);
+        let mut ports = spec.ports.iter().flatten();
+        self.node_port = ports.find_map(|port| u16::try_from(port.node_port?).ok());
+    }
+}
+
+/// The addresses that stand for a Service.
+pub(crate) fn cluster_ips(service: &Service) -> Vec<IpAddr> {
+    let spec = service.spec.iter();
+    let several = spec.clone().flat_map(|spec| spec.cluster_ips.iter().flatten());
+    let one = spec.filter_map(|spec| spec.cluster_ip.as_ref());
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in several.chain(one).filter_map(|text| text.parse().ok()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+/// Whether a pod takes requests.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn named(pod: Pod) -> (String, Pod) {
+    (pod.name_any(), pod)
+}
+
+fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    let status = pod.status.iter();
+    let several = status.clone().flat_map(|status| status.pod_ips.iter().flatten());
+    let several: Vec<IpAddr> = several.filter_map(|address| address.ip.parse().ok()).collect();
+    if !several.is_empty() {
+        return several;
+    }
+    status.filter_map(|status| status.pod_ip.as_ref()?.parse().ok()).collect()
+}
+
+/// Why a pod does not run, as its status has it.
+fn why_not(pod: &Pod) -> String {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let waiting = statuses.filter_map(|status| status.state.as_ref()?.waiting.as_ref());
+    let said = waiting.filter_map(|waiting| {
+        let reason = waiting.reason.as_deref().unwrap_or_default();
+        let message = waiting.message.as_deref().unwrap_or_default();
+        Some(format!("{reason} {message}").trim().to_owned()).filter(|text| !text.is_empty())
+    });
+    let own = pod.status.as_ref().and_then(|status| status.message.clone());
+    let why = said.chain(own).next();
+    match why {
+        Some(why) => format!("its probing pod does not run: {why}"),
+        None => "its probing pod does not run; the image has to have sh, nc and grep".to_owned(),
+    }
+}

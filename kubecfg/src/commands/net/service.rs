@@ -1,0 +1,277 @@
+//! One Service: what its objects say already, and the ways to it.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+
+use super::attempt::{Attempt, Leg, Wanted};
+use super::probers::{Probers, SERVICE_PORT, cluster_ips, is_ready};
+use crate::client::Cluster;
+
+/// A Service, and the objects that make it work.
+pub(crate) struct Subject {
+    service: Service,
+    slices: Vec<EndpointSlice>,
+    /// Those that it selects.
+    pods: Vec<Pod>,
+}
+
+/// Where a Service leads.
+struct Target {
+    /// The pod's name, or the address itself.
+    name: String,
+    address: IpAddr,
+    port: u16,
+}
+
+impl Subject {
+    /// The Service of this name, which may be `svc/NAME`.
+    pub(crate) async fn find(cluster: &Cluster, word: &str) -> Result<Self> {
+        let name = word.rsplit('/').next().unwrap_or(word);
+        let namespace = &cluster.namespace;
+        let services: Api<Service> = Api::namespaced(cluster.client.clone(), namespace);
+        let service = services
+            .get(name)
+            .await
+            .with_context(|| format!("there is no Service to look at in namespace {namespace}"))?;
+        let slices: Api<EndpointSlice> = Api::namespaced(cluster.client.clone(), namespace);
+        let of_it = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+        let slices = slices.list(&of_it).await?.items;
+        let pods = match selector(&service) {
+            Some(selector) => {
+                let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+                pods.list(&ListParams::default().labels(&selector)).await?.items
+            }
+            None => Vec::new(),
+        };
+        Ok(Self { service, slices, pods })
+    }
+
+    /// What is wrong with the objects themselves.
+    pub(crate) fn findings(&self) -> Vec<String> {
+        let mut findings = Vec::new();
+        let name = self.service.name_any();
+        let kind = self.service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+        if kind == Some("ExternalName") {
+            let other = self.service.spec.as_ref().and_then(|spec| spec.external_name.as_deref());
+            return vec![format!(
+                "{name} is another name for {}, and has no endpoints to look at",
+                other.unwrap_or_default()
+            )];
+        }
+        match selector(&self.service) {
+            None if self.targets().is_empty() => findings.push(format!(
+                "{name} has no endpoints: it has no selector, so somebody has to make an EndpointSlice \
+                 with the label kubernetes.io/service-name={name}"
+            )),
+            None => {}
+            Some(selector) if self.pods.is_empty() => findings.push(format!(
+                "{name} has no endpoints: no pod of its namespace has the labels {selector}"
+            )),
+            Some(_) => findings.extend(self.of_pods()),
+        }
+        findings
+    }
+
+    fn of_pods(&self) -> Vec<String> {
+        let mut findings = Vec::new();
+        let name = self.service.name_any();
+        for pod in self.pods.iter().filter(|pod| !is_ready(pod)) {
+            let conditions =
+                pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+            let message = ready.and_then(|condition| condition.message.clone());
+            let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
+            let why = message.or(phase).unwrap_or_else(|| "nobody has said why".to_owned());
+            findings
+                .push(format!("pod {} is not ready and gets no requests: {why}", pod.name_any()));
+        }
+        for port in self.ports() {
+            let Some(IntOrString::String(wanted)) = &port.target_port else { continue };
+            for pod in self.pods.iter().filter(|pod| !has_port(pod, wanted)) {
+                findings.push(format!(
+                    "pod {} has no container port named \"{wanted}\", which port {} of {name} leads to",
+                    pod.name_any(),
+                    port.port
+                ));
+            }
+        }
+        if findings.is_empty() && self.targets().is_empty() {
+            findings.push(format!(
+                "{name} has no endpoints although its pods are ready: the controller that makes \
+                 EndpointSlices is late; is a master the leader?"
+            ));
+        }
+        findings
+    }
+
+    fn ports(&self) -> impl Iterator<Item = &ServicePort> {
+        let ports = self.service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+    }
+
+    /// Where its TCP ports lead.
+    fn targets(&self) -> Vec<Target> {
+        let mut targets = Vec::new();
+        for slice in &self.slices {
+            let ports =
+                slice.ports.iter().flatten().filter(|port| {
+                    port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+                });
+            let ports: Vec<u16> = ports.filter_map(|port| u16::try_from(port.port?).ok()).collect();
+            for endpoint in slice.endpoints.iter().flatten().filter(|one| takes_requests(one)) {
+                let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
+                for address in endpoint.addresses.iter().filter_map(|text| text.parse().ok()) {
+                    let address: IpAddr = address;
+                    let name = pod.clone().unwrap_or_else(|| address.to_string());
+                    let of_port = |port: &u16| Target { name: name.clone(), address, port: *port };
+                    targets.extend(ports.iter().map(of_port));
+                }
+            }
+        }
+        targets
+    }
+}
+
+fn takes_requests(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
+}
+
+fn has_port(pod: &Pod, name: &str) -> bool {
+    let containers = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports.any(|port| port.name.as_deref() == Some(name))
+}
+
+/// As `app=web,tier=front`; nothing if it selects nothing.
+fn selector(service: &Service) -> Option<String> {
+    let selector = service.spec.as_ref()?.selector.as_ref().filter(|labels| !labels.is_empty())?;
+    let pairs: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Some(pairs.join(","))
+}
+
+/// All ways to it, from every node; and one where nobody is, which has to fail.
+pub(crate) fn attempts(subject: &Subject, probers: &Probers) -> Vec<Attempt> {
+    let service = &subject.service;
+    let (name, namespace) = (service.name_any(), service.namespace().unwrap_or_default());
+    let targets = subject.targets();
+    let mut attempts = Vec::new();
+    for from in probers.ready() {
+        let mut add = |to: &str, leg, host: String, port, wanted| {
+            let (from, to) = (from.node.clone(), to.to_owned());
+            attempts.push(Attempt { from, to, leg, host, port, wanted });
+        };
+        for target in &targets {
+            let host = target.address.to_string();
+            add(&target.name, Leg::PodIp, host, target.port, Wanted::Connection);
+        }
+        // Without endpoints all else is refused, as it should be; why there are none is told elsewhere.
+        if targets.is_empty() {
+            continue;
+        }
+        for port in subject.ports() {
+            let Ok(number) = u16::try_from(port.port) else { continue };
+            let addresses = cluster_ips(service);
+            for address in &addresses {
+                add(&name, Leg::ClusterIp, address.to_string(), number, Wanted::Connection);
+            }
+            if let Some(node_port) = port.node_port.and_then(|port| u16::try_from(port).ok()) {
+                for node in probers.ready() {
+                    for address in &node.node_addresses {
+                        let to = format!("{name} at {}", node.node);
+                        add(&to, Leg::NodePort, address.to_string(), node_port, Wanted::Connection);
+                    }
+                }
+            }
+            // A headless one has its endpoints' ports.
+            let number = match addresses.is_empty() {
+                true => targets.first().map_or(number, |target| target.port),
+                false => number,
+            };
+            add(&name, Leg::Name, format!("{name}.{namespace}.svc"), number, Wanted::Connection);
+        }
+        for address in probers.nobody() {
+            let host = address.to_string();
+            add("nobody", Leg::ClusterIp, host, SERVICE_PORT, Wanted::Refusal);
+        }
+    }
+    attempts
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn subject(service: Value, slices: Value, pods: Value) -> Subject {
+        Subject {
+            service: serde_json::from_value(service).unwrap(),
+            slices: serde_json::from_value(slices).unwrap(),
+            pods: serde_json::from_value(pods).unwrap(),
+        }
+    }
+
+    fn service(spec: Value) -> Value {
+        json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})
+    }
+
+    fn pod(ready: &str) -> Value {
+        json!({
+            "metadata": {"name": "web-1"},
+            "spec": {"containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 80}]}]},
+            "status": {"conditions": [{"type": "Ready", "status": ready, "message": "probe failed"}]},
+        })
+    }
+
+    #[test]
+    fn what_the_objects_say_is_told_before_anything_is_tried() {
+        let spec =
+            json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]});
+        let wrong =
+            json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "web"}]});
+        let endpoint = json!([{"addresses": ["10.244.1.7"], "targetRef": {"name": "web-1"}}]);
+        let slice = json!([{
+            "metadata": {}, "addressType": "IPv4", "endpoints": endpoint, "ports": [{"port": 8080}],
+        }]);
+        let none = json!([]);
+        for (spec, slices, pods, wanted) in [
+            (json!({"ports": [{"port": 80}]}), &none, json!([]), "it has no selector"),
+            (spec.clone(), &none, json!([]), "no pod of its namespace has the labels app=web"),
+            (
+                spec.clone(),
+                &none,
+                json!([pod("False")]),
+                "pod web-1 is not ready and gets no requests: probe failed",
+            ),
+            (wrong, &none, json!([pod("True")]), "no container port named \"web\""),
+            (
+                spec.clone(),
+                &none,
+                json!([pod("True")]),
+                "the controller that makes EndpointSlices is late",
+            ),
+            (
+                json!({"type": "ExternalName", "externalName": "www.example.org"}),
+                &none,
+                json!([]),
+                "another name for www.example.org",
+            ),
+        ] {
+            let found = subject(service(spec), slices.clone(), pods).findings();
+            assert!(found.len() == 1 && found[0].contains(wanted), "{wanted}: {found:?}");
+        }
+        let well = subject(service(spec), slice, json!([pod("True")]));
+        assert_eq!(well.findings(), Vec::<String>::new());
+        let targets = well.targets();
+        assert!(targets.len() == 1 && targets[0].name == "web-1" && targets[0].port == 8080);
+    }
+}
