@@ -45,7 +45,7 @@ pub async fn run(traces: &Traces) -> Result<(), CleanupError> {
     let runtime = ShimRuntime::open(traces.runtime()).await.map_err(CleanupError::Containers)?;
     runtime.shutdown_all().await.map_err(CleanupError::Containers)?;
     network::teardown(&traces.network()).await.map_err(CleanupError::Network)?;
-    proxy::teardown(&traces.proxy("")).await.map_err(CleanupError::Proxy)?;
+    proxy::teardown(&traces.nft_table).await.map_err(CleanupError::Proxy)?;
     for folder in [traces.root_dir.join("pods"), traces.root_dir.join("containers")] {
         let error = |source| CleanupError::Files { path: folder.clone(), source };
         mounts::unmount_below(&folder).map_err(error)?;

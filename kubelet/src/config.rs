@@ -13,7 +13,7 @@ use crate::pods::DEFAULT_POD_MAX_PIDS;
 use crate::pressure::threshold::{
     Graces, Period, Reclaims, Signal, Statements, Threshold, thresholds,
 };
-use crate::proxy::ProxyConfig;
+use crate::proxy::{NodePortAddresses, ProxyConfig};
 use crate::shutdown::ShutdownPeriods;
 
 /// The node agent of Kutter: runs the pods that a master binds to this machine.
@@ -76,7 +76,7 @@ pub struct Traces {
     /// The bridge that the pods of this node are connected to.
     #[arg(long, default_value = "kutter0", value_name = "NAME")]
     pub bridge: String,
-    /// The nftables table that the service proxy owns.
+    /// The nftables tables that the service proxy owns, one for each version of IP.
     #[arg(long, default_value = "kutter", value_name = "NAME")]
     pub nft_table: String,
     /// The program that holds a pod's namespaces [default: `shim` beside this program].
@@ -99,6 +99,10 @@ pub struct Config {
     /// The address under which other nodes reach this one [default: the one that reaches the master].
     #[arg(long, value_name = "IP")]
     pub node_ip: Option<IpAddr>,
+    /// At which of this node's addresses node ports and health checks are served: ranges, or
+    /// `primary` for the addresses that the node is known by [default: all].
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "RANGE,…")]
+    pub node_port_addresses: NodePortAddresses,
     /// A label of this node; may be given several times.
     #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub node_labels: Vec<(String, String)>,
@@ -233,6 +237,17 @@ impl Config {
     }
 }
 
+impl Config {
+    /// How the service proxy of the node with this name is set up.
+    pub fn proxy(&self, node_name: &str) -> ProxyConfig {
+        ProxyConfig {
+            table: self.traces.nft_table.clone(),
+            node_name: node_name.to_owned(),
+            node_port_addresses: self.node_port_addresses.clone(),
+        }
+    }
+}
+
 impl Traces {
     /// Where containers are kept.
     pub fn runtime(&self) -> ShimRuntimeConfig {
@@ -248,11 +263,6 @@ impl Traces {
     /// How the pod network is set up.
     pub fn network(&self) -> NetworkConfig {
         NetworkConfig { bridge: self.bridge.clone(), state_dir: self.run_dir.join("network") }
-    }
-
-    /// How the service proxy is set up.
-    pub fn proxy(&self, node_name: &str) -> ProxyConfig {
-        ProxyConfig { table: self.nft_table.clone(), node_name: node_name.to_owned() }
     }
 }
 
@@ -381,6 +391,15 @@ mod tests {
         for wrong in ["100000", "5-4", "0-1000000", "100000-165534"] {
             assert!(Cli::try_parse_from(["kubelet", "--user-ids", wrong]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn node_ports_may_be_kept_to_some_addresses() {
+        let at = |said: &str| config(&[said]).node_port_addresses;
+        assert_eq!(config(&[]).node_port_addresses, NodePortAddresses::default());
+        assert_eq!(at("--node-port-addresses=10.0.0.0/8"), "10.0.0.0/8".parse().unwrap());
+        let wrong = ["kubelet", "--node-port-addresses=10.0.0.1"];
+        assert!(Cli::try_parse_from(wrong).unwrap_err().to_string().contains("\"primary\""));
     }
 
     fn config(arguments: &[&str]) -> Config {

@@ -141,7 +141,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     tasks.spawn(proxy::run(
         state.clone(),
         network.host_ports(),
-        traces.proxy(&node_name),
+        config.proxy(&node_name),
         shutdown.clone(),
     ));
     tasks.spawn(dns::run(state.clone(), shutdown.clone()));

@@ -33,11 +33,6 @@ impl Cidr4 {
         self.prefix
     }
 
-    /// The fixed bits as an address, as `255.255.255.0`.
-    pub(crate) fn mask(self) -> Ipv4Addr {
-        Ipv4Addr::from(mask(self.prefix))
-    }
-
     /// The address the node itself has in its own pod range: the first after the network's.
     pub(crate) fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.network) + u32::from(self.prefix < 31))

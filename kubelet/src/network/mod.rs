@@ -23,7 +23,6 @@ use std::path::Path;
 
 pub use bridge::{BridgeNetwork, NetworkConfig, teardown};
 pub(crate) use bridge::{own_range, set_once};
-pub(crate) use cidr::{Cidr4, ipv4_ranges};
 pub use host_ports::{HostPorts, PodHostPorts};
 pub(crate) use netns::within;
 use serde::{Deserialize, Serialize};

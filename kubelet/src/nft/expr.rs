@@ -76,7 +76,9 @@ pub(crate) enum Field {
     InputName,
     /// Name of the interface it goes out on, sixteen bytes. In a bridge's table, the bridge's port.
     OutputName,
-    /// What kind of destination the routing table takes the address for, see [`LOCAL`].
+    /// What kind of address the routing table takes the source for, see [`LOCAL`].
+    SourceType,
+    /// What kind of address the routing table takes the destination for, see [`LOCAL`].
     DestinationType,
     /// Bits of [`state`].
     ConnectionState,
@@ -108,7 +110,7 @@ pub(crate) mod state {
     pub(crate) const RELATED: u32 = 4;
 }
 
-/// [`Field::DestinationType`] of this machine's own addresses.
+/// [`Field::SourceType`] and [`Field::DestinationType`] of this machine's own addresses.
 pub(crate) const LOCAL: u32 = 2;
 /// Bit of [`Field::ConnectionStatus`]: a rule has sent the connection elsewhere.
 pub(crate) const DESTINATION_TRANSLATED: u32 = 0x20;
@@ -164,8 +166,8 @@ pub(crate) enum Expr {
     Equal(Register, Bytes),
     /// Goes on if the register holds anything else.
     Differs(Register, Bytes),
-    /// A random number below the modulus, in the machine's byte order.
-    Random { modulus: u32, into: Register },
+    /// One of so many numbers from the first on, by chance; in the machine's byte order.
+    Random { modulus: u32, first: u32, into: Register },
     /// Goes on if the set has this key.
     Contains(Name, Register),
     /// Goes on unless the set has this key.
@@ -279,7 +281,9 @@ impl fmt::Display for Expr {
             Self::Mask(register, mask) => write!(f, "{register} &= {}", Hex(mask)),
             Self::Equal(register, value) => write!(f, "{register} == {}", Hex(value)),
             Self::Differs(register, value) => write!(f, "{register} != {}", Hex(value)),
-            Self::Random { modulus, into } => write!(f, "{into} = random below {modulus}"),
+            Self::Random { modulus, first, into } => {
+                write!(f, "{into} = {first} + random below {modulus}")
+            }
             Self::Contains(set, key) => write!(f, "{key} in @{set}"),
             Self::Lacks(set, key) => write!(f, "{key} not in @{set}"),
             Self::Get(set, key, into) => write!(f, "{into} = @{set}[{key}]"),

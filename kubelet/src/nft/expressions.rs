@@ -54,11 +54,12 @@ pub(super) fn expression(nested: &mut Messages, family: Family, expr: &Expr) {
         }),
         Expr::Equal(on, value) => named("cmp", &|data| compare(data, *on, 0, value)),
         Expr::Differs(on, value) => named("cmp", &|data| compare(data, *on, 1, value)),
-        Expr::Random { modulus, into } => named("numgen", &|data| {
+        Expr::Random { modulus, first, into } => named("numgen", &|data| {
             const RANDOM: u32 = 1;
             data.number(1, register(*into));
             data.number(2, *modulus);
             data.number(3, RANDOM);
+            data.number(4, *first);
         }),
         Expr::Contains(set, key) => named("lookup", &|data| lookup(data, set, *key)),
         Expr::Lacks(set, key) => named("lookup", &|data| {
@@ -182,6 +183,14 @@ fn load(nested: &mut Messages, field: Field, into: u32) {
             data.bytes(3, &[0]);
         }
     };
+    let address_type = |of: u32| {
+        const ADDRTYPE: u32 = 3;
+        move |data: &mut Messages| {
+            data.number(1, into);
+            data.number(2, ADDRTYPE);
+            data.number(3, of);
+        }
+    };
     match field {
         Field::Family => named("meta", &meta(15)),
         Field::EtherType => named("meta", &meta(1)),
@@ -198,13 +207,8 @@ fn load(nested: &mut Messages, field: Field, into: u32) {
         Field::Protocol => named("meta", &meta(16)),
         Field::Priority => named("meta", &meta(META_PRIORITY)),
         Field::Mark => named("meta", &meta(META_MARK)),
-        Field::DestinationType => named("fib", &|data| {
-            const ADDRTYPE: u32 = 3;
-            const BY_DESTINATION: u32 = 2;
-            data.number(1, into);
-            data.number(2, ADDRTYPE);
-            data.number(3, BY_DESTINATION);
-        }),
+        Field::SourceType => named("fib", &address_type(1)),
+        Field::DestinationType => named("fib", &address_type(2)),
         Field::ConnectionState => named("ct", &meta(0)),
         Field::ConnectionDirection => named("ct", &meta(1)),
         Field::ConnectionStatus => named("ct", &meta(2)),

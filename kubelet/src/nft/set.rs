@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::expr::Verdict;
+use super::expr::{Ip, Verdict};
 use super::message::array;
 
 /// What a part of a key or value is; tells `nft list` how to print it.
@@ -270,6 +270,14 @@ impl Parts<'_> {
     /// An address of sixteen bytes.
     pub(crate) fn ipv6(&mut self) -> Option<IpAddr> {
         self.next::<16>().map(IpAddr::from)
+    }
+
+    /// An address of this version.
+    pub(crate) fn address(&mut self, ip: Ip) -> Option<IpAddr> {
+        match ip {
+            Ip::V4 => self.ipv4(),
+            Ip::V6 => self.ipv6(),
+        }
     }
 
     /// A number.

@@ -10,39 +10,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use super::ruleset::{Frontend, Protocol, Ruleset, Target};
+use super::address::{Frontend, Protocol, Target, any};
+use super::ruleset::ServicePort;
 use crate::nft::conntrack::{Conntrack, Flow};
+use crate::nft::expr::Ip;
 
 /// Frontends whose flows have to be looked through, each with where they may go.
 pub(crate) type Changed = BTreeMap<Frontend, BTreeSet<Target>>;
 
-/// Frontends from which endpoints went. Of UDP also those which got their first: somebody may have
+/// Adds a frontend if endpoints went from it. Of UDP also one which got its first: somebody may have
 /// asked before, and was not refused for good.
-pub(crate) fn changed(before: &Ruleset, after: &Ruleset) -> Changed {
-    let (old, new) = (targets(before), targets(after));
-    let frontends: BTreeSet<Frontend> = old.keys().chain(new.keys()).copied().collect();
-    let nothing = BTreeSet::new();
-    frontends
-        .into_iter()
-        .filter_map(|at| {
-            let had = old.get(&at).unwrap_or(&nothing);
-            let has = new.get(&at).unwrap_or(&nothing);
-            let first = at.protocol == Protocol::Udp && had.is_empty() && !has.is_empty();
-            let matters = !had.is_subset(has) || first;
-            matters.then(|| (at, has.clone()))
-        })
-        .collect()
+pub(crate) fn note(
+    at: Frontend,
+    before: impl IntoIterator<Item = Target>,
+    after: impl IntoIterator<Item = Target>,
+    changed: &mut Changed,
+) {
+    let has: BTreeSet<Target> = after.into_iter().collect();
+    let mut had = before.into_iter().peekable();
+    let first = at.protocol == Protocol::Udp && had.peek().is_none() && !has.is_empty();
+    if first || had.any(|target| !has.contains(&target)) {
+        changed.insert(at, has);
+    }
 }
 
-fn targets(ruleset: &Ruleset) -> BTreeMap<Frontend, BTreeSet<Target>> {
-    let services = ruleset
-        .services
-        .iter()
-        .map(|(at, service)| (*at, service.targets.iter().copied().collect()));
-    let host_ports = ruleset.host_ports.iter().map(|(at, target)| (*at, [*target].into()));
-    services.chain(host_ports).collect()
+/// Where clients may be sent, if a Service is served at all.
+pub(crate) fn targets(service: Option<&ServicePort>) -> impl Iterator<Item = Target> {
+    service.into_iter().flat_map(|service| service.targets().copied())
 }
 
 /// Whether a flow goes where nobody who turns there is sent any more.
@@ -51,21 +47,19 @@ fn is_stale(flow: &Flow, changed: &Changed, own: &BTreeSet<IpAddr>) -> bool {
     if flow.answered && protocol != Protocol::Udp {
         return false;
     }
-    let Some(Target { address, port }) = target(flow.original.destination) else { return false };
-    let answering = target(flow.reply.source);
+    let Target { address, port } = target(flow.original.destination);
     let at = |address| Frontend { address, protocol, port };
-    let to_node = own.contains(&IpAddr::V4(address)).then_some(Ipv4Addr::UNSPECIFIED);
+    let to_node = own.contains(&address).then(|| any(Ip::of(address)));
     let frontends = [Some(address), to_node];
     frontends
         .into_iter()
         .flatten()
         .find_map(|address| changed.get(&at(address)))
-        .is_some_and(|targets| answering.is_none_or(|answering| !targets.contains(&answering)))
+        .is_some_and(|targets| !targets.contains(&target(flow.reply.source)))
 }
 
-fn target(address: SocketAddr) -> Option<Target> {
-    let SocketAddr::V4(address) = address else { return None };
-    Some(Target { address: *address.ip(), port: address.port() })
+fn target(address: SocketAddr) -> Target {
+    Target { address: address.ip(), port: address.port() }
 }
 
 /// Has the kernel forget flows that go where they should not; returns how many.
@@ -102,7 +96,7 @@ mod tests {
     use crate::nft::conntrack::Direction;
 
     fn target(text: &str) -> Target {
-        super::target(text.parse().unwrap()).unwrap()
+        super::target(text.parse().unwrap())
     }
 
     fn flow(original: &str, answering: &str) -> Flow {

@@ -1,70 +1,96 @@
 //! Which endpoints a port of a Service has.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proto::k8s::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 
-use super::ruleset::{Protocol, Target};
+use super::address::{Protocol, Target};
+use crate::nft::expr::Ip;
 
-/// The label that says which Service a slice is of.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-
-/// The slices of the cluster, by the namespace and name of their Service.
-pub(crate) struct SlicesByService<'a> {
-    slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
-}
-
-impl<'a> SlicesByService<'a> {
-    pub(crate) fn of(slices: &'a [Arc<EndpointSlice>]) -> Self {
-        let mut by_service: HashMap<_, Vec<_>> = HashMap::new();
-        for slice in slices {
-            let Some(service) =
-                slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME))
-            else {
-                continue;
-            };
-            let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-            by_service.entry((namespace, service.as_str())).or_default().push(slice.as_ref());
-        }
-        Self { slices: by_service }
-    }
-
-    /// The endpoints of a Service's port that are on this node, or all of them.
-    pub(crate) fn endpoints(&self, port: &PortOf<'_>, only_on: Option<&str>) -> BTreeSet<Target> {
-        let mut ready = BTreeSet::new();
-        let mut leaving = BTreeSet::new();
-        for slice in self.slices.get(&(port.namespace, port.service)).into_iter().flatten() {
-            if slice.address_type != "IPv4" {
-                continue;
-            }
-            let Some(number) = port_number(slice, port) else { continue };
-            for endpoint in slice.endpoints.iter().flatten() {
-                if only_on.is_some_and(|node| endpoint.node_name.as_deref() != Some(node)) {
-                    continue;
-                }
-                let pool = match standing(endpoint.conditions.as_ref()) {
-                    Standing::Ready => &mut ready,
-                    Standing::Leaving => &mut leaving,
-                    Standing::Out => continue,
-                };
-                // One endpoint has one address; Kubernetes keeps further ones without meaning.
-                pool.extend(address(endpoint).map(|address| Target { address, port: number }));
-            }
-        }
-        // With none ready, those that are being terminated and still serve are better than none.
-        if ready.is_empty() { leaving } else { ready }
-    }
+/// Where this node is, as hints and endpoints name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Here {
+    /// The node's name.
+    pub(crate) node: String,
+    /// The zone it is in, by its label `topology.kubernetes.io/zone`.
+    pub(crate) zone: Option<String>,
 }
 
 /// Names a port of a Service.
 pub(crate) struct PortOf<'a> {
-    pub(crate) namespace: &'a str,
-    pub(crate) service: &'a str,
     /// Empty for the only port of a Service.
     pub(crate) name: &'a str,
     pub(crate) protocol: Protocol,
+}
+
+/// The endpoints of a Service's port that clients may be sent to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Endpoints {
+    /// By the policy `Cluster`: all, or those near by if the hints say so.
+    pub(crate) cluster: BTreeSet<Target>,
+    /// By the policy `Local`: those on this node.
+    pub(crate) local: BTreeSet<Target>,
+    /// Whether there is one anywhere.
+    pub(crate) any: bool,
+}
+
+impl Endpoints {
+    /// With none ready, those that are being terminated and still serve are better than none; that
+    /// is asked for each policy by itself.
+    pub(crate) fn of<'a>(
+        slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
+        port: &PortOf<'_>,
+        ip: Ip,
+        here: &Here,
+    ) -> Self {
+        let mut candidates = Vec::new();
+        for slice in slices.filter(|slice| version(slice) == Some(ip)) {
+            let Some(number) = port_number(slice, port) else { continue };
+            let endpoints = slice.endpoints.iter().flatten();
+            candidates
+                .extend(endpoints.filter_map(|endpoint| Candidate::of(endpoint, number, ip, here)));
+        }
+        let near = Near::of(&candidates);
+        let ready = |candidate: &&Candidate| candidate.standing == Standing::Ready;
+        let leaving = |candidate: &&Candidate| candidate.standing == Standing::Leaving;
+        let near_by = |candidate: &&Candidate| near.allows(candidate);
+        let local = |candidate: &&Candidate| candidate.is_local;
+        let all = || candidates.iter();
+        Self {
+            cluster: targets(all().filter(ready).filter(near_by))
+                .unwrap_or_else(|| targets(all().filter(leaving)).unwrap_or_default()),
+            local: targets(all().filter(local).filter(ready)).unwrap_or_else(|| {
+                targets(all().filter(local).filter(leaving)).unwrap_or_default()
+            }),
+            any: all().any(|candidate| candidate.standing != Standing::Out),
+        }
+    }
+}
+
+/// The addresses of a Service's endpoints on this node that are ready, whatever their ports.
+pub(crate) fn ready_here<'a>(
+    slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
+    here: &Here,
+) -> usize {
+    let endpoints = slices.flat_map(|slice| slice.endpoints.iter().flatten());
+    let ready = endpoints
+        .filter(|endpoint| endpoint.node_name.as_deref() == Some(&*here.node))
+        .filter(|endpoint| standing(endpoint.conditions.as_ref()) == Standing::Ready);
+    ready.filter_map(|endpoint| endpoint.addresses.first()).collect::<BTreeSet<_>>().len()
+}
+
+fn targets<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<BTreeSet<Target>> {
+    let targets: BTreeSet<Target> = candidates.map(|candidate| candidate.target).collect();
+    (!targets.is_empty()).then_some(targets)
+}
+
+fn version(slice: &EndpointSlice) -> Option<Ip> {
+    match slice.address_type.as_str() {
+        "IPv4" => Some(Ip::V4),
+        "IPv6" => Some(Ip::V6),
+        _ => None,
+    }
 }
 
 fn port_number(slice: &EndpointSlice, port: &PortOf<'_>) -> Option<u16> {
@@ -75,10 +101,88 @@ fn port_number(slice: &EndpointSlice, port: &PortOf<'_>) -> Option<u16> {
         .find_map(|candidate| u16::try_from(candidate.port?).ok())
 }
 
-fn address(endpoint: &Endpoint) -> Option<Ipv4Addr> {
-    endpoint.addresses.first()?.parse().ok()
+/// An endpoint, as far as it matters who is sent there.
+struct Candidate {
+    target: Target,
+    standing: Standing,
+    is_local: bool,
+    node_hint: Hint,
+    zone_hint: Hint,
 }
 
+/// For whom an endpoint is meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hint {
+    /// It does not say.
+    None,
+    /// For others.
+    Others,
+    /// For this node, or its zone.
+    Here,
+}
+
+impl Candidate {
+    fn of(endpoint: &Endpoint, port: u16, ip: Ip, here: &Here) -> Option<Self> {
+        // One endpoint has one address; Kubernetes keeps further ones without meaning.
+        let address = endpoint.addresses.first()?.parse().ok()?;
+        if Ip::of(address) != ip {
+            return None;
+        }
+        let hints = endpoint.hints.as_ref();
+        let nodes = hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten();
+        let zones = hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten();
+        Some(Self {
+            target: Target { address, port },
+            standing: standing(endpoint.conditions.as_ref()),
+            is_local: endpoint.node_name.as_deref() == Some(&*here.node),
+            node_hint: hint(nodes.map(|hint| hint.name == here.node)),
+            zone_hint: hint(zones.map(|hint| Some(&hint.name) == here.zone.as_ref())),
+        })
+    }
+}
+
+/// `names` tell for each hint whether it is for this node.
+fn hint(names: impl Iterator<Item = bool>) -> Hint {
+    names.fold(Hint::None, |before, is_here| match (before, is_here) {
+        (Hint::Here, _) | (_, true) => Hint::Here,
+        _ => Hint::Others,
+    })
+}
+
+/// How far the hints of a Service's endpoints are followed: only where every ready one has such a
+/// hint, and at least one is meant for this node. Otherwise somebody would be left without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Near {
+    Node,
+    Zone,
+    Anywhere,
+}
+
+impl Near {
+    fn of(candidates: &[Candidate]) -> Self {
+        let followed = |hint: fn(&Candidate) -> Hint| {
+            let ready = || candidates.iter().filter(|one| one.standing == Standing::Ready);
+            ready().all(|one| hint(one) != Hint::None) && ready().any(|one| hint(one) == Hint::Here)
+        };
+        if followed(|one| one.node_hint) {
+            Self::Node
+        } else if followed(|one| one.zone_hint) {
+            Self::Zone
+        } else {
+            Self::Anywhere
+        }
+    }
+
+    fn allows(self, candidate: &Candidate) -> bool {
+        match self {
+            Self::Node => candidate.node_hint == Hint::Here,
+            Self::Zone => candidate.zone_hint == Hint::Here,
+            Self::Anywhere => true,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Ready,
     /// Being terminated, and still serving.
@@ -101,7 +205,11 @@ fn standing(conditions: Option<&EndpointConditions>) -> Standing {
 
 /// Puts endpoints in an order in which as few as possible change their number: those that stay keep
 /// theirs, new ones take the numbers of those that went, and only then the last fill the gaps.
-pub(crate) fn arrange(before: &[Target], mut wanted: BTreeSet<Target>) -> Vec<Target> {
+pub(crate) fn arrange(before: &[Target], wanted: &BTreeSet<Target>) -> Vec<Target> {
+    if before.is_empty() {
+        return wanted.iter().copied().collect();
+    }
+    let mut wanted = wanted.clone();
     let count = wanted.len();
     let mut places: Vec<Option<Target>> =
         before.iter().map(|target| wanted.remove(target).then_some(*target)).collect();

@@ -1,24 +1,33 @@
 //! The service proxy: Services and endpoint slices, made into rules of the kernel.
 //!
-//! * [`ruleset`] decides what should be; it is a value, made by a pure function.
+//! * [`model`] takes in what changed, and finds by indexes what follows: [`service`] says where a
+//!   Service is served and what is done there, [`endpoints`] who its clients are sent to, [`ranges`]
+//!   where this node is. The outcome is a [`ruleset`] for each version of IP: a value.
 //! * [`program`] says which chains do that, [`elements`] what is in their sets and maps. They are
 //!   few, and the same for all Services: a packet's cost does not grow with the number of Services.
-//! * [`diff`] finds what leads from one ruleset to another.
-//! * [`crate::nft`] has the kernel do it in a table of our own: new chains first, then all the rest
-//!   at once. It also notices when somebody else changes the table: then it is made anew.
+//! * [`diff`] finds what leads from one ruleset to the next.
+//! * [`kernel`] has it done in tables of our own: new chains first, then all the rest at once. When
+//!   somebody else changes these tables, they are made anew.
 //! * [`conntrack`] ends flows that the kernel would go on sending where they should not go.
-//!
 //! * [`takeover`] reads back what an earlier kubelet left.
+//! * [`health`] tells load balancers whether this node has endpoints.
 //!
 //! Memory is the truth: the kernel is told what changes, and asked once, when the kubelet starts.
 //! Until a master is heard, what the kernel does for Services is newer than what is on disk, and stays.
 
+mod address;
 mod conntrack;
 mod diff;
 mod elements;
 mod endpoints;
+mod health;
+mod kernel;
+mod model;
+mod news;
 mod program;
+mod ranges;
 mod ruleset;
+mod service;
 mod sets;
 mod takeover;
 #[cfg(test)]
@@ -28,28 +37,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::diff::{difference, replacement};
-use self::ruleset::{Ranges, Ruleset, View};
-use self::sets::Set;
-use crate::network::{HostPorts, PodHostPorts, set_once};
+use self::diff::{Steps, steps};
+use self::health::Health;
+use self::kernel::Kernel;
+use self::model::{Changed, Model};
+use self::news::{Heard, Seen};
+pub use self::ranges::{InvalidNodePortAddress, NodePortAddresses};
+use self::ruleset::Frame;
+use crate::network::{HostPorts, PodHostPorts};
+use crate::nft::Guard;
 pub use crate::nft::NftError as ProxyError;
 use crate::nft::expr::Ip;
-use crate::nft::table::{Command, Family, Table};
-use crate::nft::{Guard, Nft};
-use crate::state::{Change, StateHandle};
+use crate::state::StateHandle;
 
 /// How a node's proxy is set up.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
-    /// Name of the nftables table, all of which belongs to the proxy.
+    /// Name of the nftables tables, of IPv4 and of IPv6, all of which belong to the proxy.
     pub table: String,
     /// This node's name, as endpoint slices have it.
     pub node_name: String,
+    /// At which of the node's addresses node ports are served.
+    pub node_port_addresses: NodePortAddresses,
 }
 
 /// Pauses between attempts when the kernel refuses.
@@ -66,6 +79,19 @@ pub async fn run(
     config: ProxyConfig,
     shutdown: CancellationToken,
 ) {
+    let (health, asked) = watch::channel(Health::default());
+    let answering = health::run(asked, shutdown.clone());
+    let proxying = keep(state, host_ports, config, health, shutdown);
+    tokio::join!(proxying, answering);
+}
+
+async fn keep(
+    state: StateHandle,
+    host_ports: HostPorts,
+    config: ProxyConfig,
+    health: watch::Sender<Health>,
+    shutdown: CancellationToken,
+) {
     let mut changes = state.changes();
     let mut host_ports = host_ports.subscribe();
     let mut retry = *RETRY.start();
@@ -79,23 +105,24 @@ pub async fn run(
             () = tokio::time::sleep(retry) => retry = (retry * 2).min(*RETRY.end()),
         }
     };
-    let mut proxy = Proxy {
-        config,
-        kernel: Arc::new(kernel),
-        installed: Installed::Unknown,
-        carries_on: false,
-        conflicts: BTreeSet::new(),
-    };
+    let mut proxy = Proxy::new(config, kernel);
+    let mut heard = Heard::default();
     let mut repaired: Option<Instant> = None;
     retry = *RETRY.start();
     loop {
         // Whatever changed until here is covered by this pass: changes that come in bursts are
         // made together, as fast as the kernel takes them.
-        let pause = match state.read(View::of) {
+        heard.take_all(&mut changes);
+        if proxy.model.is_none() || proxy.carries_on {
+            heard.look_at_everything();
+        }
+        let pause = match state.read(|state| heard.look(state, &proxy.config)) {
             None => None,
-            Some(view) => {
+            Some(seen) => {
                 let ports = host_ports.borrow_and_update().clone();
-                match proxy.sync(view, ports).await {
+                let outcome = proxy.sync(seen, ports).await;
+                proxy.tell(&health, outcome.is_ok());
+                match outcome {
                     Ok(()) => {
                         retry = *RETRY.start();
                         None
@@ -110,14 +137,14 @@ pub async fn run(
             }
         };
         tokio::select! {
-            // Whoever removes the table ends us first, and is not to find it made anew.
+            // Whoever removes the tables ends us first, and is not to find them made anew.
             biased;
             () = shutdown.cancelled() => return,
             touched = touched(&mut guard) => match touched {
                 // Before the first pass whatever is there is looked at anyway.
-                Ok(()) if matches!(proxy.installed, Installed::Known(_)) => {
+                Ok(()) if proxy.model.is_some() => {
                     warn!("somebody else changed the rules: making them anew");
-                    proxy.installed = Installed::Foreign;
+                    proxy.installed = None;
                     let since = repaired.map_or(BETWEEN_REPAIRS, |repaired| repaired.elapsed());
                     tokio::time::sleep(BETWEEN_REPAIRS.saturating_sub(since)).await;
                     if shutdown.is_cancelled() {
@@ -131,7 +158,7 @@ pub async fn run(
                     guard = None;
                 }
             },
-            () = concerning(&mut changes) => {}
+            () = heard.wait(&mut changes) => {}
             // The sender may be gone when no pod can be attached any more.
             Ok(()) = host_ports.changed() => {}
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
@@ -139,36 +166,17 @@ pub async fn run(
     }
 }
 
-/// The table in the kernel.
-struct Kernel {
-    nft: Nft,
-    table: Table,
-}
-
-impl Kernel {
-    fn open(config: &ProxyConfig) -> Result<Self, ProxyError> {
-        let table = Table { family: Family::Ipv4, name: config.table.clone() };
-        Ok(Self { nft: Nft::open()?, table })
-    }
-
-    fn apply(&self, commands: &[Command]) -> Result<(), ProxyError> {
-        self.nft.apply(&[(&self.table, commands)])
-    }
-}
-
-/// A connection to change the table with, and news of changes that others make.
+/// A connection to change the tables with, and news of changes that others make.
 fn connect(config: &ProxyConfig) -> Result<(Kernel, Option<Guard>), ProxyError> {
-    let kernel = Kernel::open(config)?;
-    let listening =
-        kernel.nft.address().and_then(|own| Guard::listen(vec![kernel.table.clone()], own));
-    let guard = listening.map_err(|source| ProxyError::Socket {
+    let kernel = Kernel::open(&config.table)?;
+    let guard = kernel.guard().map_err(|source| ProxyError::Socket {
         operation: "listen for changes of the rules".into(),
         source,
     })?;
     Ok((kernel, Some(guard)))
 }
 
-/// Waits until the table was changed by somebody else.
+/// Waits until a table was changed by somebody else.
 async fn touched(guard: &mut Option<Guard>) -> std::io::Result<()> {
     match guard {
         Some(guard) => guard.touched().await,
@@ -176,30 +184,16 @@ async fn touched(guard: &mut Option<Guard>) -> std::io::Result<()> {
     }
 }
 
-/// Waits for a change of the state that rules may follow from, and takes all that are there.
-async fn concerning(changes: &mut Receiver<Change>) {
-    loop {
-        match changes.recv().await {
-            Ok(change) if !concerns(&change) => continue,
-            Ok(_) | Err(RecvError::Lagged(_)) => break,
-            // The sender lives as long as the handle we hold.
-            Err(RecvError::Closed) => std::future::pending().await,
-        }
-    }
-    while matches!(changes.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
-}
-
-fn concerns(change: &Change) -> bool {
-    match change {
-        Change::Everything | Change::Service(_) | Change::EndpointSlice(_) | Change::Node => true,
-        Change::Pod(_) | Change::ConfigMap(_) | Change::Secret(_) | Change::Peers => false,
-    }
-}
-
 struct Proxy {
     config: ProxyConfig,
     kernel: Arc<Kernel>,
-    installed: Installed,
+    /// What should be; nothing before the first pass.
+    model: Option<Box<Model>>,
+    /// What the kernel has beside the Services that the model says; nothing after a failure, when it
+    /// is replaced whatever it is.
+    installed: Option<BTreeMap<Ip, Frame>>,
+    /// What was done at frontends that changed, as long as the kernel does not know of it.
+    untold: Changed,
     /// Whether the Services' rules are those of an earlier kubelet, not yet compared with what a
     /// master says.
     carries_on: bool,
@@ -207,154 +201,162 @@ struct Proxy {
     conflicts: BTreeSet<String>,
 }
 
-/// What the kernel has.
-enum Installed {
-    /// Before the first pass.
-    Unknown,
-    /// After a failure: whatever it is, it is replaced.
-    Foreign,
-    /// This, made by this kubelet or taken over.
-    Known(Arc<Ruleset>),
-}
-
-/// What came out of a pass.
-struct Outcome {
-    ruleset: Ruleset,
-    conflicts: BTreeSet<String>,
-    carries_on: bool,
-}
-
 impl Proxy {
-    /// One pass.
+    fn new(config: ProxyConfig, kernel: Kernel) -> Self {
+        Self {
+            config,
+            kernel: Arc::new(kernel),
+            model: None,
+            installed: None,
+            untold: Changed::new(),
+            carries_on: false,
+            conflicts: BTreeSet::new(),
+        }
+    }
+
+    /// One pass. Calls of the kernel block, and a first pass computes for long: it runs elsewhere.
     async fn sync(
         &mut self,
-        view: View,
+        seen: Seen,
         ports: BTreeMap<String, PodHostPorts>,
     ) -> Result<(), ProxyError> {
-        let before = std::mem::replace(&mut self.installed, Installed::Foreign);
-        let (kernel, node) = (Arc::clone(&self.kernel), self.config.node_name.clone());
-        let carries_on = self.carries_on;
-        let pass = tokio::task::spawn_blocking(move || {
-            pass(&kernel, &node, before, carries_on, &view, &ports)
-        });
-        let outcome = pass.await.unwrap_or_else(|error| {
-            Err(ProxyError::Socket {
-                operation: "compute the rules".into(),
-                source: std::io::Error::other(error),
-            })
+        let pass = Pass {
+            kernel: Arc::clone(&self.kernel),
+            model: self.model.take(),
+            installed: self.installed.take(),
+            untold: std::mem::take(&mut self.untold),
+            carries_on: self.carries_on,
+        };
+        let pass = tokio::task::spawn_blocking(move || pass.run(seen, &ports)).await;
+        let (pass, outcome) = pass.map_err(|error| ProxyError::Socket {
+            operation: "compute the rules".into(),
+            source: std::io::Error::other(error),
         })?;
-        for port in outcome.conflicts.difference(&self.conflicts) {
-            warn!(port, "another service has an address of this one: it is not served there");
+        self.model = pass.model;
+        self.installed = pass.installed;
+        self.untold = pass.untold;
+        self.carries_on = pass.carries_on;
+        if let Some(model) = &self.model {
+            let conflicts = model.conflicts();
+            for port in conflicts.iter().filter(|port| !self.conflicts.contains(**port)) {
+                warn!(port, "another service has an address of this one: it is not served there");
+            }
+            self.conflicts = conflicts.into_iter().cloned().collect();
         }
-        self.conflicts = outcome.conflicts;
-        self.carries_on = outcome.carries_on;
-        self.installed = Installed::Known(Arc::new(outcome.ruleset));
-        Ok(())
+        outcome
+    }
+
+    /// Tells what load balancers are to be answered.
+    fn tell(&self, health: &watch::Sender<Health>, proxy_is_healthy: bool) {
+        let Some(model) = &self.model else { return };
+        health.send_if_modified(|health| {
+            let now = Health {
+                services: model.health().clone(),
+                proxy_is_healthy,
+                ranges: model.ranges().clone(),
+            };
+            let differs = *health != now;
+            *health = now;
+            differs
+        });
     }
 }
 
-fn pass(
-    kernel: &Kernel,
-    node_name: &str,
-    before: Installed,
+/// A pass, with what it needs and changes.
+struct Pass {
+    kernel: Arc<Kernel>,
+    model: Option<Box<Model>>,
+    installed: Option<BTreeMap<Ip, Frame>>,
+    untold: Changed,
     carries_on: bool,
-    view: &View,
-    ports: &BTreeMap<String, PodHostPorts>,
-) -> Result<Outcome, ProxyError> {
-    let started = Instant::now();
-    let (before, carries_on) = match before {
-        Installed::Known(ruleset) => (Some(ruleset), carries_on),
-        Installed::Foreign => (None, false),
-        Installed::Unknown => {
-            let found = take_over(kernel, &view.ranges).map(Arc::new);
-            let carries_on = found.is_some();
-            (found, carries_on)
-        }
-    };
-    let carries_on = carries_on && !view.confirmed;
-    let nothing = Ruleset::default();
-    let known = before.as_deref().unwrap_or(&nothing);
-    let (ruleset, conflicts) = if carries_on {
-        (ruleset::with_same_services(&view.ranges, ports, known), BTreeSet::new())
-    } else {
-        ruleset::ruleset(view, node_name, ports, known)
-    };
-    let commands = match &before {
-        Some(before) => difference(before, &ruleset),
-        None => replacement(&ruleset),
-    };
-    if !commands.is_empty() {
-        let (ahead, commands) = match &before {
-            Some(_) => diff::chains_ahead(commands),
-            None => (Vec::new(), commands),
+}
+
+impl Pass {
+    fn run(
+        mut self,
+        seen: Seen,
+        ports: &BTreeMap<String, PodHostPorts>,
+    ) -> (Self, Result<(), ProxyError>) {
+        let started = Instant::now();
+        let mut model = match self.model.take() {
+            Some(model) => model,
+            None => {
+                let found = self.kernel.take_over(&seen.news.place.ranges);
+                self.carries_on = !found.is_empty();
+                let frames = found.iter().map(|ruleset| (ruleset.ip, ruleset.frame.clone()));
+                self.installed = self.carries_on.then(|| frames.collect());
+                Box::new(Model::carrying_on(seen.news.place.clone(), found))
+            }
         };
-        if !ahead.is_empty() {
-            install(kernel, &ahead)?;
+        self.carries_on &= !seen.confirmed;
+        if self.carries_on {
+            model.stay(seen.news.place);
+        } else {
+            for (at, before) in model.update(seen.news) {
+                self.untold.entry(at).or_insert(before);
+            }
         }
-        install(kernel, &commands)?;
-        let changed = conntrack::changed(known, &ruleset);
+        model.set_host_ports(ports);
+        let outcome = self.install(&model, started);
+        self.model = Some(model);
+        (self, outcome)
+    }
+
+    /// Brings the kernel to what the model says.
+    fn install(&mut self, model: &Model, started: Instant) -> Result<(), ProxyError> {
+        let installed = self.installed.take();
+        let Steps { ahead, then } = steps(installed.as_ref(), &self.untold, model.rulesets());
+        let steps = ahead.values().chain(then.values()).map(Vec::len).sum::<usize>();
+        if steps > 0 {
+            self.kernel.apply(&ahead)?;
+            self.kernel.apply(&then)?;
+            self.kernel.let_loopback_out(model.ranges())?;
+            self.end_flows(model, installed.as_ref());
+            let (frontends, took) = (model.frontends(), started.elapsed());
+            if installed.is_some() {
+                debug!(frontends, steps, ?took, "changed the rules");
+            } else {
+                info!(frontends, ?took, "installed the rules");
+            }
+        }
+        self.untold.clear();
+        let frames = model.rulesets().iter().map(|(ip, ruleset)| (*ip, ruleset.frame.clone()));
+        self.installed = Some(frames.collect());
+        Ok(())
+    }
+
+    /// Has the kernel forget flows to endpoints that are gone. Should that fail, the rules are right
+    /// all the same: it is no reason to make them again.
+    fn end_flows(&self, model: &Model, installed: Option<&BTreeMap<Ip, Frame>>) {
+        let mut changed = conntrack::Changed::new();
+        for (at, before) in &self.untold {
+            let after = model.rulesets().get(&at.ip()).and_then(|rules| rules.services().get(at));
+            let (before, after) = (before.as_deref(), after.map(Arc::as_ref));
+            let (before, after) = (conntrack::targets(before), conntrack::targets(after));
+            conntrack::note(*at, before, after, &mut changed);
+        }
+        for (ip, ruleset) in model.rulesets() {
+            let had = installed.and_then(|frames| frames.get(ip)).map(|frame| &frame.host_ports);
+            let has = &ruleset.frame.host_ports;
+            for at in had.into_iter().flatten().map(|(at, _)| at).chain(has.keys()) {
+                let before = had.and_then(|had| had.get(at)).copied();
+                if before != has.get(at).copied() {
+                    conntrack::note(*at, before, has.get(at).copied(), &mut changed);
+                }
+            }
+        }
         match conntrack::forget(&changed) {
             Ok(0) => {}
             Ok(flows) => debug!(flows, "ended flows to endpoints that are gone"),
-            // The rules are right: it is no reason to make them again.
             Err(error) => warn!(%error, "failed to end flows to endpoints that are gone"),
         }
-        let services = ruleset.services.len();
-        let steps = ahead.len() + commands.len();
-        let took = started.elapsed();
-        if before.is_some() {
-            debug!(services, steps, ?took, "changed the rules");
-        } else {
-            info!(services, ?took, "installed the rules");
-        }
-    }
-    Ok(Outcome { ruleset, conflicts, carries_on })
-}
-
-/// What an earlier kubelet left in the kernel, if it can be carried on with.
-fn take_over(kernel: &Kernel, ranges: &Ranges) -> Option<Ruleset> {
-    let started = Instant::now();
-    let found = match kernel.nft.dump(&kernel.table, &Set::ALL.map(|set| set.describe(Ip::V4))) {
-        Ok(found) => found?,
-        Err(error) => {
-            warn!(error = chain(&error), "cannot read the rules that are there: replacing them");
-            return None;
-        }
-    };
-    match takeover::take_over(&found, ranges) {
-        Ok(ruleset) => {
-            let services = ruleset.services.len();
-            info!(services, took = ?started.elapsed(), "took over the rules that are there");
-            Some(ruleset)
-        }
-        Err(reason) => {
-            info!(%reason, "replacing the rules that are there");
-            None
-        }
     }
 }
 
-fn install(kernel: &Kernel, commands: &[Command]) -> Result<(), ProxyError> {
-    kernel.apply(commands)?;
-    set_route_localnet("1")
-}
-
-/// Lets packets from the loopback address leave the node, and answers to them come in, so that
-/// node ports work there. A rule keeps everything else with such an address out, so this comes
-/// after the rules and goes before them.
-fn set_route_localnet(value: &str) -> Result<(), ProxyError> {
-    set_once("/proc/sys/net/ipv4/conf/all/route_localnet", value).map_err(|source| {
-        ProxyError::Socket { operation: format!("set route_localnet to {value}"), source }
-    })
-}
-
-/// Removes the proxy's table.
-pub async fn teardown(config: &ProxyConfig) -> Result<(), ProxyError> {
-    let config = config.clone();
-    let removal = tokio::task::spawn_blocking(move || {
-        set_route_localnet("0")?;
-        Kernel::open(&config)?.apply(&[Command::AddTable, Command::DeleteTable])
-    });
+/// Removes the proxy's tables, which have this name.
+pub async fn teardown(table: &str) -> Result<(), ProxyError> {
+    let table = table.to_owned();
+    let removal = tokio::task::spawn_blocking(move || Kernel::open(&table)?.remove());
     removal.await.unwrap_or_else(|error| {
         Err(ProxyError::Socket {
             operation: "remove the rules".into(),

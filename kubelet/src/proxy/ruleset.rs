@@ -1,88 +1,21 @@
-//! What the kernel should do for Services: a value, made from what the master told.
+//! What the kernel should do for Services: a value, one for each version of IP.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use proto::ObjectKey;
-use proto::k8s::api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec};
-use proto::k8s::api::discovery::v1::EndpointSlice;
+use ipnet::IpNet;
 
-use super::endpoints::{PortOf, SlicesByService, arrange};
-use super::program::{Door, Shape};
-use crate::network::{Cidr4, PodHostPorts, ipv4_ranges, own_range};
-use crate::state::ClusterState;
+use super::address::{Frontend, Protocol, Target, any};
+use super::endpoints::arrange;
+use super::program::{Door, Shape, Side};
+use super::ranges::Ranges;
+use crate::network::PodHostPorts;
+use crate::nft::expr::Ip;
 
-/// A transport protocol that Services know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-impl Protocol {
-    /// From its name in the API; nothing said means TCP.
-    pub(crate) fn parse(name: Option<&str>) -> Option<Self> {
-        match name {
-            None | Some("TCP") => Some(Self::Tcp),
-            Some("UDP") => Some(Self::Udp),
-            Some("SCTP") => Some(Self::Sctp),
-            Some(_) => None,
-        }
-    }
-
-    /// Its number in the IP header.
-    pub(crate) fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-
-    /// From its number in the IP header.
-    pub(crate) fn of_number(number: u8) -> Option<Self> {
-        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|known| known.number() == number)
-    }
-}
-
-/// Where clients turn to. The address `0.0.0.0` stands for all addresses of this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Frontend {
-    pub(crate) address: Ipv4Addr,
-    pub(crate) protocol: Protocol,
-    pub(crate) port: u16,
-}
-
-/// Where they are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Target {
-    pub(crate) address: Ipv4Addr,
-    pub(crate) port: u16,
-}
-
-/// Ranges of addresses the rules depend on.
+/// A choice between endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ranges {
-    /// Of this node's pods.
-    pub(crate) own: Option<Cidr4>,
-    /// Of all pods.
-    pub(crate) pods: Vec<Cidr4>,
-    /// Of all Services.
-    pub(crate) services: Vec<Cidr4>,
-}
-
-/// What is done for those who turn to one frontend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ServicePort {
-    /// As `default/web:http`.
-    pub(crate) name: String,
-    /// For how many seconds a client is sent to the same endpoint.
-    pub(crate) affinity: Option<u32>,
-    /// Whether endpoints see the node instead of the client, so that answers come back through it.
-    /// That goes without saying for cluster addresses, where only pods of this node are seen.
-    pub(crate) masquerade: bool,
+pub(crate) struct Choice {
     /// The endpoints, by place.
     pub(crate) targets: Vec<Target>,
     /// Where clients stay with an endpoint, its number in the same place: an endpoint keeps it for
@@ -92,16 +25,21 @@ pub(crate) struct ServicePort {
     pub(crate) next_number: u32,
 }
 
-impl ServicePort {
-    /// The choice to be made for a frontend; nothing without endpoints.
-    pub(crate) fn shape(&self, at: Frontend) -> Option<Shape> {
-        let door = if at.address.is_unspecified() { Door::NodePort } else { Door::Address };
-        let count = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
-        (count > 0).then_some(Shape { door, count, affinity: self.affinity })
+impl Choice {
+    /// Between these endpoints: as few as possible change their places, none its number.
+    pub(crate) fn between(
+        wanted: &BTreeSet<Target>,
+        has_affinity: bool,
+        before: Option<&Self>,
+    ) -> Self {
+        let placed = before.map(|before| before.targets.as_slice()).unwrap_or_default();
+        let mut choice = Self { targets: arrange(placed, wanted), ..Self::default() };
+        if has_affinity {
+            choice.give_numbers(before);
+        }
+        choice
     }
-}
 
-impl ServicePort {
     fn give_numbers(&mut self, before: Option<&Self>) {
         let had: HashMap<Target, u32> = before
             .iter()
@@ -119,265 +57,232 @@ impl ServicePort {
     }
 }
 
-/// All that the kernel should do for Services.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ruleset {
-    pub(crate) ranges: Ranges,
-    /// Cluster addresses, node ports and external addresses alike. Shared between versions, so that
-    /// what is unchanged is seen at once.
-    pub(crate) services: BTreeMap<Frontend, Arc<ServicePort>>,
-    pub(crate) host_ports: BTreeMap<Frontend, Target>,
-    /// Pods of this node that may reach themselves through a service.
-    pub(crate) hairpins: BTreeSet<Ipv4Addr>,
+/// What becomes of those for whom there is no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Otherwise {
+    /// They are told so.
+    Reject,
+    /// They hear nothing: there are endpoints, but this node is not to lead there. Whoever sent them
+    /// here, as a load balancer, is to try another node.
+    Drop,
 }
 
-/// What of the cluster's state the rules follow from.
-#[derive(Default)]
-pub(crate) struct View {
-    /// Whether a master has said so since the kubelet started; what was on disk may be outdated.
-    pub(crate) confirmed: bool,
-    pub(crate) ranges: Ranges,
-    pub(crate) services: Vec<(ObjectKey, Arc<Service>)>,
-    pub(crate) slices: Vec<Arc<EndpointSlice>>,
+/// What is done for those who turn to one frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServicePort {
+    /// As `default/web:http`.
+    pub(crate) name: String,
+    /// For how many seconds a client is sent to the same endpoint.
+    pub(crate) affinity: Option<u32>,
+    /// Whether endpoints see the node instead of the client, so that answers come back through it.
+    /// That goes without saying for cluster addresses, where only pods of this node are seen.
+    pub(crate) masquerade: bool,
+    /// Where clients are sent.
+    pub(crate) choice: Choice,
+    /// Where this node and its pods are sent instead.
+    pub(crate) inside: Option<Choice>,
+    /// When there is nowhere to send a client.
+    pub(crate) otherwise: Otherwise,
+    /// From where one may turn to it; nothing means from everywhere.
+    pub(crate) sources: Option<Vec<IpNet>>,
 }
 
-impl View {
-    /// Takes references only: the session waits meanwhile. Nothing before this node knows its range.
-    pub(crate) fn of(state: &ClusterState) -> Option<Self> {
-        let own = own_range(state.node.as_deref()?)?;
-        let services = state.services.iter();
-        Some(Self {
-            confirmed: state.confirmed,
-            ranges: Ranges {
-                own: Some(own),
-                pods: ipv4_ranges(&state.pod_cidrs),
-                services: ipv4_ranges(&state.service_cidrs),
-            },
-            services: services.map(|(key, service)| (key.clone(), Arc::clone(service))).collect(),
-            slices: state.endpoint_slices.values().map(Arc::clone).collect(),
+impl ServicePort {
+    /// The choices to be made for a frontend; those between nothing are none.
+    pub(crate) fn shapes(&self, at: Frontend) -> impl Iterator<Item = (Shape, &Choice)> {
+        let door = if at.address.is_unspecified() { Door::NodePort } else { Door::Address };
+        let sides = [(Side::Everybody, Some(&self.choice)), (Side::Inside, self.inside.as_ref())];
+        sides.into_iter().filter_map(move |(side, choice)| {
+            let choice = choice?;
+            let count = u32::try_from(choice.targets.len()).unwrap_or(u32::MAX);
+            let shape = Shape { door, side, count, affinity: self.affinity };
+            (count > 0).then_some((shape, choice))
         })
     }
-}
 
-/// The rules for a cluster. `before` is what they were: endpoints keep their numbers where they can.
-/// Where two Services want the same, the older has it; the names of the others are returned too.
-pub(crate) fn ruleset(
-    view: &View,
-    node_name: &str,
-    host_ports: &BTreeMap<String, PodHostPorts>,
-    before: &Ruleset,
-) -> (Ruleset, BTreeSet<String>) {
-    let mut build = Build {
-        node_name,
-        slices: SlicesByService::of(&view.slices),
-        before,
-        ruleset: Ruleset { ranges: view.ranges.clone(), ..Ruleset::default() },
-        taken: HashMap::new(),
-        conflicts: BTreeSet::new(),
-    };
-    let mut services: Vec<&(ObjectKey, Arc<Service>)> = view.services.iter().collect();
-    services.sort_by_key(|(key, service)| {
-        let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        (created, key)
-    });
-    // Cluster addresses first: no entrance of one Service may take another's own address.
-    let mut ports = Vec::new();
-    for (key, service) in services {
-        let Some(spec) = &service.spec else { continue };
-        let Some(address) = cluster_address(spec) else { continue };
-        for port in spec.ports.iter().flatten() {
-            let Some(at) = frontend(address, port) else { continue };
-            if build.claim(at, key, port) {
-                let only_local = spec.internal_traffic_policy.as_deref() == Some("Local");
-                build.add(key, spec, port, at, only_local, false);
-            }
-            ports.push((key, spec, port, at.protocol));
-        }
-    }
-    for (key, spec, port, protocol) in ports {
-        let only_local = spec.external_traffic_policy.as_deref() == Some("Local");
-        for at in entrances(spec, port, protocol) {
-            if build.claim(at, key, port) {
-                build.add(key, spec, port, at, only_local, !only_local);
-            }
-        }
-    }
-    build.ruleset.add_host_ports(host_ports);
-    build.ruleset.add_hairpins();
-    (build.ruleset, build.conflicts)
-}
-
-/// The rules with the Services of `before` left as they are: what this node knows better is only
-/// which pods it has.
-pub(crate) fn with_same_services(
-    ranges: &Ranges,
-    host_ports: &BTreeMap<String, PodHostPorts>,
-    before: &Ruleset,
-) -> Ruleset {
-    let services = before.services.clone();
-    let mut ruleset = Ruleset { ranges: ranges.clone(), services, ..Ruleset::default() };
-    ruleset.add_host_ports(host_ports);
-    ruleset.add_hairpins();
-    ruleset
-}
-
-/// A Service's IPv4 cluster address; headless ones and mere names have none.
-fn cluster_address(spec: &ServiceSpec) -> Option<Ipv4Addr> {
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return None;
-    }
-    let several = spec.cluster_ips.iter().flatten();
-    spec.cluster_ip.iter().chain(several).find_map(|text| text.parse().ok())
-}
-
-fn frontend(address: Ipv4Addr, port: &ApiPort) -> Option<Frontend> {
-    let protocol = Protocol::parse(port.protocol.as_deref())?;
-    Some(Frontend { address, protocol, port: u16::try_from(port.port).ok()? })
-}
-
-/// Where a port of a Service is served beside the cluster address: on nodes, and at addresses from
-/// elsewhere that lead to nodes.
-fn entrances(spec: &ServiceSpec, port: &ApiPort, protocol: Protocol) -> Vec<Frontend> {
-    let has_node_port = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
-    let node_port = port
-        .node_port
-        .filter(|_| has_node_port)
-        .and_then(|number| u16::try_from(number).ok())
-        .filter(|number| *number != 0)
-        .map(|number| Frontend { address: Ipv4Addr::UNSPECIFIED, protocol, port: number });
-    let external = spec.external_ips.iter().flatten().filter_map(|text| {
-        let address: Ipv4Addr = text.parse().ok()?;
-        frontend(address, port).filter(|at| !at.address.is_unspecified())
-    });
-    node_port.into_iter().chain(external).collect()
-}
-
-fn port_name(key: &ObjectKey, port: &ApiPort) -> String {
-    match port.name.as_deref() {
-        None | Some("") => key.to_string(),
-        Some(name) => format!("{key}:{name}"),
+    /// All endpoints that somebody may be sent to.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &Target> {
+        let inside = self.inside.iter().flat_map(|inside| &inside.targets);
+        self.choice.targets.iter().chain(inside)
     }
 }
 
-struct Build<'a> {
-    node_name: &'a str,
-    slices: SlicesByService<'a>,
-    before: &'a Ruleset,
-    ruleset: Ruleset,
-    /// Who has which frontend.
-    taken: HashMap<Frontend, String>,
-    conflicts: BTreeSet<String>,
+/// What belongs to no Service: all that chains depend on, and what follows from this node's pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) ranges: Ranges,
+    pub(crate) host_ports: BTreeMap<Frontend, Target>,
+    /// The choices that are made.
+    pub(crate) shapes: BTreeSet<Shape>,
+    /// Behind which doors this node and its pods have a choice of their own.
+    pub(crate) inside: BTreeSet<Door>,
+    /// How many bits are fixed by the ranges that clients have to be in.
+    pub(crate) prefixes: BTreeSet<u8>,
+    /// Pods of this node that may reach themselves through a service.
+    pub(crate) hairpins: BTreeSet<IpAddr>,
 }
 
-impl Build<'_> {
-    /// Whether the frontend was free. A Service may name the same twice.
-    fn claim(&mut self, at: Frontend, key: &ObjectKey, port: &ApiPort) -> bool {
-        let name = port_name(key, port);
-        match self.taken.get(&at) {
-            None => {
-                self.taken.insert(at, name);
-                true
-            }
-            Some(owner) => {
-                if *owner != name {
-                    self.conflicts.insert(name);
-                }
-                false
-            }
-        }
-    }
-
-    /// `only_local`: leads to endpoints on this node alone.
-    fn add(
-        &mut self,
-        key: &ObjectKey,
-        spec: &ServiceSpec,
-        port: &ApiPort,
-        at: Frontend,
-        only_local: bool,
-        masquerade: bool,
-    ) {
-        let of = PortOf {
-            namespace: &key.namespace,
-            service: &key.name,
-            name: port.name.as_deref().unwrap_or_default(),
-            protocol: at.protocol,
-        };
-        let wanted = self.slices.endpoints(&of, only_local.then_some(self.node_name));
-        let before = self.before.services.get(&at);
-        let placed = before.map(|before| before.targets.as_slice()).unwrap_or_default();
-        let mut service = ServicePort {
-            name: port_name(key, port),
-            affinity: affinity(spec),
-            masquerade,
-            targets: arrange(placed, wanted),
-            numbers: Vec::new(),
-            next_number: 0,
-        };
-        if service.affinity.is_some() {
-            service.give_numbers(before.map(Arc::as_ref));
-        }
-        let service = match before {
-            Some(before) if **before == service => Arc::clone(before),
-            _ => Arc::new(service),
-        };
-        self.ruleset.services.insert(at, service);
-    }
+/// All that the kernel should do for the Services of one version of IP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ruleset {
+    pub(crate) ip: Ip,
+    pub(crate) frame: Frame,
+    /// Cluster addresses, node ports and external addresses alike. Shared between versions, so that
+    /// what is unchanged is seen at once.
+    services: BTreeMap<Frontend, Arc<ServicePort>>,
+    /// How many frontends or endpoints each part of the frame is there for.
+    shapes: BTreeMap<Shape, usize>,
+    prefixes: BTreeMap<u8, usize>,
+    hairpins: BTreeMap<IpAddr, usize>,
 }
 
 impl Ruleset {
-    fn add_host_ports(&mut self, pods: &BTreeMap<String, PodHostPorts>) {
-        for pod in pods.values() {
-            let Some(address) = pod.addresses.iter().find_map(ipv4) else { continue };
-            for port in &pod.ports {
-                let Some(protocol) = Protocol::parse(Some(&port.protocol)) else { continue };
-                let on = match &port.host_ip {
-                    None => Ipv4Addr::UNSPECIFIED,
-                    Some(IpAddr::V4(address)) => *address,
-                    Some(IpAddr::V6(_)) => continue,
-                };
-                let at = Frontend { address: on, protocol, port: port.host_port };
-                let target = Target { address, port: port.container_port };
-                // The scheduler keeps pods with the same host port apart; while one goes and
-                // another comes, the first by uid has it.
-                self.host_ports.entry(at).or_insert(target);
+    /// Without any Service.
+    pub(crate) fn new(ip: Ip, ranges: Ranges) -> Self {
+        Self {
+            ip,
+            frame: Frame { ranges, ..Frame::default() },
+            services: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
+            hairpins: BTreeMap::new(),
+        }
+    }
+
+    /// By frontend.
+    pub(crate) fn services(&self) -> &BTreeMap<Frontend, Arc<ServicePort>> {
+        &self.services
+    }
+
+    /// Puts what is done for a frontend in place of what was; returns that.
+    pub(crate) fn put(
+        &mut self,
+        at: Frontend,
+        service: Option<Arc<ServicePort>>,
+    ) -> Option<Arc<ServicePort>> {
+        // What comes is counted before what goes, so that what stays never reaches nought.
+        if let Some(service) = &service {
+            self.count(at, service, Count::Up);
+        }
+        let before = match service {
+            Some(service) => self.services.insert(at, service),
+            None => self.services.remove(&at),
+        };
+        if let Some(before) = &before {
+            self.count(at, before, Count::Down);
+        }
+        before
+    }
+
+    /// The same Services, for other ranges.
+    pub(crate) fn set_ranges(&mut self, ranges: Ranges) {
+        if self.frame.ranges == ranges {
+            return;
+        }
+        let moved = self.frame.ranges.own != ranges.own;
+        self.frame.ranges = ranges;
+        if moved {
+            self.hairpins.clear();
+            self.frame.hairpins.clear();
+            let services: Vec<Arc<ServicePort>> = self.services.values().cloned().collect();
+            let ports: Vec<Target> = self.frame.host_ports.values().copied().collect();
+            let targets = services.iter().flat_map(|service| service.targets()).chain(&ports);
+            for target in targets {
+                self.count_hairpin(target.address, Count::Up);
             }
         }
     }
 
-    /// Those that follow from the rest.
-    pub(crate) fn add_hairpins(&mut self) {
-        let Some(own) = self.ranges.own else { return };
-        let services = self.services.values();
-        let addresses = services
-            .flat_map(|service| &service.targets)
-            .chain(self.host_ports.values())
-            .map(|target| target.address)
-            .filter(|address| own.contains(*address))
+    /// Puts the host ports of this node's pods in place of those that were.
+    pub(crate) fn set_host_ports(&mut self, pods: &BTreeMap<String, PodHostPorts>) {
+        self.take_host_ports(host_ports(self.ip, pods));
+    }
+
+    /// Likewise, of those that are in the kernel.
+    pub(crate) fn take_host_ports(&mut self, ports: BTreeMap<Frontend, Target>) {
+        if ports == self.frame.host_ports {
+            return;
+        }
+        for target in ports.values() {
+            self.count_hairpin(target.address, Count::Up);
+        }
+        for target in std::mem::replace(&mut self.frame.host_ports, ports).values() {
+            self.count_hairpin(target.address, Count::Down);
+        }
+    }
+
+    fn count(&mut self, at: Frontend, service: &ServicePort, step: Count) {
+        for (shape, _) in service.shapes(at) {
+            step.count(shape, &mut self.shapes, &mut self.frame.shapes);
+        }
+        for range in service.sources.iter().flatten() {
+            step.count(range.prefix_len(), &mut self.prefixes, &mut self.frame.prefixes);
+        }
+        for target in service.targets() {
+            self.count_hairpin(target.address, step);
+        }
+        self.frame.inside = self
+            .frame
+            .shapes
+            .iter()
+            .filter(|shape| shape.side == Side::Inside)
+            .map(|shape| shape.door)
             .collect();
-        self.hairpins = addresses;
+    }
+
+    fn count_hairpin(&mut self, address: IpAddr, step: Count) {
+        if self.frame.ranges.own.is_some_and(|own| own.contains(&address)) {
+            step.count(address, &mut self.hairpins, &mut self.frame.hairpins);
+        }
     }
 }
 
-fn ipv4(address: &IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
+/// One more or one less.
+#[derive(Clone, Copy)]
+enum Count {
+    Up,
+    Down,
+}
+
+impl Count {
+    /// `present` has what is counted at least once.
+    fn count<T: Copy + Ord>(
+        self,
+        what: T,
+        counts: &mut BTreeMap<T, usize>,
+        present: &mut BTreeSet<T>,
+    ) {
+        let count = counts.entry(what).or_default();
+        match self {
+            Self::Up => *count += 1,
+            Self::Down => *count = count.saturating_sub(1),
+        }
+        if *count == 0 {
+            counts.remove(&what);
+            present.remove(&what);
+        } else {
+            present.insert(what);
+        }
     }
 }
 
-/// As long as Kubernetes when the Service does not say.
-const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
-
-fn affinity(spec: &ServiceSpec) -> Option<u32> {
-    if spec.session_affinity.as_deref() != Some("ClientIP") {
-        return None;
+fn host_ports(ip: Ip, pods: &BTreeMap<String, PodHostPorts>) -> BTreeMap<Frontend, Target> {
+    let mut ports = BTreeMap::new();
+    for pod in pods.values() {
+        let of_version = |address: &&IpAddr| Ip::of(**address) == ip;
+        let Some(address) = pod.addresses.iter().find(of_version) else { continue };
+        for port in &pod.ports {
+            let Some(protocol) = Protocol::parse(Some(&port.protocol)) else { continue };
+            let on = port.host_ip.unwrap_or(any(ip));
+            if Ip::of(on) != ip {
+                continue;
+            }
+            let at = Frontend { address: on, protocol, port: port.host_port };
+            let target = Target { address: *address, port: port.container_port };
+            // The scheduler keeps pods with the same host port apart; while one goes and
+            // another comes, the first by uid has it.
+            ports.entry(at).or_insert(target);
+        }
     }
-    let config = spec.session_affinity_config.as_ref();
-    let seconds = config
-        .and_then(|config| config.client_ip.as_ref())
-        .and_then(|client_ip| client_ip.timeout_seconds)
-        .and_then(|seconds| u32::try_from(seconds).ok())
-        .filter(|seconds| *seconds > 0);
-    Some(seconds.unwrap_or(DEFAULT_AFFINITY_SECONDS))
+    ports
 }

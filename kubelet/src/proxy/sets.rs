@@ -8,6 +8,8 @@ use crate::nft::set::{Kind, Part, Set as Description, Values};
 pub(crate) enum Set {
     /// Frontend → chain that chooses an endpoint.
     Services,
+    /// The same for this node and its pods, where others are kept to the endpoints of this node.
+    Inside,
     /// Frontend, number → endpoint.
     Endpoints,
     /// Frontend whose clients stay with their endpoints, place → number of the endpoint there.
@@ -17,7 +19,11 @@ pub(crate) enum Set {
     Affinity,
     /// Frontends beside the cluster addresses whose endpoints see the node instead of the client.
     Masqueraded,
-    /// Frontends without endpoints.
+    /// Frontends that are open to some clients only.
+    Guarded,
+    /// Frontend, range of clients it is open to, how many bits fix that range.
+    Sources,
+    /// Frontend without endpoints → what becomes of its clients.
     Refused,
     /// Host port → pod.
     HostPorts,
@@ -31,12 +37,15 @@ const AFFINITY_LIMIT: u32 = 1 << 18;
 
 impl Set {
     /// All of them.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Services,
+        Self::Inside,
         Self::Endpoints,
         Self::Numbers,
         Self::Affinity,
         Self::Masqueraded,
+        Self::Guarded,
+        Self::Sources,
         Self::Refused,
         Self::HostPorts,
         Self::Hairpins,
@@ -46,10 +55,13 @@ impl Set {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Services => "services",
+            Self::Inside => "inside",
             Self::Endpoints => "endpoints",
             Self::Numbers => "numbers",
             Self::Affinity => "affinity",
             Self::Masqueraded => "masqueraded",
+            Self::Guarded => "guarded",
+            Self::Sources => "sources",
             Self::Refused => "refused",
             Self::HostPorts => "host-ports",
             Self::Hairpins => "hairpins",
@@ -77,9 +89,13 @@ impl Set {
     fn key4(self) -> &'static [Part] {
         use Part::{Ipv4, Number, Port, Protocol};
         match self {
-            Self::Services | Self::Masqueraded | Self::Refused | Self::HostPorts => {
-                &[Ipv4, Protocol, Port]
-            }
+            Self::Services
+            | Self::Inside
+            | Self::Masqueraded
+            | Self::Guarded
+            | Self::Refused
+            | Self::HostPorts => &[Ipv4, Protocol, Port],
+            Self::Sources => &[Ipv4, Protocol, Port, Ipv4, Number],
             Self::Endpoints | Self::Numbers => &[Ipv4, Protocol, Port, Number],
             Self::Affinity => &[Ipv4, Ipv4, Protocol, Port],
             Self::Hairpins => &[Ipv4, Ipv4],
@@ -89,19 +105,23 @@ impl Set {
     fn values4(self) -> Values {
         use Part::{Ipv4, Number, Port};
         match self {
-            Self::Services => Values::Verdicts,
+            Self::Services | Self::Inside | Self::Refused => Values::Verdicts,
             Self::Endpoints | Self::HostPorts => Values::Parts(&[Ipv4, Port]),
             Self::Numbers | Self::Affinity => Values::Parts(&[Number]),
-            Self::Masqueraded | Self::Refused | Self::Hairpins => Values::None,
+            Self::Masqueraded | Self::Guarded | Self::Sources | Self::Hairpins => Values::None,
         }
     }
 
     fn key6(self) -> &'static [Part] {
         use Part::{Ipv6, Number, Port, Protocol};
         match self {
-            Self::Services | Self::Masqueraded | Self::Refused | Self::HostPorts => {
-                &[Ipv6, Protocol, Port]
-            }
+            Self::Services
+            | Self::Inside
+            | Self::Masqueraded
+            | Self::Guarded
+            | Self::Refused
+            | Self::HostPorts => &[Ipv6, Protocol, Port],
+            Self::Sources => &[Ipv6, Protocol, Port, Ipv6, Number],
             Self::Endpoints | Self::Numbers => &[Ipv6, Protocol, Port, Number],
             Self::Affinity => &[Ipv6, Ipv6, Protocol, Port],
             Self::Hairpins => &[Ipv6, Ipv6],
@@ -111,10 +131,10 @@ impl Set {
     fn values6(self) -> Values {
         use Part::{Ipv6, Number, Port};
         match self {
-            Self::Services => Values::Verdicts,
+            Self::Services | Self::Inside | Self::Refused => Values::Verdicts,
             Self::Endpoints | Self::HostPorts => Values::Parts(&[Ipv6, Port]),
             Self::Numbers | Self::Affinity => Values::Parts(&[Number]),
-            Self::Masqueraded | Self::Refused | Self::Hairpins => Values::None,
+            Self::Masqueraded | Self::Guarded | Self::Sources | Self::Hairpins => Values::None,
         }
     }
 }

@@ -308,7 +308,11 @@ impl TestNode {
         let state = StateHandle::default();
         let network_config =
             NetworkConfig { bridge: "kutter0".into(), state_dir: folder.join(&name) };
-        let proxy_config = ProxyConfig { table: "kutter".into(), node_name: name.clone() };
+        let proxy_config = ProxyConfig {
+            table: "kutter".into(),
+            node_name: name.clone(),
+            node_port_addresses: Default::default(),
+        };
         let stop = CancellationToken::new();
         let network = start(&namespace, &network_config, &proxy_config, &state, &stop);
         Self { namespace, name, address, state, network, network_config, proxy_config, stop }
@@ -363,7 +367,7 @@ impl TestNode {
         self.stop.cancel();
         let (network, proxy) = (self.network_config.clone(), self.proxy_config.clone());
         self.namespace.run(async move {
-            proxy::teardown(&proxy).await.unwrap();
+            proxy::teardown(&proxy.table).await.unwrap();
             kubelet::network::teardown(&network).await.unwrap();
         });
     }

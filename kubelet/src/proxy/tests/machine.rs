@@ -2,15 +2,16 @@
 //! pretend packets what the expressions say.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use super::{BRIDGE, NODE, NODE6, v6};
 use crate::nft::expr::{
     Chain, DESTINATION_TRANSLATED, Expr, Field, HookPoint, LOCAL, LOOPBACK, Register, Rejection,
     Verdict, number,
 };
 use crate::nft::set::{Bytes, Kind, Set, Value};
 use crate::nft::table::Command;
-use crate::proxy::ruleset::Protocol;
+use crate::proxy::address::Protocol;
 
 /// The table, as the kernel would hold it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,14 +23,11 @@ pub(crate) struct Machine {
 /// Values and comments.
 pub(crate) type Elements = BTreeMap<Vec<u8>, (Value, Box<str>)>;
 
-/// Addresses that are this node's own.
-pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
-
 /// The first packet of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet {
-    pub(crate) source: Ipv4Addr,
-    pub(crate) destination: Ipv4Addr,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
     pub(crate) protocol: Protocol,
     pub(crate) port: u16,
     /// Which of all possible choices is made where chance decides.
@@ -43,7 +41,7 @@ pub(crate) struct Packet {
 pub(crate) enum Outcome {
     /// Goes there; `masqueraded`: coming from the node, as far as the receiver can tell.
     Sent {
-        to: (Ipv4Addr, u16),
+        to: (IpAddr, u16),
         masqueraded: bool,
     },
     Refused(Rejection),
@@ -89,8 +87,9 @@ impl Machine {
                     let (made, there) = self.sets.get_mut(&*set.name).expect("a set");
                     assert_eq!(made, set);
                     for element in elements {
-                        if let Value::Verdict(verdict) = &element.value {
-                            let chain = verdict.chain().expect("a chain");
+                        if let Value::Verdict(verdict) = &element.value
+                            && let Some(chain) = verdict.chain()
+                        {
                             assert!(self.chains.contains_key(chain), "leads to {chain}");
                         }
                         let entry = (element.value.clone(), element.comment.clone());
@@ -161,9 +160,9 @@ fn target(expr: &Expr) -> Option<&str> {
     }
 }
 
-/// The node's own addresses; `10.244.0.1` is on the bridge.
-fn is_own(address: Ipv4Addr) -> bool {
-    address == NODE || address.is_loopback() || address == Ipv4Addr::new(10, 244, 0, 1)
+/// The node's own addresses; two are on the bridge.
+fn is_own(address: IpAddr) -> bool {
+    address.is_loopback() || [NODE, BRIDGE, NODE6, v6(0x244, 0, 0, 1)].contains(&address)
 }
 
 struct Run<'a> {
@@ -179,7 +178,7 @@ enum End {
     /// Nothing decided: on behind the jump.
     Through,
     Accepted,
-    SentTo((Ipv4Addr, u16)),
+    SentTo((IpAddr, u16)),
     Masqueraded,
     Final(Outcome),
 }
@@ -213,6 +212,7 @@ impl Run<'_> {
         for rule in &chain.rules {
             match self.rule(&rule.exprs) {
                 Flow::Next => {}
+                Flow::Return => return End::Through,
                 Flow::Goto(chain) => return self.chain(&chain),
                 Flow::Jump(chain) => match self.chain(&chain) {
                     End::Through => {}
@@ -247,26 +247,37 @@ impl Run<'_> {
                 }
                 Expr::Constant(value, into) => write(&mut registers, *into, value.as_slice()),
                 Expr::Mask(on, mask) => {
-                    let masked: Vec<u8> = one(&registers, *on)
+                    let masked: Vec<u8> = read(&registers, *on, mask.as_slice().len())
                         .iter()
                         .zip(mask.as_slice())
                         .map(|(byte, mask)| byte & mask)
                         .collect();
                     write(&mut registers, *on, &masked);
                 }
-                Expr::Equal(on, value) if one(&registers, *on) != value.as_slice() => {
+                Expr::Equal(on, value)
+                    if read(&registers, *on, value.as_slice().len()) != value.as_slice() =>
+                {
                     return Flow::Next;
                 }
-                Expr::Differs(on, value) if one(&registers, *on) == value.as_slice() => {
+                Expr::Differs(on, value)
+                    if read(&registers, *on, value.as_slice().len()) == value.as_slice() =>
+                {
                     return Flow::Next;
                 }
                 Expr::Equal(..) | Expr::Differs(..) => {}
-                Expr::Random { modulus, into } => {
-                    write(&mut registers, *into, number(self.packet.chance % modulus).as_slice());
+                Expr::Random { modulus, first, into } => {
+                    let chosen = first + self.packet.chance % modulus;
+                    write(&mut registers, *into, number(chosen).as_slice());
                 }
                 Expr::Contains(set, key) => {
                     let key = read(&registers, *key, self.machine.set(set).0.key_length());
                     if self.look_up(set, &key).is_none() {
+                        return Flow::Next;
+                    }
+                }
+                Expr::Lacks(set, key) => {
+                    let key = read(&registers, *key, self.machine.set(set).0.key_length());
+                    if self.look_up(set, &key).is_some() {
                         return Flow::Next;
                     }
                 }
@@ -289,9 +300,7 @@ impl Run<'_> {
                 Expr::Vmap(set, key) => {
                     let key = read(&registers, *key, self.machine.set(set).0.key_length());
                     match self.look_up(set, &key) {
-                        Some(Value::Verdict(Verdict::Goto(chain))) => {
-                            return Flow::Goto(chain.to_string());
-                        }
+                        Some(Value::Verdict(verdict)) => return Flow::of(verdict),
                         _ => return Flow::Next,
                     }
                 }
@@ -311,8 +320,10 @@ impl Run<'_> {
                 Expr::SetPriority(value) => {
                     self.priority = u32::from_ne_bytes(one(&registers, *value));
                 }
-                Expr::SendTo(_, address, port) => {
-                    let address = Ipv4Addr::from(one(&registers, *address));
+                Expr::SendTo(ip, address, port) => {
+                    let length = usize::from(ip.address_length());
+                    let address = Bytes::from_slice(&read(&registers, *address, length)).unwrap();
+                    let address = address.parts().address(*ip).unwrap();
                     let [high, low, ..] = one(&registers, *port);
                     return Flow::End(End::SentTo((address, u16::from_be_bytes([high, low]))));
                 }
@@ -320,13 +331,8 @@ impl Run<'_> {
                 Expr::Reject(rejection) => {
                     return Flow::End(End::Final(Outcome::Refused(*rejection)));
                 }
-                Expr::Lacks(..) | Expr::SetConnectionMark(_) | Expr::Verdict(Verdict::Return) => {
-                    unreachable!("no rule of the proxy's does {expr}")
-                }
-                Expr::Verdict(Verdict::Accept) => return Flow::End(End::Accepted),
-                Expr::Verdict(Verdict::Drop) => return Flow::End(End::Final(Outcome::Dropped)),
-                Expr::Verdict(Verdict::Jump(chain)) => return Flow::Jump(chain.to_string()),
-                Expr::Verdict(Verdict::Goto(chain)) => return Flow::Goto(chain.to_string()),
+                Expr::SetConnectionMark(_) => unreachable!("no rule of the proxy's does {expr}"),
+                Expr::Verdict(verdict) => return Flow::of(verdict),
             }
         }
         Flow::Next
@@ -340,9 +346,9 @@ impl Run<'_> {
         const NEW: u32 = 8;
         const UPLINK: u32 = 2;
 
-        let address = |address: Ipv4Addr| Bytes::EMPTY.address(address.into());
+        let address = |address: IpAddr| Bytes::EMPTY.address(address);
         let port = |port: u16| Bytes::EMPTY.port(port);
-        let own = |address: Ipv4Addr| is_own(address);
+        let own = |address: IpAddr| is_own(address);
         let interface = |is_local: bool| number(if is_local { LOOPBACK } else { UPLINK });
         let translated = self.packet.destination != self.original.destination
             || self.packet.port != self.original.port;
@@ -353,6 +359,7 @@ impl Run<'_> {
             Field::Protocol => Bytes::EMPTY.protocol(self.packet.protocol.number()),
             Field::InputInterface => interface(own(self.packet.source)),
             Field::OutputInterface => interface(own(self.packet.destination)),
+            Field::SourceType => number(if own(self.packet.source) { LOCAL } else { 1 }),
             Field::DestinationType => number(if own(self.packet.destination) { LOCAL } else { 1 }),
             Field::ConnectionState => number(NEW),
             Field::ConnectionStatus => number(if translated { DESTINATION_TRANSLATED } else { 0 }),
@@ -366,7 +373,20 @@ impl Run<'_> {
 
 enum Flow {
     Next,
+    Return,
     Jump(String),
     Goto(String),
     End(End),
+}
+
+impl Flow {
+    fn of(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Accept => Self::End(End::Accepted),
+            Verdict::Drop => Self::End(End::Final(Outcome::Dropped)),
+            Verdict::Return => Self::Return,
+            Verdict::Jump(chain) => Self::Jump(chain.to_string()),
+            Verdict::Goto(chain) => Self::Goto(chain.to_string()),
+        }
+    }
 }

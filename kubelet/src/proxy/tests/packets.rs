@@ -1,13 +1,12 @@
 //! Where packets land.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde_json::json;
 
-use super::machine::NODE;
-use super::{BRIDGE, FAR_POD, POD, STRANGER, World, endpoint, endpoint_with};
+use super::{BRIDGE, FAR_POD, NODE, POD, STRANGER, World, endpoint, endpoint_with, v4};
 use crate::network::{HostPort, PodHostPorts};
-use crate::proxy::ruleset::Protocol;
+use crate::proxy::address::Protocol;
 
 const BOTH: [&str; 2] = ["10.244.0.2:8080", "10.244.1.2:8080"];
 const BOTH_MASQUERADED: [&str; 2] = ["10.244.0.2:8080 (snat)", "10.244.1.2:8080 (snat)"];
@@ -26,7 +25,7 @@ fn processes_of_the_node_land_there_too() {
 
 #[test]
 fn a_pod_that_lands_on_itself_is_masqueraded() {
-    let own = Ipv4Addr::new(10, 244, 0, 2);
+    let own = v4(10, 244, 0, 2);
     assert_eq!(
         World::with_web(json!({})).lands(own, "10.96.0.10:80"),
         ["10.244.0.2:8080 (snat)", "10.244.1.2:8080"]
@@ -75,26 +74,12 @@ fn ports_and_protocols_are_kept_apart() {
 #[test]
 fn endpoints_come_from_all_slices_of_the_service_and_no_other() {
     let mut world = World::with_web(json!({}));
-    let more = json!({
-        "metadata": {
-            "name": "web-more",
-            "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "web"},
-        },
-        "addressType": "IPv4",
-        "ports": [{"port": 9090}],
-        "endpoints": [endpoint("10.244.2.2"), endpoint("10.244.1.2")],
-    });
-    let mut other = more.clone();
-    other["metadata"]["namespace"] = json!("other");
-    other["endpoints"] = json!([endpoint("10.244.3.3")]);
-    let mut ipv6 = more.clone();
-    ipv6["addressType"] = json!("IPv6");
-    ipv6["endpoints"] = json!([endpoint("fd00::2")]);
-    for (name, slice) in [("more", more), ("other", other), ("ipv6", ipv6)] {
-        let slice = std::sync::Arc::new(serde_json::from_value(slice).unwrap());
-        world.slices.insert(proto::ObjectKey::new("default", name), slice);
-    }
+    let ports = || json!([{"port": 9090}]);
+    let more = json!([endpoint("10.244.2.2"), endpoint("10.244.1.2")]);
+    world.put_slice_named("more", "web", "IPv4", ports(), more);
+    world.put_slice_named("v6", "web", "IPv6", ports(), json!([endpoint("fd00::2")]));
+    world.put_slice_named("name", "web", "FQDN", ports(), json!([endpoint("example.org")]));
+    world.put_slice_named("other", "other", "IPv4", ports(), json!([endpoint("10.244.3.3")]));
     assert_eq!(
         world.lands(POD, "10.96.0.10:80"),
         ["10.244.0.2:8080", "10.244.1.2:8080", "10.244.1.2:9090", "10.244.2.2:9090"]
@@ -172,7 +157,7 @@ fn node_ports_work_at_all_addresses_of_the_node() {
         assert_eq!(world.lands(POD, to), BOTH, "{to}");
         assert_eq!(world.lands(NODE, to), BOTH_MASQUERADED, "{to}");
     }
-    assert_eq!(world.lands(Ipv4Addr::LOCALHOST, "127.0.0.1:30080"), BOTH_MASQUERADED);
+    assert_eq!(world.lands(v4(127, 0, 0, 1), "127.0.0.1:30080"), BOTH_MASQUERADED);
     assert_eq!(world.lands_by(Protocol::Udp, POD, "192.168.77.10:30080"), ["192.168.77.10:30080"]);
     // A ClusterIP Service keeps no node port, whatever the field still says.
     let ports = json!([{"port": 80, "nodePort": 30080}]);
@@ -203,9 +188,20 @@ fn external_policy_local_keeps_to_this_node_and_the_clients_address() {
         "externalTrafficPolicy": "Local",
     }));
     assert_eq!(world.lands(STRANGER, "192.168.77.10:30080"), ["10.244.0.2:8080"]);
+    assert_eq!(world.lands(FAR_POD, "192.168.77.10:30080"), ["10.244.0.2:8080"]);
     assert_eq!(world.lands(POD, "10.96.0.10:80"), BOTH, "within the cluster nothing changes");
+    // What begins on this node goes everywhere, as if it had gone out and come in elsewhere.
+    assert_eq!(world.lands(POD, "192.168.77.10:30080"), BOTH);
+    assert_eq!(world.lands(NODE, "192.168.77.10:30080"), BOTH_MASQUERADED);
     world.put_slice("web", json!([endpoint("10.244.1.2")]));
-    assert_eq!(world.lands(STRANGER, "192.168.77.10:30080"), ["reset"]);
+    // A load balancer is to try another node.
+    assert_eq!(world.lands(STRANGER, "192.168.77.10:30080"), ["dropped"]);
+    assert_eq!(world.lands(POD, "192.168.77.10:30080"), ["10.244.1.2:8080"]);
+    assert_eq!(world.lands(NODE, "192.168.77.10:30080"), ["10.244.1.2:8080 (snat)"]);
+    world.put_slice("web", json!([]));
+    for from in [STRANGER, POD, NODE] {
+        assert_eq!(world.lands(from, "192.168.77.10:30080"), ["reset"], "{from}");
+    }
 }
 
 #[test]
@@ -226,7 +222,7 @@ fn headless_services_and_names_have_no_rules() {
     world.put_service("name", "", json!({"type": "ExternalName", "externalName": "example.org"}));
     world.put_slice("headless", json!([endpoint("10.244.1.2")]));
     world.sync();
-    assert!(world.ruleset.unwrap().services.is_empty());
+    assert!(world.ruleset().services().is_empty());
 }
 
 #[test]
@@ -238,7 +234,7 @@ fn a_client_stays_with_its_endpoint() {
     let all: std::collections::BTreeSet<String> = (0..8)
         .flat_map(|number| {
             world.remembered.clear();
-            let client = Ipv4Addr::new(10, 244, 0, 100 + number);
+            let client = v4(10, 244, 0, 100 + number);
             let packet = super::Packet {
                 source: client,
                 destination: "10.96.0.10".parse().unwrap(),
@@ -289,9 +285,9 @@ fn a_client_whose_endpoint_is_gone_gets_another_and_stays_there() {
         ("10.244.1.2", "10.244.0.2")
     };
     // Another client is at the other endpoint and must not notice.
-    let neighbour = Ipv4Addr::new(10, 244, 0, 77);
+    let neighbour = v4(10, 244, 0, 77);
     while world.lands(neighbour, "10.96.0.10:80") == first {
-        world.remembered.retain(|key, _| key[..4] != neighbour.octets());
+        world.remembered.retain(|key, _| key[..4] != [10, 244, 0, 77]);
         world.put_slice("web", json!([endpoint(other)]));
         world.lands(neighbour, "10.96.0.10:80");
         world.put_slice("web", json!([endpoint(own), endpoint(other)]));
@@ -316,16 +312,16 @@ fn host_ports_lead_to_their_pod_with_the_clients_address() {
     };
     let ports = PodHostPorts {
         addresses: vec!["10.244.0.2".parse().unwrap()],
-        ports: vec![port(None, 8888), port(Some(IpAddr::V4(NODE)), 9999)],
+        ports: vec![port(None, 8888), port(Some(NODE), 9999)],
     };
     world.host_ports.insert("uid".into(), ports);
     for to in ["192.168.77.10:8888", "192.168.77.10:9999", "10.244.0.1:8888"] {
         assert_eq!(world.lands(STRANGER, to), ["10.244.0.2:8080"], "{to}");
     }
     assert_eq!(world.lands(STRANGER, "10.244.0.1:9999"), ["10.244.0.1:9999"]);
-    let itself = Ipv4Addr::new(10, 244, 0, 2);
+    let itself = v4(10, 244, 0, 2);
     assert_eq!(world.lands(itself, "192.168.77.10:8888"), ["10.244.0.2:8080 (snat)"]);
-    let local = world.lands(Ipv4Addr::LOCALHOST, "127.0.0.1:8888");
+    let local = world.lands(v4(127, 0, 0, 1), "127.0.0.1:8888");
     assert_eq!(local, ["10.244.0.2:8080 (snat)"]);
     world.host_ports.clear();
     assert_eq!(world.lands(STRANGER, "192.168.77.10:8888"), ["192.168.77.10:8888"]);
@@ -340,15 +336,15 @@ fn of_two_services_with_one_address_the_older_has_it() {
         let key = proto::ObjectKey::new("default", name);
         let mut service = world.services[&key].as_ref().clone();
         service.metadata.creation_timestamp = Some(serde_json::from_value(json!(created)).unwrap());
-        world.services.insert(key, std::sync::Arc::new(service));
+        world.put(service);
     }
     world.put_slice("older", json!([endpoint("10.244.1.1")]));
     world.put_slice("younger", json!([endpoint("10.244.1.2")]));
     assert_eq!(world.lands(POD, "10.96.0.10:80"), ["10.244.1.1:8080"]);
-    assert_eq!(world.conflicts.iter().collect::<Vec<_>>(), ["default/younger"]);
-    world.services.remove(&proto::ObjectKey::new("default", "older"));
+    assert_eq!(world.model.conflicts().into_iter().collect::<Vec<_>>(), ["default/younger"]);
+    world.remove_service("older");
     assert_eq!(world.lands(POD, "10.96.0.10:80"), ["10.244.1.2:8080"]);
-    assert!(world.conflicts.is_empty());
+    assert!(world.model.conflicts().is_empty());
 }
 
 #[test]

@@ -1,24 +1,25 @@
 //! What a kubelet finds in the kernel when it starts again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde_json::json;
 
 use super::changes::{Dice, change_something};
-use super::{POD, World, endpoint, ranges};
+use super::{POD, World, at, endpoint, ranges};
 use crate::nft::Found;
+use crate::nft::expr::Ip;
 use crate::nft::set::{Bytes, Element, Value};
-use crate::proxy::diff::difference;
-use crate::proxy::program::{Door, Shape};
-use crate::proxy::ruleset::{Ranges, Ruleset, with_same_services};
+use crate::proxy::model::Model;
+use crate::proxy::program::Shape;
+use crate::proxy::ranges::Ranges;
+use crate::proxy::ruleset::{Otherwise, Ruleset};
 use crate::proxy::sets::Set;
 use crate::proxy::takeover::{Unfit, layout, take_over};
 
 impl World {
     /// The filter's table, as the kernel would tell it.
-    fn found(&self) -> Found {
-        let machine = &self.machine;
+    fn found(&self, ip: Ip) -> Found {
+        let machine = &self.machines[&ip];
         let chains = machine.chains.iter();
         let element = |bytes: &[u8], value: &Value, comment: &str| {
             let key = Bytes::from_slice(bytes).unwrap();
@@ -33,7 +34,9 @@ impl World {
                 (name.clone(), told.collect())
             })
             .collect();
-        let remembered = self.remembered.iter().map(|(key, (value, _))| {
+        let length = Set::Affinity.describe(ip).key_length();
+        let remembered = self.remembered.iter().filter(|(key, _)| key.len() == length);
+        let remembered = remembered.map(|(key, (value, _))| {
             element(key, &Value::Bytes(Bytes::from_slice(value).unwrap()), "")
         });
         sets.entry(Set::Affinity.name().to_owned()).or_default().extend(remembered);
@@ -45,19 +48,32 @@ impl World {
 
     /// As if the kubelet was killed and started again.
     fn restart(&mut self) {
-        self.ruleset = Some(take_over(&self.found(), &ranges()).unwrap());
+        let found: Vec<Ruleset> =
+            Ip::ALL.map(|ip| take_over(ip, &self.found(ip), &ranges(ip)).unwrap()).into();
+        let frames = found.iter().map(|ruleset| (ruleset.ip, ruleset.frame.clone()));
+        self.installed = Some(frames.collect());
+        self.model = Model::carrying_on(self.place.clone(), found);
     }
 }
 
-/// Without what elements do not tell: the next number, and the affinity where nobody is.
+/// Without what elements do not tell: the next number, the affinity where nobody is, and what would
+/// be done without endpoints where there are some.
 fn told(ruleset: &Ruleset) -> Ruleset {
-    let mut ruleset = ruleset.clone();
-    for service in ruleset.services.values_mut() {
-        let service = Arc::make_mut(service);
-        service.next_number = 0;
-        service.affinity = service.affinity.filter(|_| !service.targets.is_empty());
+    let mut told = Ruleset::new(ruleset.ip, ruleset.frame.ranges.clone());
+    told.take_host_ports(ruleset.frame.host_ports.clone());
+    for (at, service) in ruleset.services() {
+        let mut service = service.as_ref().clone();
+        service.choice.next_number = 0;
+        service.inside.iter_mut().for_each(|inside| inside.next_number = 0);
+        if service.targets().next().is_none() {
+            service.affinity = None;
+        }
+        if !service.choice.targets.is_empty() {
+            service.otherwise = Otherwise::Drop;
+        }
+        told.put(*at, Some(service.into()));
     }
-    ruleset
+    told
 }
 
 #[test]
@@ -68,12 +84,13 @@ fn a_ruleset_comes_back_from_its_elements() {
         for _ in 0..60 {
             change_something(&mut world, &mut dice);
             world.sync();
-            let made = world.ruleset.clone().unwrap();
+            let made = world.model.rulesets().clone();
             world.restart();
-            let read = world.ruleset.as_ref().unwrap();
-            assert_eq!(told(read), told(&made), "seed {seed}");
-            assert!(difference(read, &made).is_empty(), "seed {seed}");
-            assert_eq!(world.sync(), 0, "seed {seed}: an unchanged cluster means no change");
+            for (ip, read) in world.model.rulesets() {
+                assert_eq!(told(read), told(&made[ip]), "seed {seed}");
+            }
+            let steps = world.sync_everything();
+            assert_eq!(steps, 0, "seed {seed}: an unchanged cluster means no change");
         }
     }
 }
@@ -86,7 +103,7 @@ fn a_name_longer_than_a_comment_is_no_change() {
     world.put_slice(&name, json!([endpoint("10.244.0.2")]));
     world.sync();
     world.restart();
-    assert_eq!(world.sync(), 0);
+    assert_eq!(world.sync_everything(), 0);
 }
 
 #[test]
@@ -97,6 +114,7 @@ fn clients_stay_with_their_endpoints_and_numbers_are_not_given_again() {
     world.put_slice("web", json!([endpoint("10.244.0.2"), endpoint("10.244.1.2")]));
     world.sync();
     world.restart();
+    world.sync_everything();
     assert_eq!(world.lands(POD, "10.96.0.10:80"), ["10.244.0.2:8080"]);
     // The client's endpoint goes before a restart, another comes after it: it is not taken for the
     // one that the client is remembered with.
@@ -106,18 +124,19 @@ fn clients_stay_with_their_endpoints_and_numbers_are_not_given_again() {
     world.sync();
     world.restart();
     world.put_slice("web", json!([endpoint("10.244.1.9")]));
-    world.sync();
-    let service = world.ruleset.as_ref().unwrap().services.values().next().unwrap();
-    assert_eq!(service.numbers, [1], "0 is what the client is remembered with");
+    world.sync_everything();
+    let service = at(world.ruleset(), "10.96.0.10:80");
+    assert_eq!(service.choice.numbers, [1], "0 is what the client is remembered with");
 }
 
 #[test]
 fn services_stay_while_no_master_was_heard_and_the_nodes_own_pods_are_followed() {
     let mut world = World::with_web(json!({}));
     world.sync();
+    let services = world.ruleset().services().clone();
     world.restart();
-    let kept = with_same_services(&ranges(), &world.host_ports, world.ruleset.as_ref().unwrap());
-    assert!(difference(world.ruleset.as_ref().unwrap(), &kept).is_empty());
+    world.model.stay(world.place.clone());
+    assert_eq!(world.install(&Default::default()), 0);
     let ports = crate::network::PodHostPorts {
         addresses: vec!["10.244.0.7".parse().unwrap()],
         ports: vec![crate::network::HostPort {
@@ -127,11 +146,12 @@ fn services_stay_while_no_master_was_heard_and_the_nodes_own_pods_are_followed()
             protocol: "TCP".into(),
         }],
     };
-    let ports = [("uid".to_owned(), ports)].into();
-    let with_port = with_same_services(&ranges(), &ports, &kept);
-    assert_eq!(with_port.services, kept.services);
-    assert_eq!(with_port.host_ports.len(), 1);
-    assert_eq!(with_port.hairpins.len(), 2, "the endpoint here and the pod with the host port");
+    world.host_ports.insert("uid".to_owned(), ports);
+    assert!(world.install(&Default::default()) > 0);
+    assert_eq!(*world.ruleset().services(), services);
+    let frame = &world.ruleset().frame;
+    assert_eq!(frame.host_ports.len(), 1);
+    assert_eq!(frame.hairpins.len(), 2, "the endpoint here and the pod with the host port");
 }
 
 #[test]
@@ -139,12 +159,14 @@ fn a_table_that_this_program_would_not_have_made_is_not_taken_over() {
     let mut world = World::with_web(json!({"type": "NodePort",
         "ports": [{"port": 80, "nodePort": 30080}]}));
     world.sync();
-    let found = world.found();
-    let take = |found: &Found| take_over(found, &ranges()).map(|_| ());
+    let found = world.found(Ip::V4);
+    let take = |found: &Found| take_over(Ip::V4, found, &ranges(Ip::V4)).map(|_| ());
     assert_eq!(take(&found), Ok(()));
     assert_eq!(take(&Found::default()), Err(Unfit::Layout));
-    let other = Ranges { services: vec!["10.97.0.0/16".parse().unwrap()], ..ranges() };
-    assert_eq!(take_over(&found, &other), Err(Unfit::Layout));
+    let services = vec!["10.97.0.0/16".parse().unwrap()];
+    let other = Ranges { services, ..ranges(Ip::V4) };
+    assert_eq!(take_over(Ip::V4, &found, &other), Err(Unfit::Layout));
+    assert_eq!(take_over(Ip::V6, &found, &ranges(Ip::V6)), Err(Unfit::Layout));
 
     let mut flushed = found.clone();
     flushed.chains.insert("refuse".into(), 0);
@@ -165,11 +187,13 @@ fn a_table_that_this_program_would_not_have_made_is_not_taken_over() {
 
 #[test]
 fn the_layout_stands_for_what_chains_do() {
-    assert_eq!(layout(&ranges()), layout(&ranges()));
-    assert_ne!(layout(&ranges()), layout(&Ranges::default()));
-    for door in [Door::Address, Door::NodePort] {
+    let own = layout(Ip::V4, &ranges(Ip::V4));
+    assert_eq!(own, layout(Ip::V4, &ranges(Ip::V4)));
+    assert_ne!(own, layout(Ip::V4, &Ranges::default()));
+    assert_ne!(own, layout(Ip::V6, &ranges(Ip::V4)));
+    for shape in Shape::examples() {
         for affinity in [None, Some(10_800)] {
-            let shape = Shape { door, count: 12, affinity };
+            let shape = Shape { count: 12, affinity, ..shape };
             assert_eq!(Shape::parse(&shape.to_string()), Some(shape));
         }
     }
