@@ -1,7 +1,7 @@
 //! The last snapshot on disk, so that a kubelet that starts while no master can be reached keeps
 //! its pods, volumes, services and routes.
 //!
-//! [`file`] says how it is written: `state.jsonl` in `<root-dir>/snapshot`, to which changes are appended.
+//! [`mod@file`] says how it is written: `state.jsonl` in `<root-dir>/snapshot`, to which changes are appended.
 //! A change is appended within milliseconds, for a kubelet that is killed: whatever has been
 //! written is there for the next one. To have it outlast a loss of power takes the disk many
 //! milliseconds and is done now and then.
