@@ -16,14 +16,14 @@ use crate::nft::table::{Command, Family, Table};
 use crate::nft::{Guard, Nft};
 
 /// A connection to both tables. Its calls block.
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     nft: Nft,
     name: String,
 }
 
 impl Kernel {
     /// In the network namespace of the calling thread.
-    pub(super) fn open(name: &str) -> Result<Self, ProxyError> {
+    pub(crate) fn open(name: &str) -> Result<Self, ProxyError> {
         Ok(Self { nft: Nft::open()?, name: name.to_owned() })
     }
 
@@ -36,12 +36,12 @@ impl Kernel {
     }
 
     /// Notices what others do to the tables from now on.
-    pub(super) fn guard(&self) -> io::Result<Guard> {
+    pub(crate) fn guard(&self) -> io::Result<Guard> {
         Guard::listen(Ip::ALL.map(|ip| self.table(ip)).into(), self.nft.address()?)
     }
 
     /// Does all of it at once, or nothing.
-    pub(super) fn apply(&self, commands: &BTreeMap<Ip, Vec<Command>>) -> Result<(), ProxyError> {
+    pub(crate) fn apply(&self, commands: &BTreeMap<Ip, Vec<Command>>) -> Result<(), ProxyError> {
         let tables: Vec<(Table, &[Command])> =
             commands.iter().map(|(ip, steps)| (self.table(*ip), steps.as_slice())).collect();
         let changes: Vec<(&Table, &[Command])> =
@@ -52,7 +52,7 @@ impl Kernel {
     /// Lets packets from the loopback address leave the node, and answers to them come in, where node
     /// ports are to work there. A rule keeps everything else with such an address out, so this comes
     /// after the rules and goes before them.
-    pub(super) fn let_loopback_out(&self, ranges: &BTreeMap<Ip, Ranges>) -> Result<(), ProxyError> {
+    pub(crate) fn let_loopback_out(&self, ranges: &BTreeMap<Ip, Ranges>) -> Result<(), ProxyError> {
         match ranges.get(&Ip::V4) {
             Some(ranges) if ranges.node_ports_at_loopback() => set_route_localnet("1"),
             _ => Ok(()),
@@ -60,7 +60,7 @@ impl Kernel {
     }
 
     /// Removes the tables that there are.
-    pub(super) fn remove(&self) -> Result<(), ProxyError> {
+    pub(crate) fn remove(&self) -> Result<(), ProxyError> {
         set_route_localnet("0")?;
         for ip in Ip::ALL {
             let table = self.table(ip);
@@ -72,7 +72,7 @@ impl Kernel {
     }
 
     /// What an earlier kubelet left in the kernel, if all of it can be carried on with.
-    pub(super) fn take_over(&self, ranges: &BTreeMap<Ip, Ranges>) -> Vec<Ruleset> {
+    pub(crate) fn take_over(&self, ranges: &BTreeMap<Ip, Ranges>) -> Vec<Ruleset> {
         let mut found = Vec::new();
         for (ip, ranges) in ranges {
             match self.take_over_one(*ip, ranges) {

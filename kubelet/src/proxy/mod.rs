@@ -311,13 +311,13 @@ impl Pass {
             self.kernel.apply(&ahead)?;
             self.kernel.apply(&then)?;
             self.kernel.let_loopback_out(model.ranges())?;
-            self.end_flows(model, installed.as_ref());
             let (frontends, took) = (model.frontends(), started.elapsed());
             if installed.is_some() {
                 debug!(frontends, steps, ?took, "changed the rules");
             } else {
                 info!(frontends, ?took, "installed the rules");
             }
+            self.end_flows(model, installed.as_ref());
         }
         self.untold.clear();
         let frames = model.rulesets().iter().map(|(ip, ruleset)| (*ip, ruleset.frame.clone()));

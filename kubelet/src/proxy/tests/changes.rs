@@ -269,6 +269,18 @@ fn the_rules_read_as_they_did() {
     world.put_service("sticky", "10.96.0.11", json!({"sessionAffinity": "ClientIP"}));
     world.put_slice("sticky", json!([endpoint("10.244.1.2")]));
     world.put_service("idle", "10.96.0.12", json!({}));
+    world.put_service(
+        "local",
+        "10.96.0.13",
+        json!({
+            "type": "LoadBalancer",
+            "externalTrafficPolicy": "Local",
+            "loadBalancerSourceRanges": ["203.0.113.0/24"],
+            "ports": [{"port": 80, "nodePort": 30081}],
+            "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}},
+        }),
+    );
+    world.put_slice("local", json!([endpoint("10.244.1.2")]));
     world.sync();
     let mut text = String::new();
     let mut chains = chains(Ip::V4, &world.ruleset().frame);

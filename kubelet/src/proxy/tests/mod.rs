@@ -1,6 +1,7 @@
 //! Pretend packets, sent through a ruleset: where do they land?
 
 mod changes;
+mod features;
 mod machine;
 mod packets;
 mod takeover;

@@ -9,6 +9,8 @@ use super::{POD, World, at, endpoint, ranges};
 use crate::nft::Found;
 use crate::nft::expr::Ip;
 use crate::nft::set::{Bytes, Element, Value};
+use crate::proxy::diff::steps;
+use crate::proxy::kernel::Kernel;
 use crate::proxy::model::Model;
 use crate::proxy::program::Shape;
 use crate::proxy::ranges::Ranges;
@@ -200,4 +202,40 @@ fn the_layout_stands_for_what_chains_do() {
     for name in ["dispatch", "service-", "service-x", "service-sticky-5", "node-port-1-sticky-"] {
         assert_eq!(Shape::parse(name), None, "{name}");
     }
+}
+
+/// Random histories, told to the kernel step by step: it takes every one, and tells the same again.
+#[test]
+fn the_kernel_takes_every_change_and_tells_the_same_again() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("left out: it makes a network namespace and needs root");
+        return;
+    }
+    let inside = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let kernel = Kernel::open("kutter").unwrap();
+        for seed in 0..3 {
+            let mut dice = Dice(seed);
+            let mut world = World::default();
+            for _ in 0..40 {
+                change_something(&mut world, &mut dice);
+                let news = world.news();
+                let changed = world.model.update(news);
+                let told_before = world.installed.as_ref();
+                let steps = steps(told_before, &changed, world.model.rulesets());
+                kernel.apply(&steps.ahead).unwrap();
+                kernel.apply(&steps.then).unwrap();
+                world.install(&changed);
+                let found = kernel.take_over(&world.place.ranges);
+                assert_eq!(found.len(), 2, "seed {seed}");
+                for ruleset in found {
+                    let made = &world.model.rulesets()[&ruleset.ip];
+                    assert_eq!(told(&ruleset), told(made), "seed {seed}");
+                }
+            }
+        }
+        kernel.remove().unwrap();
+        assert!(kernel.take_over(&World::default().place.ranges).is_empty());
+    });
+    inside.join().unwrap();
 }
