@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::super::cidr::Family;
 use super::super::path::Path;
 use super::{
-    EXTERNAL_NAME, HEADLESS, families, gets_node_ports, is_headless, may_have_node_ports, protocol,
-    type_of,
+    EXTERNAL_NAME, HEADLESS, families, gets_node_ports, is_headless, may_have_node_ports,
+    needs_health_check, protocol, type_of,
 };
 use crate::api::field_error::{FieldError, FieldErrors};
 use crate::api::kinds::ClusterConfig;
@@ -23,6 +23,9 @@ const GUESSES: usize = 32;
 /// How far a search goes. A range of IPv6 has no end that anybody could reach; where 32 guesses and
 /// then so many in a row are taken, it counts as full.
 const SEARCH: u128 = 1 << 20;
+
+/// Health is asked for by HTTP.
+const HEALTH_PROTOCOL: &str = "TCP";
 
 /// What a Service holds that no other may hold.
 pub(super) fn claims(spec: &ServiceSpec) -> Vec<String> {
@@ -35,6 +38,9 @@ pub(super) fn claims(spec: &ServiceSpec) -> Vec<String> {
         if let Some(number) = port.node_port.filter(|number| *number != 0) {
             claims.push(port_claim(protocol(port.protocol.as_deref()), number));
         }
+    }
+    if let Some(number) = spec.health_check_node_port.filter(|number| *number != 0) {
+        claims.push(port_claim(HEALTH_PROTOCOL, number));
     }
     claims
 }
@@ -66,6 +72,9 @@ pub(super) fn allocate(
     }
     if may_have_node_ports(spec) {
         pool.allocate_ports(spec, &mut errors);
+    }
+    if needs_health_check(spec) {
+        pool.allocate_health_port(spec, &mut errors);
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
@@ -151,24 +160,59 @@ fn pick<T>(count: u128, mut accept: impl FnMut(u128) -> Option<T>) -> Option<T> 
 }
 
 impl Pool<'_> {
-    fn allocate_ports(&self, spec: &mut ServiceSpec, errors: &mut FieldErrors) {
+    fn request_port(&self, protocol: &str, number: i32) -> Result<(), String> {
         let (low, high) = self.cluster.node_ports;
-        let (low, high) = (i32::from(low), i32::from(high));
+        let claim = port_claim(protocol, number);
+        if self.holds(&claim) {
+            // Wherever the range is by now.
+            Ok(())
+        } else if !(i32::from(low)..=i32::from(high)).contains(&number) {
+            Err(format!(
+                "provided port is not in the valid range. The range of valid ports is {low}-{high}"
+            ))
+        } else if self.taken(&claim) {
+            Err("provided port is already allocated".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A node port that `accept` agrees to.
+    fn pick_port(&self, accept: impl Fn(i32) -> bool) -> Option<i32> {
+        let (low, high) = self.cluster.node_ports;
+        pick(u128::from(high.saturating_sub(low)) + 1, |offset| {
+            let number = i32::from(low) + i32::try_from(offset).ok()?;
+            accept(number).then_some(number)
+        })
+    }
+
+    fn allocate_health_port(&self, spec: &mut ServiceSpec, errors: &mut FieldErrors) {
+        let own: Vec<i32> = spec.ports.iter().flatten().filter_map(|port| port.node_port).collect();
+        let number = match spec.health_check_node_port.filter(|number| *number != 0) {
+            Some(number) => self.request_port(HEALTH_PROTOCOL, number).map(|()| number),
+            None => self
+                .pick_port(|number| {
+                    !own.contains(&number) && !self.taken(&port_claim(HEALTH_PROTOCOL, number))
+                })
+                .ok_or_else(|| "failed to allocate a nodePort: range is full".to_owned()),
+        };
+        match number {
+            Ok(number) => spec.health_check_node_port = Some(number),
+            Err(detail) => {
+                let asked = spec.health_check_node_port.unwrap_or(0);
+                errors.push(FieldError::invalid("spec.healthCheckNodePort", asked, detail));
+            }
+        }
+    }
+
+    fn allocate_ports(&self, spec: &mut ServiceSpec, errors: &mut FieldErrors) {
         let ports = spec.ports.as_deref().unwrap_or_default();
         let mut own: Vec<(String, i32, i32)> = Vec::new();
         for (index, port) in ports.iter().enumerate() {
             let Some(number) = port.node_port.filter(|number| *number != 0) else { continue };
             let path = Path::new("spec.ports").index(index).child("nodePort");
             let protocol = protocol(port.protocol.as_deref());
-            if self.holds(&port_claim(protocol, number)) {
-                // Wherever the range is by now.
-            } else if !(low..=high).contains(&number) {
-                let detail = format!(
-                    "provided port is not in the valid range. The range of valid ports is {low}-{high}"
-                );
-                errors.push(FieldError::invalid(path, number, detail));
-            } else if self.taken(&port_claim(protocol, number)) {
-                let detail = "provided port is already allocated";
+            if let Err(detail) = self.request_port(protocol, number) {
                 errors.push(FieldError::invalid(path, number, detail));
             }
             own.push((protocol.to_owned(), port.port, number));
@@ -188,12 +232,9 @@ impl Pool<'_> {
             // The same port of another protocol (DNS is on both) gets the same node port.
             let twin = own.iter().find(|(_, number, node)| *number == port.port && free(*node));
             let number = twin.map(|(_, _, node)| *node).or_else(|| {
-                pick(u128::try_from(high - low + 1).unwrap_or(0), |offset| {
-                    let number = low + i32::try_from(offset).ok()?;
-                    // A number of this service's other protocols is left to their twins.
-                    let unused = !own.iter().any(|(_, _, node)| *node == number);
-                    (unused && free(number)).then_some(number)
-                })
+                // A number of this service's other protocols is left to their twins.
+                let unused = |number| !own.iter().any(|(_, _, node)| *node == number);
+                self.pick_port(|number| unused(number) && free(number))
             });
             match number {
                 Some(number) => {

@@ -6,7 +6,10 @@ use k8s_openapi::api::core::v1::ServiceSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proto::k8s as k8s_openapi;
 
-use super::{CLUSTER_IP, EXTERNAL_NAME, LOAD_BALANCER, NODE_PORT, may_have_node_ports, type_of};
+use super::{
+    CLUSTER_IP, EXTERNAL_NAME, LOAD_BALANCER, NODE_PORT, is_reached_from_outside,
+    may_have_node_ports, needs_health_check, type_of,
+};
 
 /// Three hours.
 const AFFINITY_SECONDS: i32 = 10800;
@@ -34,7 +37,7 @@ pub(super) fn spec(spec: &mut ServiceSpec) {
     if [CLUSTER_IP, NODE_PORT, LOAD_BALANCER].contains(&kind.as_str()) {
         set(&mut spec.internal_traffic_policy, "Cluster");
     }
-    if [NODE_PORT, LOAD_BALANCER].contains(&kind.as_str()) {
+    if is_reached_from_outside(spec) {
         set(&mut spec.external_traffic_policy, "Cluster");
     }
     if kind == LOAD_BALANCER {
@@ -81,6 +84,14 @@ pub(super) fn carry_over(new: &mut ServiceSpec, old: &ServiceSpec) {
     if may_have_node_ports(new) && may_have_node_ports(old) {
         carry_over_node_ports(new, old);
     }
+    let number = |spec: &ServiceSpec| spec.health_check_node_port.filter(|number| *number != 0);
+    match (needs_health_check(new), needs_health_check(old)) {
+        (true, true) if number(new).is_none() => {
+            new.health_check_node_port = old.health_check_node_port;
+        }
+        (false, true) if number(new) == number(old) => new.health_check_node_port = None,
+        _ => {}
+    }
     // A client of the older field has changed it, and sent back the newer one as it was.
     if new.cluster_ip != old.cluster_ip
         && new.cluster_ips == old.cluster_ips
@@ -108,17 +119,19 @@ pub(super) fn carry_over(new: &mut ServiceSpec, old: &ServiceSpec) {
             port.node_port = None;
         }
     }
-    if !may_have_node_ports(new)
-        && may_have_node_ports(old)
+    if !is_reached_from_outside(new)
+        && is_reached_from_outside(old)
         && new.external_traffic_policy == old.external_traffic_policy
     {
         new.external_traffic_policy = None;
     }
-    if type_of(new) != LOAD_BALANCER
-        && type_of(old) == LOAD_BALANCER
-        && new.allocate_load_balancer_node_ports == old.allocate_load_balancer_node_ports
-    {
-        new.allocate_load_balancer_node_ports = None;
+    if type_of(new) != LOAD_BALANCER && type_of(old) == LOAD_BALANCER {
+        if new.allocate_load_balancer_node_ports == old.allocate_load_balancer_node_ports {
+            new.allocate_load_balancer_node_ports = None;
+        }
+        if new.load_balancer_class == old.load_balancer_class {
+            new.load_balancer_class = None;
+        }
     }
 }
 

@@ -74,6 +74,7 @@ impl Kind for Services {
 
     fn prepare_update(new: &mut Service, old: &Service) {
         new.status.clone_from(&old.status);
+        status::forget(new, old);
         if let (Some(new), Some(old)) = (new.spec.as_mut(), old.spec.as_ref()) {
             defaults::carry_over(new, old);
         }
@@ -89,7 +90,7 @@ impl Kind for Services {
 
     fn validate_update(new: &Service, old: &Service) -> FieldErrors {
         match (&new.spec, &old.spec) {
-            (Some(new), Some(old)) => addresses::validate_update(new, old),
+            (Some(new), Some(old)) => validate::update(new, old),
             _ => FieldErrors::new(),
         }
     }
@@ -140,6 +141,17 @@ fn gets_node_ports(spec: &ServiceSpec) -> bool {
         LOAD_BALANCER => spec.allocate_load_balancer_node_ports != Some(false),
         _ => false,
     }
+}
+
+/// Whether anything outside of the cluster may reach it.
+fn is_reached_from_outside(spec: &ServiceSpec) -> bool {
+    let addressed = spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+    may_have_node_ports(spec) || type_of(spec) == CLUSTER_IP && addressed
+}
+
+/// Whether balancers before the nodes have to ask which of them have endpoints.
+fn needs_health_check(spec: &ServiceSpec) -> bool {
+    type_of(spec) == LOAD_BALANCER && spec.external_traffic_policy.as_deref() == Some("Local")
 }
 
 /// The address asked for or given: `None`, an address, or empty when it is still to be picked.

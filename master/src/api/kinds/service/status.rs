@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service, ServiceSpec};
 use proto::{k8s as k8s_openapi, names};
 
 use super::super::ip;
@@ -21,6 +21,16 @@ pub(super) fn default(service: &mut Service) {
         if ingress.ip.as_ref().is_some_and(|ip| !ip.is_empty()) {
             ingress.ip_mode.get_or_insert_with(|| "VIP".to_owned());
         }
+    }
+}
+
+/// What is no longer balanced is no longer reached there.
+pub(super) fn forget(new: &mut Service, old: &Service) {
+    let balanced = |service: &Service| {
+        service.spec.as_ref().is_some_and(|spec| type_of(spec) == LOAD_BALANCER)
+    };
+    if balanced(old) && !balanced(new) {
+        new.status.get_or_insert_default().load_balancer = Some(LoadBalancerStatus::default());
     }
 }
 

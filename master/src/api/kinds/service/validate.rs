@@ -7,17 +7,21 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proto::{k8s as k8s_openapi, names};
 use serde_json::json;
 
+use super::super::cidr::IpRange;
 use super::super::path::Path;
 use super::super::pod::unsupported::{given, refuse, refuse_set};
 use super::super::{endpoints, metadata};
 use super::{
     CLUSTER_IP, EXTERNAL_NAME, HEADLESS, LOAD_BALANCER, NODE_PORT, addresses, cluster_ip,
-    may_have_node_ports, protocol, type_of,
+    is_reached_from_outside, may_have_node_ports, needs_health_check, protocol, type_of,
 };
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const TYPES: &[&str] = &[CLUSTER_IP, EXTERNAL_NAME, LOAD_BALANCER, NODE_PORT];
 const AFFINITIES: &[&str] = &["ClientIP", "None"];
+const TRAFFIC_POLICIES: &[&str] = &["Cluster", "Local"];
+/// Clients of Kubernetes' kubelets connect to it; it is not to be led astray.
+const KUBELET_PORT: i32 = 10250;
 /// A day.
 const MAX_AFFINITY_SECONDS: i32 = 86400;
 
@@ -43,7 +47,10 @@ pub(super) fn service(service: &Service) -> FieldErrors {
     metadata::labels(spec.selector.as_ref(), &path.child("selector"), &mut errors);
     validate_affinity(spec, &path, &mut errors);
     validate_policies(spec, &path, &mut errors);
-    unsupported(spec, &path, &mut errors);
+    validate_external_ips(spec, &path, &mut errors);
+    validate_balancer(spec, &path, &mut errors);
+    let address = given(&spec.load_balancer_ip);
+    refuse_set(&path, [(address, "loadBalancerIP", "use externalIPs")], &mut errors);
     errors
 }
 
@@ -63,7 +70,7 @@ fn validate_annotations(service: &Service, kind: &str, errors: &mut FieldErrors)
             let detail = "may only be used when `type` is 'LoadBalancer'";
             errors.push(FieldError::forbidden(path, detail));
         } else if !ranges.trim().is_empty() {
-            refuse(&path, ranges, "sources are not filtered", errors);
+            refuse(&path, ranges, "use spec.loadBalancerSourceRanges", errors);
         }
     }
 }
@@ -112,11 +119,7 @@ fn validate_port(port: &ServicePort, needs_name: bool, path: &Path, errors: &mut
     for reason in names::port_number(port.port) {
         errors.push(FieldError::invalid(path.child("port"), port.port, reason));
     }
-    let protocol_path = path.child("protocol");
-    match protocol(port.protocol.as_deref()) {
-        "SCTP" => refuse(&protocol_path, "SCTP", "use TCP or UDP", errors),
-        other => endpoints::protocol(Some(other), &protocol_path, errors),
-    }
+    endpoints::protocol(port.protocol.as_deref(), &path.child("protocol"), errors);
     let path_to_target = path.child("targetPort");
     match &port.target_port {
         Some(IntOrString::Int(number)) => {
@@ -162,64 +165,110 @@ fn validate_affinity(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) 
 }
 
 fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
-    let supported = &["Cluster", "Local"];
     let external = path.child("externalTrafficPolicy");
     match spec.external_traffic_policy.as_deref() {
         None | Some("") => {}
-        Some(policy) if !may_have_node_ports(spec) => {
+        Some(policy) if !is_reached_from_outside(spec) => {
             let detail = "may only be set for externally-accessible services";
             errors.push(FieldError::invalid(external, policy, detail));
         }
-        Some("Cluster") => {}
-        Some("Local") => {
-            let instead = "traffic from outside goes to the endpoints of all nodes";
-            refuse(&external, "Local", instead, errors);
-        }
-        Some(other) => errors.push(FieldError::not_supported(external, other, supported)),
+        Some(policy) => one_of(policy, TRAFFIC_POLICIES, external, errors),
     }
-    let internal = path.child("internalTrafficPolicy");
-    match spec.internal_traffic_policy.as_deref() {
-        None | Some("Cluster" | "") => {}
-        Some("Local") => {
-            refuse(&internal, "Local", "traffic goes to the endpoints of all nodes", errors);
-        }
-        Some(other) => errors.push(FieldError::not_supported(internal, other, supported)),
+    if let Some(policy) = spec.internal_traffic_policy.as_deref() {
+        one_of(policy, TRAFFIC_POLICIES, path.child("internalTrafficPolicy"), errors);
     }
-    if let Some(number) = spec.health_check_node_port.filter(|number| *number != 0) {
+    if spec.traffic_distribution.is_some() {
+        let path = path.child("trafficDistribution");
+        let instead = "traffic is spread over all endpoints evenly";
+        refuse(&path, &spec.traffic_distribution, instead, errors);
+    }
+    let Some(number) = spec.health_check_node_port.filter(|number| *number != 0) else { return };
+    let path = path.child("healthCheckNodePort");
+    if !needs_health_check(spec) {
         let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is \
                       'Local'";
-        errors.push(FieldError::invalid(path.child("healthCheckNodePort"), number, detail));
+        errors.push(FieldError::invalid(path, number, detail));
+        return;
     }
-    if spec.allocate_load_balancer_node_ports.is_some() && type_of(spec) != LOAD_BALANCER {
-        let path = path.child("allocateLoadBalancerNodePorts");
-        let detail = "may only be used when `type` is 'LoadBalancer'";
-        errors.push(FieldError::forbidden(path, detail));
+    for reason in names::port_number(number) {
+        errors.push(FieldError::invalid(&path, number, reason));
+    }
+    let twice =
+        spec.ports.iter().flatten().any(|port| {
+            port.node_port == Some(number) && protocol(port.protocol.as_deref()) == "TCP"
+        });
+    if twice {
+        errors.push(FieldError::duplicate(path, number));
     }
 }
 
-/// What would change where traffic goes, and does not yet.
-fn unsupported(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
-    let node_port = "use a NodePort service";
-    let fields = [
-        (given(&spec.external_ips), "externalIPs", node_port),
-        (given(&spec.load_balancer_ip), "loadBalancerIP", node_port),
-        (
-            given(&spec.load_balancer_source_ranges),
-            "loadBalancerSourceRanges",
-            "sources are not filtered",
-        ),
-        (
-            given(&spec.traffic_distribution),
-            "trafficDistribution",
-            "traffic is spread over all endpoints evenly",
-        ),
-    ];
-    refuse_set(path, fields, errors);
-    let class = spec.load_balancer_class.is_some();
-    if class && type_of(spec) != LOAD_BALANCER {
-        let detail = "may only be used when `type` is 'LoadBalancer'";
-        errors.push(FieldError::forbidden(path.child("loadBalancerClass"), detail));
-    } else if class {
-        refuse(&path.child("loadBalancerClass"), &spec.load_balancer_class, node_port, errors);
+fn one_of(value: &str, known: &[&str], path: Path, errors: &mut FieldErrors) {
+    if !known.contains(&value) {
+        errors.push(FieldError::not_supported(path, value, known));
     }
+}
+
+fn validate_external_ips(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
+    for (index, ip) in spec.external_ips.iter().flatten().enumerate() {
+        endpoints::endpoint_ip(ip, &path.child("externalIPs").index(index), errors);
+    }
+}
+
+/// What only a LoadBalancer may have.
+fn validate_balancer(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
+    let balanced = type_of(spec) == LOAD_BALANCER;
+    let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    for (given, field) in [
+        (!ranges.is_empty(), "loadBalancerSourceRanges"),
+        (spec.allocate_load_balancer_node_ports.is_some(), "allocateLoadBalancerNodePorts"),
+        (spec.load_balancer_class.is_some(), "loadBalancerClass"),
+    ] {
+        if given && !balanced {
+            let detail = "may only be used when `type` is 'LoadBalancer'";
+            errors.push(FieldError::forbidden(path.child(field), detail));
+        }
+    }
+    if !balanced {
+        return;
+    }
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        if port.port == KUBELET_PORT {
+            let detail = "may not expose port 10250 externally since it is used by kubelet";
+            let path = path.child("ports").index(index);
+            errors.push(FieldError::invalid(path, port.port, detail));
+        }
+    }
+    for (index, range) in ranges.iter().enumerate() {
+        // Once an annotation, in which spaces were allowed.
+        if let Err(error) = range.trim().parse::<IpRange>() {
+            let path = path.child("loadBalancerSourceRanges").index(index);
+            errors.push(FieldError::invalid(path, range.as_str(), error.to_string()));
+        }
+    }
+    if let Some(class) = &spec.load_balancer_class {
+        for reason in names::qualified_name(class) {
+            errors.push(FieldError::invalid(
+                path.child("loadBalancerClass"),
+                class.as_str(),
+                reason,
+            ));
+        }
+    }
+}
+
+/// What an update may not change, but for the addresses.
+pub(super) fn update(new: &ServiceSpec, old: &ServiceSpec) -> FieldErrors {
+    let mut errors = addresses::validate_update(new, old);
+    let both = |has: fn(&ServiceSpec) -> bool| has(new) && has(old);
+    if both(|spec| type_of(spec) == LOAD_BALANCER)
+        && new.load_balancer_class != old.load_balancer_class
+    {
+        let class = json!(new.load_balancer_class);
+        let detail = "may not change once set";
+        errors.push(FieldError::invalid("spec.loadBalancerClass", class, detail));
+    }
+    if both(needs_health_check) && new.health_check_node_port != old.health_check_node_port {
+        errors.push(FieldError::forbidden("spec.healthCheckNodePort", "field is immutable"));
+    }
+    errors
 }

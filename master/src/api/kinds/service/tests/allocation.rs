@@ -105,6 +105,26 @@ fn node_ports_can_be_done_without() {
 }
 
 #[test]
+fn health_is_asked_for_at_a_node_port() {
+    let mut local = with(&service(), "/spec/type", json!("LoadBalancer"));
+    local["spec"]["externalTrafficPolicy"] = json!("Local");
+    let stored = allocated(&local, &["node-port/TCP/30000", "node-port/TCP/30001"]).unwrap();
+    let spec = &stored["spec"];
+    let numbers = [&spec["ports"][0]["nodePort"], &spec["healthCheckNodePort"]];
+    assert!(numbers == [30002, 30003] || numbers == [30003, 30002], "{numbers:?}");
+    let claims = stored["claims"].as_array().unwrap();
+    assert!(claims.contains(&json!("node-port/TCP/30002")), "{claims:?}");
+    assert!(claims.contains(&json!("node-port/TCP/30003")), "{claims:?}");
+    local["spec"]["healthCheckNodePort"] = json!(30001);
+    assert_eq!(allocated(&local, &[]).unwrap()["spec"]["healthCheckNodePort"], 30001);
+    let error = allocated(&local, &["node-port/TCP/30001"]).unwrap_err();
+    assert_eq!(
+        error,
+        "spec.healthCheckNodePort: Invalid value: 30001: provided port is already allocated"
+    );
+}
+
+#[test]
 fn what_is_headless_and_without_selector_may_be_of_any_family() {
     let strangers = json!({
         "metadata": {"name": "db", "namespace": "default"},

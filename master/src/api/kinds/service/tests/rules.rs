@@ -38,11 +38,7 @@ fn services_keep_to_the_rules() {
                 json!("ICMP"),
                 "spec.ports[0].protocol: Unsupported value: \"ICMP\"",
             ),
-            (
-                "/spec/ports/0/protocol",
-                json!("SCTP"),
-                "spec.ports[0].protocol: Forbidden: \"SCTP\" is not supported by this version of Kutter",
-            ),
+            ("/spec/ports/0/protocol", json!("SCTP"), ""),
             (
                 "/spec/ports/0/name",
                 json!("Http"),
@@ -115,6 +111,8 @@ fn services_keep_to_the_rules() {
                 json!("Both"),
                 "spec.ipFamilyPolicy: Unsupported value: \"Both\": supported values: \"PreferDualStack\", \"RequireDualStack\", \"SingleStack\"",
             ),
+            ("/spec/internalTrafficPolicy", json!("Local"), ""),
+            ("/spec/externalIPs", json!(["192.0.2.1", "2001:db8::1"]), ""),
             // Without affinity it means nothing, and goes.
             ("/spec/sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 5}}), ""),
             (
@@ -128,24 +126,14 @@ fn services_keep_to_the_rules() {
                 "spec.internalTrafficPolicy: Unsupported value: \"Near\"",
             ),
             (
-                "/spec/internalTrafficPolicy",
-                json!("Local"),
-                "spec.internalTrafficPolicy: Forbidden: \"Local\" is not supported by this version of Kutter",
-            ),
-            (
                 "/spec/allocateLoadBalancerNodePorts",
                 json!(true),
                 "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'",
             ),
             (
                 "/spec/externalIPs",
-                json!(["1.2.3.4"]),
-                "spec.externalIPs: Forbidden: [\"1.2.3.4\"] is not supported by this version of Kutter: use a NodePort service",
-            ),
-            (
-                "/spec/loadBalancerIP",
-                json!("1.2.3.4"),
-                "spec.loadBalancerIP: Forbidden: \"1.2.3.4\" is not supported",
+                json!(["1.2.3.4", "127.0.0.1"]),
+                "spec.externalIPs[1]: Invalid value: \"127.0.0.1\": may not be in the loopback range",
             ),
             (
                 "/spec/loadBalancerClass",
@@ -155,7 +143,7 @@ fn services_keep_to_the_rules() {
             (
                 "/spec/loadBalancerSourceRanges",
                 json!(["1.2.3.4/32"]),
-                "spec.loadBalancerSourceRanges: Forbidden: [\"1.2.3.4/32\"] is not supported",
+                "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
             ),
             (
                 "/spec/healthCheckNodePort",
@@ -177,11 +165,7 @@ fn services_keep_to_the_rules() {
                 json!("None"),
                 "spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services",
             ),
-            (
-                "/spec/externalTrafficPolicy",
-                json!("Local"),
-                "spec.externalTrafficPolicy: Forbidden: \"Local\" is not supported",
-            ),
+            ("/spec/externalTrafficPolicy", json!("Local"), ""),
             (
                 "/spec/sessionAffinityConfig",
                 json!({"clientIP": {"timeoutSeconds": 86401}}),
@@ -276,5 +260,54 @@ fn a_balancer_says_where_it_is() {
         [
             "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"
         ]
+    );
+}
+
+#[test]
+fn what_only_a_balancer_has_keeps_to_the_rules() {
+    let balanced = with(&service(), "/spec/type", json!("LoadBalancer"));
+    check::<Services>(
+        &balanced,
+        vec![
+            ("/spec/loadBalancerSourceRanges", json!(["192.0.2.0/24", " 2001:db8::/32 "]), ""),
+            (
+                "/spec/loadBalancerSourceRanges",
+                json!(["192.0.2.7/24"]),
+                "spec.loadBalancerSourceRanges[0]: Invalid value: \"192.0.2.7/24\": 192.0.2.7/24 does not begin its range: write 192.0.2.0/24",
+            ),
+            ("/spec/loadBalancerClass", json!("example.com/mine"), ""),
+            (
+                "/spec/loadBalancerClass",
+                json!("a b"),
+                "spec.loadBalancerClass: Invalid value: \"a b\": name part must consist of",
+            ),
+            (
+                "/spec/loadBalancerIP",
+                json!("192.0.2.7"),
+                "spec.loadBalancerIP: Forbidden: \"192.0.2.7\" is not supported",
+            ),
+            (
+                "/spec/ports/0/port",
+                json!(10250),
+                "spec.ports[0]: Invalid value: 10250: may not expose port 10250 externally",
+            ),
+            (
+                "/spec/healthCheckNodePort",
+                json!(30001),
+                "spec.healthCheckNodePort: Invalid value: 30001: may only be set when",
+            ),
+        ],
+    );
+    let local = with(&balanced, "/spec/externalTrafficPolicy", json!("Local"));
+    check::<Services>(
+        &local,
+        vec![
+            ("/spec/healthCheckNodePort", json!(30001), ""),
+            (
+                "/spec/healthCheckNodePort",
+                json!(70000),
+                "spec.healthCheckNodePort: Invalid value: 70000: must be between",
+            ),
+        ],
     );
 }

@@ -100,3 +100,38 @@ fn an_address_once_given_cannot_be_changed() {
     );
     assert!(errors::<Services>(&old).is_empty());
 }
+
+#[test]
+fn a_change_of_the_type_takes_along_what_belongs_to_it() {
+    let mut balanced = with(&service(), "/spec/type", json!("LoadBalancer"));
+    balanced["spec"]["externalTrafficPolicy"] = json!("Local");
+    balanced["spec"]["loadBalancerClass"] = json!("example.com/mine");
+    let mut old = created::<Services>(&allocated(&balanced, &[]).unwrap());
+    let reached = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}]}});
+    old.status = Some(serde_json::from_value(reached).unwrap());
+    let update = |kind: &str| {
+        let mut new = old.clone();
+        new.spec.as_mut().unwrap().type_ = Some(kind.to_owned());
+        Services::default(&mut new);
+        Services::prepare_update(&mut new, &old);
+        assert!(Services::validate(&new).is_empty(), "{kind}");
+        assert!(Services::validate_update(&new, &old).is_empty(), "{kind}");
+        serde_json::to_value(&new).unwrap()
+    };
+    let node_port = update("NodePort");
+    assert_eq!(node_port["spec"]["externalTrafficPolicy"], "Local");
+    for field in ["healthCheckNodePort", "loadBalancerClass", "allocateLoadBalancerNodePorts"] {
+        assert_eq!(node_port["spec"].get(field), None, "{field}");
+    }
+    assert_eq!(node_port["status"], json!({"loadBalancer": {}}));
+    assert_eq!(update("ClusterIP")["spec"].get("externalTrafficPolicy"), None);
+    assert_eq!(update("LoadBalancer")["status"], json!(old.status));
+    check_updates::<Services>(
+        &serde_json::to_value(&old).unwrap(),
+        vec![
+            ("/spec/loadBalancerClass", json!("example.com/other"), "spec.loadBalancerClass"),
+            ("/spec/healthCheckNodePort", json!(null), ""),
+            ("/spec/healthCheckNodePort", json!(1), "spec.healthCheckNodePort: Forbidden"),
+        ],
+    );
+}
