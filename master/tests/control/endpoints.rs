@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use master::api::kinds::{EndpointsKind, Services};
+use master::api::kinds::{EndpointsKind, Nodes, Services};
 use master::api::objects::{DeleteOptions, Part};
-use proto::k8s::api::core::v1::{Endpoints, Service};
+use proto::ObjectKey;
+use proto::k8s::api::core::v1::{Endpoints, Node, Service};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, default, from};
@@ -118,6 +119,47 @@ async fn hand_made_endpoints_are_repeated_as_slices_while_the_service_has_no_sel
     cluster
         .eventually("all is gone", |cluster| {
             cluster.list("endpoints").is_empty() && cluster.list("endpointslices").is_empty()
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_follow_the_zone_of_the_node_and_the_wish_of_the_service() {
+    let cluster = Cluster::start().await;
+    let zone = |node: &mut Value| {
+        node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("north");
+    };
+    cluster.node_with("one", zone).await;
+    let spec = json!({
+        "selector": {"app": "web"}, "ports": [{"port": 80}], "trafficDistribution": "PreferClose",
+    });
+    cluster.service("web", spec).await;
+    cluster.rc("web", 1).await;
+    let meant_for = |cluster: &Cluster, zone: &str| {
+        let slices = cluster.list("endpointslices");
+        let endpoint = slices.first().map(|slice| slice["endpoints"][0].clone());
+        endpoint.is_some_and(|one| {
+            one["zone"] == zone && one["hints"] == json!({"forZones": [{"name": zone}]})
+        })
+    };
+    cluster.eventually("its own zone", |cluster| meant_for(cluster, "north")).await;
+    let move_it = |node: &mut Node| {
+        let labels = node.metadata.labels.get_or_insert_default();
+        labels.insert("topology.kubernetes.io/zone".to_owned(), "south".to_owned());
+        true
+    };
+    let key = ObjectKey::new("", "one");
+    cluster.objects.update::<Nodes>(&key, Part::Spec, &[], move_it).await.unwrap();
+    cluster.eventually("the other zone", |cluster| meant_for(cluster, "south")).await;
+    let calm = |service: &mut Service| {
+        service.spec.get_or_insert_default().traffic_distribution = None;
+        true
+    };
+    cluster.objects.update::<Services>(&default("web"), Part::Spec, &[], calm).await.unwrap();
+    cluster
+        .eventually("no hints are left", |cluster| {
+            let slices = cluster.list("endpointslices");
+            slices.len() == 1 && slices[0]["endpoints"][0].get("hints").is_none()
         })
         .await;
 }

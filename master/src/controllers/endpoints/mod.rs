@@ -1,6 +1,7 @@
 //! Keeps `EndpointSlices` and `Endpoints` equal to the pods that Services select.
 //!
 //! * [`addresses`]: pods → endpoints;
+//! * [`topology`]: zones, and for whom endpoints are meant;
 //! * [`slices`]: endpoints → the fewest changes of slices;
 //! * [`legacy`]: pods → the `Endpoints` object that older clients read.
 //!
@@ -10,6 +11,7 @@
 mod addresses;
 mod legacy;
 mod slices;
+mod topology;
 
 #[cfg(test)]
 mod tests;
@@ -64,7 +66,7 @@ impl Controller for EndpointsController {
     const NAME: &'static str = "endpoints-controller";
 
     fn resources(&self) -> Vec<&'static str> {
-        vec!["services", "pods", "endpoints", "endpointslices"]
+        vec!["services", "pods", "endpoints", "endpointslices", "nodes"]
     }
 
     fn affected(
@@ -77,6 +79,7 @@ impl Controller for EndpointsController {
             "services" => self.index().service_changed(event, add),
             "pods" => self.index().pod_changed(event, add),
             "endpoints" => add(event.object().key.clone()),
+            "nodes" => self.node_changed(event, add),
             _ => {
                 let slice = event.object();
                 if let Some(service) = slice.labels.get(slices::SERVICE_NAME) {
@@ -146,6 +149,21 @@ impl EndpointsController {
         self.context.pods.get(keys).map_err(SyncError::decode(format_args!("a pod of {key}")))
     }
 
+    /// A node that came to be in another zone takes its endpoints along. A node is there before its
+    /// pods, so nothing is to be done for a new one.
+    fn node_changed(&self, event: &ObjectEvent, add: &mut dyn FnMut(ObjectKey)) {
+        let ObjectEvent::Modified { new, old } = event else { return };
+        if new.labels.get(topology::ZONE) == old.labels.get(topology::ZONE) {
+            return;
+        }
+        let pods = self.cache("pods").map(|pods| pods.pods_on_node(&new.key.name));
+        let index = self.index();
+        for pod in pods.into_iter().flatten() {
+            let services = index.selection.of(&pod.key.namespace, &pod.labels);
+            services.iter().for_each(|key| add((**key).clone()));
+        }
+    }
+
     /// The slices that an object owns and one of our managers looks after.
     fn slices_of(&self, owner: &str, manager: &str) -> Result<Vec<EndpointSlice>, SyncError> {
         let owned = self.cache("endpointslices").map(|slices| slices.by_owner(owner));
@@ -198,7 +216,11 @@ impl EndpointsController {
             placeholder: addresses::families(&spec).first().copied(),
         };
         let existing = self.slices_of(&cached.uid, SLICES)?;
-        let desired = addresses::of_pods(service, pods);
+        let mut desired = addresses::of_pods(service, pods);
+        topology::place(&mut desired, &spec, |node| {
+            let node = self.cached("nodes", &ObjectKey::new("", node))?;
+            node.labels.get(topology::ZONE).cloned()
+        });
         self.perform(key, slices::reconcile(&frame, &existing, desired)).await
     }
 

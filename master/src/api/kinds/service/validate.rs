@@ -20,6 +20,7 @@ use crate::api::field_error::{FieldError, FieldErrors};
 const TYPES: &[&str] = &[CLUSTER_IP, EXTERNAL_NAME, LOAD_BALANCER, NODE_PORT];
 const AFFINITIES: &[&str] = &["ClientIP", "None"];
 const TRAFFIC_POLICIES: &[&str] = &["Cluster", "Local"];
+const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameZone", "PreferSameNode"];
 /// Clients of Kubernetes' kubelets connect to it; it is not to be led astray.
 const KUBELET_PORT: i32 = 10250;
 /// A day.
@@ -177,10 +178,8 @@ fn validate_policies(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) 
     if let Some(policy) = spec.internal_traffic_policy.as_deref() {
         one_of(policy, TRAFFIC_POLICIES, path.child("internalTrafficPolicy"), errors);
     }
-    if spec.traffic_distribution.is_some() {
-        let path = path.child("trafficDistribution");
-        let instead = "traffic is spread over all endpoints evenly";
-        refuse(&path, &spec.traffic_distribution, instead, errors);
+    if let Some(wish) = spec.traffic_distribution.as_deref() {
+        one_of(wish, DISTRIBUTIONS, path.child("trafficDistribution"), errors);
     }
     let Some(number) = spec.health_check_node_port.filter(|number| *number != 0) else { return };
     let path = path.child("healthCheckNodePort");

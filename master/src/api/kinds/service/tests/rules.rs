@@ -112,6 +112,7 @@ fn services_keep_to_the_rules() {
                 "spec.ipFamilyPolicy: Unsupported value: \"Both\": supported values: \"PreferDualStack\", \"RequireDualStack\", \"SingleStack\"",
             ),
             ("/spec/internalTrafficPolicy", json!("Local"), ""),
+            ("/spec/trafficDistribution", json!("PreferSameNode"), ""),
             ("/spec/externalIPs", json!(["192.0.2.1", "2001:db8::1"]), ""),
             // Without affinity it means nothing, and goes.
             ("/spec/sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 5}}), ""),
@@ -152,8 +153,8 @@ fn services_keep_to_the_rules() {
             ),
             (
                 "/spec/trafficDistribution",
-                json!("PreferClose"),
-                "spec.trafficDistribution: Forbidden: \"PreferClose\" is not supported",
+                json!("Near"),
+                "spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\", \"PreferSameZone\", \"PreferSameNode\"",
             ),
         ],
     );
