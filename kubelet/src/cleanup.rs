@@ -8,6 +8,8 @@ use runtime::ShimRuntime;
 use crate::config::Traces;
 use crate::lock::{LockError, RootLock};
 use crate::network::{self, NetworkError};
+use crate::nft::NftError;
+use crate::policy;
 use crate::proxy::{self, ProxyError};
 use crate::volumes::mounts;
 
@@ -24,6 +26,9 @@ pub enum CleanupError {
     /// The pod network could not be removed.
     #[error("failed to remove the pod network")]
     Network(#[source] NetworkError),
+    /// The rules of network policies could not be removed.
+    #[error("failed to remove the rules of network policies")]
+    Policy(#[source] NftError),
     /// The proxy's rules could not be removed.
     #[error("failed to remove the rules of the service proxy")]
     Proxy(#[source] ProxyError),
@@ -45,6 +50,7 @@ pub async fn run(traces: &Traces) -> Result<(), CleanupError> {
     let runtime = ShimRuntime::open(traces.runtime()).await.map_err(CleanupError::Containers)?;
     runtime.shutdown_all().await.map_err(CleanupError::Containers)?;
     network::teardown(&traces.network()).await.map_err(CleanupError::Network)?;
+    policy::teardown(&traces.policy_table()).await.map_err(CleanupError::Policy)?;
     proxy::teardown(&traces.nft_table).await.map_err(CleanupError::Proxy)?;
     for folder in [traces.root_dir.join("pods"), traces.root_dir.join("containers")] {
         let error = |source| CleanupError::Files { path: folder.clone(), source };

@@ -264,6 +264,11 @@ impl Traces {
     pub fn network(&self) -> NetworkConfig {
         NetworkConfig { bridge: self.bridge.clone(), state_dir: self.run_dir.join("network") }
     }
+
+    /// Name of the tables that hold pods to network policies.
+    pub fn policy_table(&self) -> String {
+        format!("{}-policy", self.nft_table)
+    }
 }
 
 /// Where images are kept.

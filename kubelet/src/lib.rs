@@ -11,7 +11,7 @@
 //!   [`tokens`]: by which pods say who they are;
 //! * [`pressure`]: images and pods that go when the node runs short of something;
 //! * [`shutdown`]: the end of the pods with their machine;
-//! * [`network`]: pod addresses and routes; [`proxy`]: Services; [`dns`]: their names;
+//! * [`network`]: pod addresses and routes; [`proxy`]: Services; [`policy`]: who may talk to whom; [`dns`]: their names;
 //!   [`nft`]: the kernel's packet filter, for whoever has a table in it.
 
 pub mod agent;
@@ -32,6 +32,7 @@ mod nft;
 pub mod node;
 pub mod node_status;
 pub mod pods;
+pub mod policy;
 pub mod pressure;
 pub mod proxy;
 pub mod reporter;

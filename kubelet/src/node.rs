@@ -20,6 +20,7 @@ use crate::lock::{LockError, RootLock};
 use crate::network::{BridgeNetwork, NetworkError};
 use crate::node_status::{Health, Images, Machine, Observe, address_towards};
 use crate::pods::{PodsConfig, PodsError};
+use crate::policy;
 use crate::pressure::{ImageGc, MachineSense, PressureConfig};
 use crate::proxy;
 use crate::reporter::Reporter;
@@ -142,6 +143,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         state.clone(),
         network.host_ports(),
         config.proxy(&node_name),
+        shutdown.clone(),
+    ));
+    tasks.spawn(policy::run(
+        state.clone(),
+        network.pod_addresses().guard(),
+        traces.policy_table(),
         shutdown.clone(),
     ));
     tasks.spawn(dns::run(state.clone(), shutdown.clone()));

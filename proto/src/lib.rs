@@ -3,13 +3,14 @@
 //! * [`node`]: the protocol between kubelets and masters, generated from `proto/node.proto`;
 //! * [`health`]: the question that gRPC probes ask, generated from `proto/health.proto`;
 //! * [`k8s`]: the Kubernetes object types, re-exported from `k8s-openapi`;
-//! * [`ObjectKey`], [`selector`], [`quantity`], [`names`], [`ephemeral`]: the few helpers every side
-//!   needs.
+//! * [`ObjectKey`], [`selector`], [`quantity`], [`names`], [`ephemeral`], [`policy`]: the few helpers
+//!   every side needs.
 
 pub mod ephemeral;
 pub mod key;
 pub mod names;
 pub mod peer;
+pub mod policy;
 pub mod quantity;
 pub mod selector;
 
@@ -30,7 +31,7 @@ pub mod health {
 }
 
 /// The version of the node protocol that this build speaks; sent in `Hello`.
-pub const NODE_PROTOCOL_VERSION: u32 = 1;
+pub const NODE_PROTOCOL_VERSION: u32 = 2;
 
 /// The port on which a master serves the API and the nodes.
 pub const DEFAULT_MASTER_PORT: u16 = 6443;

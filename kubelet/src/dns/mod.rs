@@ -161,7 +161,11 @@ fn update(known: &Shared, change: &Change, state: &StateHandle) {
         Change::Service(_) | Change::EndpointSlice(_) => {
             state.read(|state| write().names.follow(change, state));
         }
-        Change::Pod(_) | Change::ConfigMap(_) | Change::Secret(_) => {}
+        Change::Pod(_)
+        | Change::ConfigMap(_)
+        | Change::Secret(_)
+        | Change::NetworkPolicy(_)
+        | Change::PolicyPeer(_) => {}
     }
 }
 

@@ -19,7 +19,9 @@ use super::cidr::Cidr4;
 use super::ipam::{Ipam, IpamError, Lease, boot_id};
 use super::links::{self, Links, VETH_PREFIX, Veth};
 use super::news::News;
-use super::{HostPort, HostPorts, NetworkError, PodHostPorts, PodNetwork, netns, routes};
+use super::{
+    HostPort, HostPorts, NetworkError, PodAddresses, PodHostPorts, PodNetwork, netns, routes,
+};
 use crate::state::StateHandle;
 
 /// How a node's pod network is called and where it is remembered.
@@ -38,6 +40,7 @@ pub struct BridgeNetwork {
     state: StateHandle,
     ipam: Arc<Mutex<Ipam>>,
     host_ports: HostPorts,
+    addresses: PodAddresses,
 }
 
 /// What an interface carries where nothing says otherwise.
@@ -54,15 +57,22 @@ impl BridgeNetwork {
         let ipam =
             Ipam::open(&config.state_dir, &boot).map_err(|error| failed(error.to_string()))?;
         let host_ports = HostPorts::default();
+        let addresses = PodAddresses::default();
         for (pod_uid, lease) in ipam.pods() {
             host_ports.set(pod_uid, ports_of(lease));
+            addresses.set(pod_uid, &lease.addresses);
         }
-        Ok(Self { config, state, ipam: Arc::new(Mutex::new(ipam)), host_ports })
+        Ok(Self { config, state, ipam: Arc::new(Mutex::new(ipam)), host_ports, addresses })
     }
 
     /// The host ports of the pods attached here, for the proxy.
     pub fn host_ports(&self) -> HostPorts {
         self.host_ports.clone()
+    }
+
+    /// The addresses of the pods attached here, for whoever guards them.
+    pub fn pod_addresses(&self) -> PodAddresses {
+        self.addresses.clone()
     }
 
     /// Keeps the bridge and the routes to the other nodes' pods as the state says, until shutdown.
@@ -165,6 +175,9 @@ impl PodNetwork for BridgeNetwork {
         let (uid, wanted) = (pod_uid.to_owned(), ports.to_vec());
         let lease =
             self.leases(move |ipam| ipam.take(&uid, range, &wanted)).await.map_err(failed)?;
+        // No packet of the pod's passes before it is known who may talk to it.
+        self.addresses.set(pod_uid, &lease.addresses);
+        self.addresses.guarded(pod_uid).await;
         for address in &lease.addresses {
             // IPv6 comes with dual stack; no lease has such an address yet.
             let IpAddr::V4(address) = address else { continue };
@@ -182,6 +195,8 @@ impl PodNetwork for BridgeNetwork {
         self.host_ports.remove(pod_uid);
         let links = Links::open().map_err(|error| failed(error.to_string()))?;
         links.remove(&veth_name(pod_uid)).await.map_err(|error| failed(error.to_string()))?;
+        // Before the address can be another's.
+        self.addresses.remove(pod_uid);
         let uid = pod_uid.to_owned();
         self.leases(move |ipam| ipam.release(&uid)).await.map_err(failed)?;
         debug!(pod_uid, "detached a pod");

@@ -16,6 +16,7 @@ mod ipam;
 mod links;
 mod netns;
 mod news;
+mod pod_addresses;
 mod routes;
 
 use std::net::IpAddr;
@@ -25,6 +26,8 @@ pub use bridge::{BridgeNetwork, NetworkConfig, teardown};
 pub(crate) use bridge::{own_range, set_once};
 pub use host_ports::{HostPorts, PodHostPorts};
 pub(crate) use netns::within;
+pub(crate) use pod_addresses::Addresses;
+pub use pod_addresses::{PodAddresses, PodGuard};
 use serde::{Deserialize, Serialize};
 
 /// A port of the node that leads to a pod.

@@ -108,6 +108,8 @@ pub(crate) mod state {
     pub(crate) const ESTABLISHED: u32 = 2;
     /// About another connection, as ICMP errors are.
     pub(crate) const RELATED: u32 = 4;
+    /// Left alone by the tracking of connections, by somebody's order.
+    pub(crate) const UNTRACKED: u32 = 64;
 }
 
 /// [`Field::SourceType`] and [`Field::DestinationType`] of this machine's own addresses.

@@ -342,7 +342,12 @@ impl Crew {
             }
             Change::Secret(key) => self.object_changed(&key, |pod| names_secret(pod, &key.name)),
             // Their values are read when a container starts.
-            Change::Service(_) | Change::EndpointSlice(_) | Change::Peers | Change::Node => {}
+            Change::Service(_)
+            | Change::EndpointSlice(_)
+            | Change::NetworkPolicy(_)
+            | Change::PolicyPeer(_)
+            | Change::Peers
+            | Change::Node => {}
         }
         Ok(())
     }

@@ -83,7 +83,12 @@ impl Heard {
             }
             // Where this node is, is looked at anyway.
             Change::Node => {}
-            Change::Pod(_) | Change::ConfigMap(_) | Change::Secret(_) | Change::Peers => {
+            Change::Pod(_)
+            | Change::ConfigMap(_)
+            | Change::Secret(_)
+            | Change::NetworkPolicy(_)
+            | Change::PolicyPeer(_)
+            | Change::Peers => {
                 return false;
             }
         }

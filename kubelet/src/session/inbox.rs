@@ -1,10 +1,14 @@
 //! What the master says, put into the [`ClusterState`].
 
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use proto::ObjectKey;
 use proto::node::session_down::Message;
-use proto::node::{ObjectPut, ObjectRemoved, OpenTunnel, Welcome};
+use proto::node::{
+    ObjectPut, ObjectRemoved, OpenTunnel, PolicyPeer, PolicyPeers, PolicyPeersRemoved, Welcome,
+};
+use proto::policy::{PodPeer, PodPort};
 use tracing::{debug, error, warn};
 
 use crate::state::{self, Change, ClusterState, Edit, StateHandle};
@@ -64,6 +68,11 @@ impl Inbox {
             }
             Message::Put(put) => self.put(put),
             Message::Removed(removed) => self.remove(removed),
+            Message::PolicyPeers(peers) => self.policy_peers(peers),
+            Message::PolicyPeersRemoved(PolicyPeersRemoved { set }) => {
+                let none = PolicyPeers { set, whole: true, ..PolicyPeers::default() };
+                self.policy_peers(none)
+            }
             Message::OpenTunnel(tunnel) => Received::Tunnel(tunnel),
         }
     }
@@ -116,6 +125,40 @@ impl Inbox {
         uid.map_or(Received::Applied, |uid| Received::PodDeleted { uid })
     }
 
+    /// Pods came into a set that network policies name, changed there, or went out of it.
+    fn policy_peers(&mut self, peers: PolicyPeers) -> Received {
+        let PolicyPeers { set, whole, put, removed } = peers;
+        let mut news: Vec<(String, Option<PodPeer>)> = Vec::new();
+        if whole {
+            let known = |state: &ClusterState| -> Vec<String> {
+                state.policy_peers.get(&set).into_iter().flat_map(BTreeMap::keys).cloned().collect()
+            };
+            let known = self.snapshot.as_deref().map_or_else(|| self.state.read(known), known);
+            let put: HashSet<&str> = put.iter().map(|peer| peer.pod.as_str()).collect();
+            let stays = |pod: &String| put.contains(pod.as_str());
+            // Those that are put again do not go in between.
+            news.extend(known.into_iter().filter(|pod| !stays(pod)).map(|pod| (pod, None)));
+        }
+        news.extend(removed.into_iter().map(|pod| (pod, None)));
+        for peer in put {
+            let pod = peer.pod.clone();
+            match pod_peer(peer) {
+                Some(peer) => news.push((pod, Some(peer))),
+                None => error!(set, pod, "the master sent a pod with an address that is none"),
+            }
+        }
+        let edits = news
+            .into_iter()
+            .map(|(pod, peer)| state::policy_peer(ObjectKey::new(set.as_str(), pod), peer));
+        let (edits, changes): (Vec<Edit>, Vec<Change>) = edits.unzip();
+        let edit = move |state: &mut ClusterState| edits.into_iter().for_each(|edit| edit(state));
+        match &mut self.snapshot {
+            Some(snapshot) => edit(snapshot),
+            None => self.state.write(changes, edit),
+        }
+        Received::Applied
+    }
+
     /// Changes the snapshot that is coming in, or the state.
     fn edit(&mut self, edit: Edit, change: Change) {
         match &mut self.snapshot {
@@ -123,4 +166,14 @@ impl Inbox {
             None => self.state.write([change], edit),
         }
     }
+}
+
+fn pod_peer(peer: PolicyPeer) -> Option<PodPeer> {
+    let PolicyPeer { pod: _, addresses, ports } = peer;
+    let addresses = addresses.iter().map(|text| text.parse().ok()).collect::<Option<Vec<_>>>()?;
+    let ports = ports.into_iter().map(|port| {
+        let protocol = u8::try_from(port.protocol).ok()?;
+        Some(PodPort { name: port.name, protocol, number: u16::try_from(port.number).ok()? })
+    });
+    Some(PodPeer { addresses, ports: ports.collect::<Option<_>>()? })
 }

@@ -5,16 +5,18 @@
 
 mod objects;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 
 use proto::k8s::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use proto::k8s::api::discovery::v1::EndpointSlice;
+use proto::k8s::api::networking::v1::NetworkPolicy;
+use proto::policy::PodPeer;
 use proto::{ObjectKey, Peer};
 use tokio::sync::broadcast;
 
-pub(crate) use self::objects::{Edit, Object, put, removal};
+pub(crate) use self::objects::{Edit, Object, policy_peer, put, removal};
 
 /// Everything this node knows of the cluster.
 #[derive(Debug, Default)]
@@ -36,6 +38,10 @@ pub struct ClusterState {
     pub services: HashMap<ObjectKey, Arc<Service>>,
     /// All endpoint slices.
     pub endpoint_slices: HashMap<ObjectKey, Arc<EndpointSlice>>,
+    /// The network policies that select these pods.
+    pub network_policies: HashMap<ObjectKey, Arc<NetworkPolicy>>,
+    /// The pods that these policies are about, by the name of their set and then by their own.
+    pub policy_peers: HashMap<String, BTreeMap<String, Arc<PodPeer>>>,
     /// The other nodes, by name.
     pub peers: HashMap<String, Arc<Peer>>,
     /// This node's own object, with its pod CIDR.
@@ -65,6 +71,11 @@ pub enum Change {
     Service(ObjectKey),
     /// An endpoint slice came, changed or went.
     EndpointSlice(ObjectKey),
+    /// A network policy came, changed or went.
+    NetworkPolicy(ObjectKey),
+    /// A pod came into, changed in or went out of a set: the name of the set, in place of a namespace,
+    /// and its own.
+    PolicyPeer(ObjectKey),
     /// The other nodes changed.
     Peers,
     /// This node's own object changed.

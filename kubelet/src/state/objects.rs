@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use proto::k8s::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use proto::k8s::api::discovery::v1::EndpointSlice;
+use proto::k8s::api::networking::v1::NetworkPolicy;
+use proto::policy::PodPeer;
 use proto::{ObjectKey, Peer};
 use serde::de::DeserializeOwned;
 
@@ -41,6 +43,10 @@ pub(crate) fn put(
         "endpointslices" => {
             object(key, json, Change::EndpointSlice, |state| &mut state.endpoint_slices)
         }
+        "networkpolicies" => {
+            object(key, json, Change::NetworkPolicy, |state| &mut state.network_policies)
+        }
+        "policypeers" => Ok(Some(policy_peer(key, Some(serde_json::from_slice(json)?)))),
         "peers" => {
             let peer: Arc<Peer> = Arc::new(serde_json::from_slice(json)?);
             let edit = move |state: &mut ClusterState| {
@@ -55,6 +61,23 @@ pub(crate) fn put(
         }
         _ => Ok(None),
     }
+}
+
+/// The change that a pod's coming into a set means, or its going out of it.
+pub(crate) fn policy_peer(key: ObjectKey, peer: Option<PodPeer>) -> (Edit, Change) {
+    let change = Change::PolicyPeer(key.clone());
+    let edit = move |state: &mut ClusterState| match peer {
+        Some(peer) => {
+            let set = state.policy_peers.entry(key.namespace).or_default();
+            set.insert(key.name, Arc::new(peer));
+        }
+        None => {
+            if let Some(set) = state.policy_peers.get_mut(&key.namespace) {
+                set.remove(&key.name);
+            }
+        }
+    };
+    (Box::new(edit), change)
 }
 
 /// The change that an object's going means; nothing for a resource that this kubelet has no use for.
@@ -76,6 +99,10 @@ pub(crate) fn removal(resource: &str, key: ObjectKey) -> Option<(Edit, Change)> 
         "secrets" => object(key, Change::Secret, |state| &mut state.secrets),
         "services" => object(key, Change::Service, |state| &mut state.services),
         "endpointslices" => object(key, Change::EndpointSlice, |state| &mut state.endpoint_slices),
+        "networkpolicies" => {
+            object(key, Change::NetworkPolicy, |state| &mut state.network_policies)
+        }
+        "policypeers" => Some(policy_peer(key, None)),
         "peers" => {
             let edit = move |state: &mut ClusterState| {
                 state.peers.remove(&key.name);
@@ -94,6 +121,8 @@ pub(crate) enum Object {
     Secret(Arc<Secret>),
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
+    NetworkPolicy(Arc<NetworkPolicy>),
+    PolicyPeer(Arc<PodPeer>),
 }
 
 impl Object {
@@ -105,6 +134,8 @@ impl Object {
             Self::Secret(object) => serde_json::value::to_raw_value(object.as_ref()),
             Self::Service(object) => serde_json::value::to_raw_value(object.as_ref()),
             Self::EndpointSlice(object) => serde_json::value::to_raw_value(object.as_ref()),
+            Self::NetworkPolicy(object) => serde_json::value::to_raw_value(object.as_ref()),
+            Self::PolicyPeer(object) => serde_json::value::to_raw_value(object.as_ref()),
         }
     }
 }
@@ -134,6 +165,14 @@ impl ClusterState {
             Change::EndpointSlice(key) => {
                 ("endpointslices", get(&self.endpoint_slices, key, Object::EndpointSlice))
             }
+            Change::NetworkPolicy(key) => {
+                ("networkpolicies", get(&self.network_policies, key, Object::NetworkPolicy))
+            }
+            Change::PolicyPeer(key) => {
+                let set = self.policy_peers.get(&key.namespace);
+                let peer = set.and_then(|set| set.get(&key.name));
+                ("policypeers", (key.clone(), peer.cloned().map(Object::PolicyPeer)))
+            }
         };
         Some((resource, key, object))
     }
@@ -148,6 +187,8 @@ impl ClusterState {
             secrets,
             services,
             endpoint_slices,
+            network_policies,
+            policy_peers,
             peers: _,
             node: _,
             pod_cidrs: _,
@@ -160,6 +201,10 @@ impl ClusterState {
             .chain(secrets.keys().cloned().map(Change::Secret))
             .chain(services.keys().cloned().map(Change::Service))
             .chain(endpoint_slices.keys().cloned().map(Change::EndpointSlice))
+            .chain(network_policies.keys().cloned().map(Change::NetworkPolicy))
+            .chain(policy_peers.iter().flat_map(|(set, pods)| {
+                pods.keys().map(move |pod| Change::PolicyPeer(ObjectKey::new(set, pod)))
+            }))
             .collect()
     }
 }

@@ -331,6 +331,16 @@ impl TestNode {
         );
     }
 
+    /// Holds its pods to network policies. Those that no master knows of are cut off.
+    pub(crate) fn guard(&self) {
+        self.namespace.spawn(kubelet::policy::run(
+            self.state.clone(),
+            self.network.pod_addresses().guard(),
+            format!("{}-policy", self.proxy_config.table),
+            self.stop.clone(),
+        ));
+    }
+
     pub(crate) fn pod(&self, uid: &str) -> TestPod {
         self.pod_with_ports(uid, &[])
     }
@@ -367,6 +377,7 @@ impl TestNode {
         self.stop.cancel();
         let (network, proxy) = (self.network_config.clone(), self.proxy_config.clone());
         self.namespace.run(async move {
+            kubelet::policy::teardown(&format!("{}-policy", proxy.table)).await.unwrap();
             proxy::teardown(&proxy.table).await.unwrap();
             kubelet::network::teardown(&network).await.unwrap();
         });

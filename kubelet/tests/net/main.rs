@@ -5,5 +5,6 @@
 mod flows;
 mod ground;
 mod pods;
+mod policies;
 mod services;
 mod takeover;

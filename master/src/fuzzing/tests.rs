@@ -111,6 +111,7 @@ fn protobuf_bodies() {
         ("apps/v1", "Deployment"),
         ("coordination.k8s.io/v1", "Lease"),
         ("discovery.k8s.io/v1", "EndpointSlice"),
+        ("networking.k8s.io/v1", "NetworkPolicy"),
     ];
     let mut corpus = Vec::new();
     for (api_version, kind) in types {

@@ -1,5 +1,6 @@
 //! The way down: what a node is told, in the order in which it can make use of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tracing::error;
 
 use super::hub::{Hub, SessionHandle};
 use super::mailbox::{Item, Next};
-use super::references::{Difference, Reference, references};
+use super::references::{Difference, Referable, Reference, references};
 use crate::cache::CachedObject;
 
 /// A node that takes no message for so long does not keep up, whatever its heartbeats say.
@@ -80,6 +81,8 @@ impl Feed {
             }
             Item::Service(key) => self.put_or_remove("services", &key).await,
             Item::EndpointSlice(key) => self.put_or_remove("endpointslices", &key).await,
+            Item::Policy(key) => self.policy_changed(&key).await,
+            Item::PolicyPeer(set, pod) => self.policy_peer(&set, &pod).await,
             Item::Peer(name) => match self.hub.peer(&name) {
                 Some(json) => self.put("peers", &ObjectKey::new("", &*name), json).await,
                 None => self.remove("peers", &ObjectKey::new("", &*name)).await,
@@ -98,12 +101,14 @@ impl Feed {
         let caches = self.hub.caches();
         let pods =
             caches.resource("pods").map(|cache| cache.pods_on_node(node)).unwrap_or_default();
+        self.hub.policies.forget(&self.session);
+        let references: Vec<_> = pods.iter().map(|pod| self.references_of(pod)).collect();
         // Noted before it is read: a change that comes between the two is told once more.
         let named: Vec<Reference> = {
             let mut told = self.session.told();
             *told = Default::default();
-            for pod in &pods {
-                told.put(&pod.key, pod.revision, names_of(pod));
+            for (pod, references) in pods.iter().zip(references) {
+                told.put(&pod.key, pod.revision, references);
             }
             told.named().cloned().collect()
         };
@@ -118,10 +123,8 @@ impl Feed {
                 self.put("peers", &ObjectKey::new("", &*name), json).await?;
             }
         }
-        for (kind, key) in &named {
-            if let Some(object) = self.hub.object(kind.resource(), key) {
-                self.put(kind.resource(), key, object.json.clone()).await?;
-            }
+        for reference in &named {
+            self.tell_named(reference).await?;
         }
         for pod in &pods {
             self.put("pods", &pod.key, pod.json.clone()).await?;
@@ -145,30 +148,57 @@ impl Feed {
             self.remove("pods", key).await?;
             return self.difference(difference).await;
         };
-        let difference = {
-            let mut told = self.session.told();
-            if told.pod_revision(key) == Some(pod.revision) {
-                return Ok(());
-            }
-            told.put(key, pod.revision, names_of(&pod))
-        };
+        if self.session.told().pod_revision(key) == Some(pod.revision) {
+            return Ok(());
+        }
+        let references = self.references_of(&pod);
+        let difference = self.session.told().put(key, pod.revision, references);
         let Difference { added, removed } = difference;
         self.difference(Difference { added, removed: Vec::new() }).await?;
         self.put("pods", key, pod.json.clone()).await?;
         self.difference(Difference { added: Vec::new(), removed }).await
     }
 
-    async fn difference(&self, difference: Difference) -> Result<(), FeedEnd> {
+    pub(super) async fn difference(&self, difference: Difference) -> Result<(), FeedEnd> {
         let Difference { added, removed } = difference;
-        for (kind, key) in added {
-            if let Some(object) = self.hub.object(kind.resource(), &key) {
-                self.put(kind.resource(), &key, object.json.clone()).await?;
-            }
+        for reference in added {
+            self.tell_named(&reference).await?;
         }
         for (kind, key) in removed {
             self.remove(kind.resource(), &key).await?;
+            if kind == Referable::NetworkPolicy {
+                self.release_policy(&key).await?;
+            }
         }
         Ok(())
+    }
+
+    /// An object that the node may know, if it is there.
+    async fn tell_named(&self, (kind, key): &Reference) -> Result<(), FeedEnd> {
+        let Some(object) = self.hub.object(kind.resource(), key) else { return Ok(()) };
+        if *kind == Referable::NetworkPolicy {
+            return self.policy(&object).await;
+        }
+        self.put(kind.resource(), key, object.json.clone()).await
+    }
+
+    /// What a pod names, and the policies that select it.
+    pub(super) fn references_of(&self, pod: &CachedObject) -> BTreeSet<Reference> {
+        let spec = match pod.decode::<PodNames>() {
+            Ok(names) => names.spec,
+            Err(error) => {
+                // The node cannot decode it either; it is told nothing that the pod may name.
+                error!(pod = %pod.key, %error, "cannot decode a pod");
+                return BTreeSet::new();
+            }
+        };
+        let mut named = references(&pod.key.namespace, &spec);
+        // Such a pod has no address of its own that could be guarded.
+        if spec.host_network != Some(true) {
+            let selecting = self.hub.policies.selecting(pod).into_iter();
+            named.extend(selecting.map(|policy| (Referable::NetworkPolicy, policy)));
+        }
+        named
     }
 
     async fn put_or_remove(&self, resource: &str, key: &ObjectKey) -> Result<(), FeedEnd> {
@@ -178,7 +208,12 @@ impl Feed {
         }
     }
 
-    async fn put(&self, resource: &str, key: &ObjectKey, json: Bytes) -> Result<(), FeedEnd> {
+    pub(super) async fn put(
+        &self,
+        resource: &str,
+        key: &ObjectKey,
+        json: Bytes,
+    ) -> Result<(), FeedEnd> {
         let ObjectKey { namespace, name } = key.clone();
         self.send(Message::Put(ObjectPut { resource: resource.to_owned(), namespace, name, json }))
             .await
@@ -194,23 +229,12 @@ impl Feed {
         .await
     }
 
-    async fn send(&self, message: Message) -> Result<(), FeedEnd> {
+    pub(super) async fn send(&self, message: Message) -> Result<(), FeedEnd> {
         let message = Ok(SessionDown { message: Some(message) });
         match timeout(STALL, self.down.send(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(FeedEnd::Gone),
             Err(_) => Err(FeedEnd::Stalled),
-        }
-    }
-}
-
-fn names_of(pod: &CachedObject) -> std::collections::BTreeSet<Reference> {
-    match pod.decode::<PodNames>() {
-        Ok(names) => references(&pod.key.namespace, &names.spec),
-        Err(error) => {
-            // The node cannot decode it either; it is told nothing that the pod may name.
-            error!(pod = %pod.key, %error, "cannot decode a pod");
-            Default::default()
         }
     }
 }

@@ -3,7 +3,7 @@
 //! One task per resource follows the cache and drops a note into the mailbox of every session that
 //! the change concerns. The sessions look at the cache themselves when they come to it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::mailbox::{Item, Mailbox};
+use super::policies::Policies;
 use super::references::{Referable, Told};
 use crate::cache::{CachedObject, Caches, ObjectEvent, ResourceCache, Subscription, Update};
 
@@ -23,8 +24,8 @@ use crate::cache::{CachedObject, Caches, ObjectEvent, ResourceCache, Subscriptio
 pub(crate) struct SessionHandle {
     /// Whose it is.
     pub(crate) node: String,
-    /// Tells the sessions of one node apart.
-    id: u64,
+    /// Tells sessions apart.
+    pub(crate) id: u64,
     /// What it has yet to tell.
     pub(crate) mailbox: Mailbox,
     /// What it has told.
@@ -43,14 +44,24 @@ impl SessionHandle {
 pub(crate) struct Hub {
     caches: Arc<Caches>,
     sessions: RwLock<HashMap<String, Arc<SessionHandle>>>,
+    /// Who has to hear of which pods because of network policies.
+    pub(crate) policies: Policies,
     /// What other nodes have to know of each node, encoded.
     peers: RwLock<BTreeMap<Arc<str>, Bytes>>,
     next_id: AtomicU64,
 }
 
 /// The resources that sessions tell of.
-const RESOURCES: [&str; 6] =
-    ["pods", "configmaps", "secrets", "services", "endpointslices", "nodes"];
+const RESOURCES: [&str; 8] = [
+    "pods",
+    "configmaps",
+    "secrets",
+    "services",
+    "endpointslices",
+    "networkpolicies",
+    "namespaces",
+    "nodes",
+];
 
 /// A resource that the nodes need is not served.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +76,7 @@ impl Hub {
         shutdown: &CancellationToken,
     ) -> Result<Arc<Self>, MissingResource> {
         let hub = Arc::new(Self {
+            policies: Policies::new(caches.clone()),
             caches,
             sessions: RwLock::default(),
             peers: RwLock::default(),
@@ -115,6 +127,8 @@ impl Hub {
         if sessions.get(&session.node).is_some_and(|current| current.id == session.id) {
             sessions.remove(&session.node);
         }
+        drop(sessions);
+        self.policies.forget(session);
     }
 
     /// The session of a node.
@@ -170,6 +184,7 @@ impl Hub {
                 Err(lagged) => {
                     warn!(resource, error = %lagged, "telling all nodes everything anew");
                     subscription = self.subscribe(resource, &cache);
+                    self.policies.look_again();
                     self.each(|session| session.mailbox.push(Item::Snapshot));
                 }
             }
@@ -181,11 +196,14 @@ impl Hub {
         let key = || Arc::new(object.key.clone());
         match resource {
             "pods" => {
+                self.policies.pod(event);
                 let node = object.fields.get("spec.nodeName").map(String::as_str);
                 if let Some(session) = node.and_then(|node| self.session(node)) {
                     session.mailbox.push(Item::Pod(key()));
                 }
             }
+            "networkpolicies" => self.policy(event),
+            "namespaces" => self.policies.namespace(&object.key.name),
             "configmaps" => self.named(Referable::ConfigMap, key()),
             "secrets" => self.named(Referable::Secret, key()),
             "services" => {
@@ -197,6 +215,24 @@ impl Hub {
                 self.each(|session| session.mailbox.push(item.clone()));
             }
             _ => self.node(event),
+        }
+    }
+
+    /// Only nodes with pods in its namespace look at it.
+    fn policy(&self, event: &ObjectEvent) {
+        let key = &event.object().key;
+        if let ObjectEvent::Deleted(_) = event {
+            self.policies.forget_policy(key);
+        }
+        let pods = self.caches.resource("pods").map(|cache| cache.list(Some(&key.namespace)).1);
+        let pods = pods.unwrap_or_default();
+        let nodes: BTreeSet<&str> = pods
+            .iter()
+            .filter_map(|pod| pod.fields.get("spec.nodeName").map(String::as_str))
+            .collect();
+        let item = Item::Policy(Arc::new(key.clone()));
+        for session in nodes.into_iter().filter_map(|node| self.session(node)) {
+            session.mailbox.push(item.clone());
         }
     }
 

@@ -25,6 +25,10 @@ pub(crate) enum Item {
     Service(Arc<ObjectKey>),
     /// Any endpoint slice.
     EndpointSlice(Arc<ObjectKey>),
+    /// A network policy in whose namespace the node has pods.
+    Policy(Arc<ObjectKey>),
+    /// A pod that came into, went out of or changed in a set that the node's policies name.
+    PolicyPeer(Arc<str>, Arc<ObjectKey>),
     /// What is to be known of another node.
     Peer(Arc<str>),
     /// The node's own object.

@@ -12,6 +12,7 @@ mod lease;
 mod mailbox;
 mod merge;
 mod pod_tokens;
+mod policies;
 mod references;
 mod reports;
 pub mod service;

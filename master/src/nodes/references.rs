@@ -1,17 +1,21 @@
-//! Which ConfigMaps and Secrets a node may know: those that its pods name, and no others.
+//! Which ConfigMaps, Secrets and network policies a node may know: those that its pods name, or that
+//! select them, and no others.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{EnvFromSource, EnvVar, PodSpec, Volume};
 
 use crate::store::Revision;
 
-/// A resource whose objects nodes are sent because pods name them.
+/// A resource whose objects nodes are sent because of their pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Referable {
     ConfigMap,
     Secret,
+    /// Selects pods instead of being named by them.
+    NetworkPolicy,
 }
 
 impl Referable {
@@ -20,6 +24,7 @@ impl Referable {
         match self {
             Self::ConfigMap => "configmaps",
             Self::Secret => "secrets",
+            Self::NetworkPolicy => "networkpolicies",
         }
     }
 }
@@ -101,6 +106,8 @@ fn in_environment(
 pub(crate) struct Told {
     pods: HashMap<ObjectKey, ToldPod>,
     counts: HashMap<Reference, usize>,
+    policies: HashMap<ObjectKey, BTreeSet<Arc<str>>>,
+    peer_sets: HashMap<Arc<str>, usize>,
 }
 
 #[derive(Debug)]
@@ -122,6 +129,50 @@ impl Told {
     /// The revision of a pod that the node knows.
     pub(crate) fn pod_revision(&self, pod: &ObjectKey) -> Option<Revision> {
         self.pods.get(pod).map(|told| told.revision)
+    }
+
+    /// The pods of a namespace that the node knows, and of which revision.
+    pub(crate) fn pods_in(&self, namespace: &str) -> Vec<(ObjectKey, Revision)> {
+        let pods = self.pods.iter().filter(|(key, _)| key.namespace == namespace);
+        pods.map(|(key, told)| (key.clone(), told.revision)).collect()
+    }
+
+    /// A policy names these sets of pods from now on; none when it is gone. Tells which sets no
+    /// policy named before, and which none names any more.
+    pub(crate) fn policy(
+        &mut self,
+        policy: &ObjectKey,
+        sets: BTreeSet<Arc<str>>,
+    ) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        let mut added = Vec::new();
+        for set in &sets {
+            let count = self.peer_sets.entry(set.clone()).or_insert(0);
+            if *count == 0 {
+                added.push(set.clone());
+            }
+            *count += 1;
+        }
+        let old = if sets.is_empty() {
+            self.policies.remove(policy)
+        } else {
+            self.policies.insert(policy.clone(), sets)
+        };
+        let mut removed = Vec::new();
+        for set in old.into_iter().flatten() {
+            if let Some(count) = self.peer_sets.get_mut(&set) {
+                *count -= 1;
+                if *count == 0 {
+                    self.peer_sets.remove(&set);
+                    removed.push(set);
+                }
+            }
+        }
+        (added, removed)
+    }
+
+    /// Whether a policy of the node's names the set.
+    pub(crate) fn has_peer_set(&self, set: &str) -> bool {
+        self.peer_sets.contains_key(set)
     }
 
     /// Whether some pod of the node names an object.

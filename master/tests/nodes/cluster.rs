@@ -12,8 +12,8 @@ use kubelet::join::{self, JoinError, Token};
 use master::accounts::{Accounts, SigningKey};
 use master::api::authn::Identity;
 use master::api::kinds::{
-    ClusterConfig, ConfigMaps, EndpointSlices, Events, Kind, Namespaces, Nodes, Pods, Secrets,
-    ServiceAccounts, Services,
+    ClusterConfig, ConfigMaps, EndpointSlices, Events, Kind, Namespaces, NetworkPolicies, Nodes,
+    Pods, Secrets, ServiceAccounts, Services,
 };
 use master::api::objects::{Objects, Part};
 use master::api::registry::Registry;
@@ -161,6 +161,7 @@ impl Cluster {
             .with::<EndpointSlices>()
             .with::<Nodes>()
             .with::<Events>()
+            .with::<NetworkPolicies>()
             .with::<Namespaces>();
         let registry = Arc::new(registry);
         let specs = registry.resource_specs();

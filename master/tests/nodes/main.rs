@@ -3,6 +3,7 @@
 mod cluster;
 mod join;
 mod node;
+mod policies;
 mod reports;
 mod sessions;
 mod tokens;

@@ -27,6 +27,7 @@ pub mod lease;
 pub mod limit_range;
 mod metadata;
 pub mod namespace;
+pub mod network_policy;
 pub mod node;
 pub mod path;
 pub mod pod;
@@ -54,6 +55,7 @@ pub(crate) use event_view::RENAMED;
 pub use lease::Leases;
 pub use limit_range::LimitRanges;
 pub use namespace::Namespaces;
+pub use network_policy::NetworkPolicies;
 pub use node::Nodes;
 pub use pod::Pods;
 pub use pod_template::PodTemplates;
@@ -86,6 +88,7 @@ pub fn registry() -> Registry {
         .with::<Deployments>()
         .with::<ReplicaSets>()
         .with::<EndpointSlices>()
+        .with::<NetworkPolicies>()
         .with::<EventsView>()
         .with::<Leases>()
 }

@@ -98,35 +98,7 @@ pub(super) fn selector(
     errors: &mut FieldErrors,
 ) -> Option<Selector> {
     let before = errors.len();
-    metadata::labels(selector.match_labels.as_ref(), &path.child("matchLabels"), errors);
-    for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
-        let path = path.child("matchExpressions").index(index);
-        let valued = expression.values.as_ref().is_some_and(|values| !values.is_empty());
-        match expression.operator.as_str() {
-            "In" | "NotIn" if !valued => {
-                let detail = "must be specified when `operator` is 'In' or 'NotIn'";
-                errors.push(FieldError::required(path.child("values"), detail));
-            }
-            "Exists" | "DoesNotExist" if valued => {
-                let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                errors.push(FieldError::forbidden(path.child("values"), detail));
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => {
-                let detail = "not a valid selector operator";
-                errors.push(FieldError::invalid(path.child("operator"), other, detail));
-            }
-        }
-        for reason in proto::names::qualified_name(&expression.key) {
-            errors.push(FieldError::invalid(path.child("key"), expression.key.as_str(), reason));
-        }
-        for (index, value) in expression.values.iter().flatten().enumerate() {
-            for reason in proto::names::label_value(value) {
-                let path = path.child("values").index(index);
-                errors.push(FieldError::invalid(path, value.as_str(), reason));
-            }
-        }
-    }
+    metadata::selector(selector, path, errors);
     if selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
         && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
     {

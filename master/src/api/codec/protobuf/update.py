@@ -21,6 +21,7 @@ PACKAGES = {
     "k8s.io.api.coordination.v1": ("coordination.k8s.io/v1", "coordination/v1"),
     "k8s.io.api.discovery.v1": ("discovery.k8s.io/v1", "discovery/v1"),
     "k8s.io.api.events.v1": ("events.k8s.io/v1", "events/v1"),
+    "k8s.io.api.networking.v1": ("networking.k8s.io/v1", "networking/v1"),
     "k8s.io.api.policy.v1": ("policy/v1", "policy/v1"),
 }
 # Their JSON is not an object of their fields; the reader knows them by name.

@@ -4,6 +4,7 @@ mod cluster;
 mod controllers;
 mod events;
 mod limits;
+mod policies;
 mod settings;
 mod traffic;
 
@@ -67,6 +68,7 @@ fn every_kind_has_as_many_cells_as_columns_and_stable_fields() {
     ask::<Secrets>(json!({}));
     ask::<ServiceAccounts>(json!({}));
     ask::<EndpointSlices>(json!({}));
+    ask::<NetworkPolicies>(json!({}));
     ask::<ReplicaSets>(json!({}));
     ask::<Deployments>(json!({}));
     ask::<PodTemplates>(json!({}));
@@ -85,6 +87,7 @@ fn the_registry_has_every_kind_once() {
         "services",
         "endpoints",
         "endpointslices",
+        "networkpolicies",
         "nodes",
         "namespaces",
         "events",

@@ -249,6 +249,8 @@ pub(super) const TYPES: &[(&str, Fields)] = &[
     ),
     ("Lease", METADATA),
     ("EndpointSlice", METADATA),
+    ("NetworkPolicy", &[("metadata", object("ObjectMeta")), ("spec", object("NetworkPolicySpec"))]),
+    ("NetworkPolicySpec", &[("podSelector", ATOMIC)]),
     (
         "Deployment",
         &[

@@ -1,0 +1,284 @@
+//! Network policies: who may talk to this node's pods, and to whom these may talk.
+//!
+//! * [`ruleset`] decides; it is a value, made by a pure function;
+//! * [`program`] says which chains and sets that is, and what leads from one to another.
+//!
+//! Pods send everything through the node, also to a pod beside them, so that one place sees all their
+//! packets: where the node passes them on. What the node itself sends to its pods, and what they send
+//! to it, does not come by there: both are allowed always, as in Kubernetes.
+//!
+//! Memory is the truth. What an earlier kubelet left is replaced in one transaction, between two
+//! packets, once it is known what has to be there; until then, and while there is no kubelet, it stays.
+
+mod program;
+mod ruleset;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::ObjectKey;
+use proto::k8s::api::core::v1::Pod;
+use proto::policy::{PodPort, Policy, protocol_number};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use self::program::{Content, additions, changes, replacement, table};
+use self::ruleset::{KnownPod, LocalPod, View, ruleset};
+use crate::join::Chain;
+use crate::network::{Addresses, PodGuard};
+use crate::nft::expr::Ip;
+use crate::nft::table::{Command, Table};
+use crate::nft::{Guard, Nft, NftError};
+use crate::state::{Change, ClusterState, StateHandle};
+
+/// Pauses between attempts when the kernel refuses.
+const RETRY: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(30);
+
+/// Between two repairs of what somebody else changes: two who cannot agree do not fill the processors.
+const BETWEEN_REPAIRS: Duration = Duration::from_millis(200);
+
+/// Keeps the kernel's rules as the state says, until shutdown. The rules stay. All tables of this name
+/// belong to the rules.
+pub async fn run(
+    state: StateHandle,
+    mut pods: PodGuard,
+    name: String,
+    shutdown: CancellationToken,
+) {
+    let mut changes = state.changes();
+    let mut retry = *RETRY.start();
+    let tables = Ip::ALL.map(|ip| table(&name, ip));
+    let (nft, mut guard) = loop {
+        match connect(&tables) {
+            Ok(connected) => break connected,
+            Err(error) => warn!(error = %Chain(&error), ?retry, "failed to reach the rules"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(retry) => retry = (retry * 2).min(*RETRY.end()),
+        }
+    };
+    let mut keeper = Keeper {
+        nft: Arc::new(nft),
+        tables: Arc::new(tables),
+        installed: None,
+        policies: HashMap::new(),
+        round: RandomState::new().hash_one(Instant::now()) as u32,
+    };
+    let mut repaired: Option<Instant> = None;
+    retry = *RETRY.start();
+    loop {
+        let addresses = pods.pods.borrow_and_update().clone();
+        let view = state.read(|state| state.loaded.then(|| keeper.view(state, &addresses)));
+        let mut pause = None;
+        if let Some(view) = view {
+            match keeper.sync(view).await {
+                Ok(()) => {
+                    retry = *RETRY.start();
+                    pods.guards(addresses.into_keys());
+                }
+                Err(error) => {
+                    warn!(error = %Chain(&error), ?retry, "failed to change the rules");
+                    pause = Some(retry);
+                    retry = (retry * 2).min(*RETRY.end());
+                }
+            }
+        }
+        tokio::select! {
+            // Whoever removes the tables ends us first, and is not to find them made anew.
+            biased;
+            () = shutdown.cancelled() => return,
+            touched = guard.touched() => {
+                if let Err(error) = touched {
+                    warn!(%error, "failed to hear of changes of the rules by others");
+                }
+                if keeper.installed.take().is_some() {
+                    warn!("somebody else changed the rules of network policies: making them anew");
+                }
+                let since = repaired.map_or(BETWEEN_REPAIRS, |repaired| repaired.elapsed());
+                tokio::time::sleep(BETWEEN_REPAIRS.saturating_sub(since)).await;
+                repaired = Some(Instant::now());
+            }
+            () = concerning(&mut changes) => {}
+            Ok(()) = pods.pods.changed() => {}
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+        }
+    }
+}
+
+fn connect(tables: &[Table]) -> Result<(Nft, Guard), NftError> {
+    let nft = Nft::open()?;
+    let listening = nft.address().and_then(|own| Guard::listen(tables.to_vec(), own));
+    let guard = listening.map_err(|source| NftError::Socket {
+        operation: "listen for changes of the rules".into(),
+        source,
+    })?;
+    Ok((nft, guard))
+}
+
+/// Removes the tables.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn teardown(name: &str) -> Result<(), NftError> {
+    let tables = Ip::ALL.map(|ip| table(name, ip));
+    let removal = tokio::task::spawn_blocking(move || {
+        let commands = [Command::AddTable, Command::DeleteTable];
+        let [first, second] = &tables;
+        Nft::open()?.apply(&[(first, &commands[..]), (second, &commands[..])])
+    });
+    removal.await.unwrap_or_else(|error| Err(panicked("remove the rules", error)))
+}
+
+fn panicked(operation: &str, error: tokio::task::JoinError) -> NftError {
+    NftError::Socket { operation: operation.to_owned(), source: std::io::Error::other(error) }
+}
+
+/// Waits for a change that rules may follow from, and takes all that are there.
+async fn concerning(changes: &mut Receiver<Change>) {
+    loop {
+        match changes.recv().await {
+            Ok(
+                Change::Everything
+                | Change::Pod(_)
+                | Change::NetworkPolicy(_)
+                | Change::PolicyPeer(_),
+            )
+            | Err(RecvError::Lagged(_)) => break,
+            Ok(
+                Change::ConfigMap(_)
+                | Change::Secret(_)
+                | Change::Service(_)
+                | Change::EndpointSlice(_)
+                | Change::Peers
+                | Change::Node,
+            ) => {}
+            // The sender lives as long as the handle we hold.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+    while matches!(changes.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
+}
+
+struct Keeper {
+    nft: Arc<Nft>,
+    tables: Arc<[Table; 2]>,
+    /// What the kernel has; nothing before the first pass and after a failure.
+    installed: Option<Arc<[Content; 2]>>,
+    /// Policies by the version that they were read of.
+    policies: HashMap<ObjectKey, (Option<String>, Arc<Policy>)>,
+    /// The number of the rules in the kernel.
+    round: u32,
+}
+
+impl Keeper {
+    fn view(&mut self, state: &ClusterState, addresses: &Addresses) -> View {
+        let known: HashMap<&str, (&ObjectKey, &Arc<Pod>)> = state
+            .pods
+            .iter()
+            .filter_map(|(key, pod)| Some((pod.metadata.uid.as_deref()?, (key, pod))))
+            .collect();
+        let pods = addresses.iter().filter_map(|(uid, addresses)| {
+            let known = known.get(uid.as_str()).map(|(key, pod)| KnownPod {
+                namespace: key.namespace.clone(),
+                labels: pod.metadata.labels.clone().unwrap_or_default(),
+                ports: named_ports(pod),
+            });
+            // What is on disk may lack a pod that came just before the kubelet ended.
+            let cut_off = known.is_none() && !state.confirmed;
+            (!cut_off).then(|| LocalPod { known, addresses: addresses.clone() })
+        });
+        let pods = pods.collect();
+        let mut read = HashMap::new();
+        for (key, object) in &state.network_policies {
+            let version = object.metadata.resource_version.clone();
+            let policy = match self.policies.get(key) {
+                Some((same, policy)) if *same == version && version.is_some() => policy.clone(),
+                _ => match Policy::of(object) {
+                    Ok(policy) => Arc::new(policy),
+                    Err(error) => {
+                        error!(policy = %key, %error, "cannot make sense of a network policy");
+                        continue;
+                    }
+                },
+            };
+            read.insert(key.clone(), (version, policy));
+        }
+        self.policies = read;
+        let policies = self.policies.iter();
+        let policies = policies.map(|(key, (_, policy))| (key.clone(), policy.clone())).collect();
+        View { pods, policies, sets: state.policy_peers.clone() }
+    }
+
+    /// One pass.
+    async fn sync(&mut self, view: View) -> Result<(), NftError> {
+        let before = self.installed.take();
+        let (nft, tables) = (self.nft.clone(), self.tables.clone());
+        let round = self.round;
+        let pass = tokio::task::spawn_blocking(move || pass(&nft, &tables, before, &view, round));
+        let (content, round) =
+            pass.await.unwrap_or_else(|error| Err(panicked("compute the rules", error)))?;
+        self.installed = Some(content);
+        self.round = round;
+        Ok(())
+    }
+}
+
+/// Zero is the mark of a connection that nobody has marked.
+fn next_round(round: u32) -> u32 {
+    round.checked_add(1).unwrap_or(1)
+}
+
+fn pass(
+    nft: &Nft,
+    tables: &[Table; 2],
+    before: Option<Arc<[Content; 2]>>,
+    view: &View,
+    round: u32,
+) -> Result<(Arc<[Content; 2]>, u32), NftError> {
+    let started = Instant::now();
+    let ruleset = ruleset(view);
+    let content = |round| Ip::ALL.map(|ip| Content::of(&ruleset, ip, round));
+    let Some(before) = before else {
+        let round = next_round(round);
+        let after = content(round);
+        let commands = [replacement(&after[0]), replacement(&after[1])];
+        nft.apply(&[(&tables[0], &commands[0]), (&tables[1], &commands[1])])?;
+        debug!(classes = ruleset.classes.len(), took = ?started.elapsed(), "made the rules of network policies");
+        return Ok((Arc::new(after), round));
+    };
+    if content(round) == *before {
+        return Ok((before, round));
+    }
+    let round = next_round(round);
+    let after = content(round);
+    for step in [additions, changes] {
+        let commands = [step(&before[0], &after[0]), step(&before[1], &after[1])];
+        nft.apply(&[(&tables[0], &commands[0]), (&tables[1], &commands[1])])?;
+    }
+    debug!(classes = ruleset.classes.len(), took = ?started.elapsed(), "changed the rules of network policies");
+    Ok((Arc::new(after), round))
+}
+
+/// What a pod calls its ports.
+fn named_ports(pod: &Pod) -> Vec<PodPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let protocol = protocol_number(port.protocol.as_deref().unwrap_or("TCP"))?;
+            let number = u16::try_from(port.container_port).ok()?;
+            Some(PodPort { name: port.name.clone()?, protocol, number })
+        })
+        .collect()
+}
