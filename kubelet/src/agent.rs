@@ -27,6 +27,7 @@ use crate::session::Session;
 use crate::shutdown::{ShutdownPeriods, end_pods, machine_is_ending};
 use crate::snapshot::SnapshotFolder;
 use crate::state::StateHandle;
+use crate::static_pods::mirrors;
 use crate::streams::PodStreams;
 use crate::tokens::MasterLink;
 
@@ -180,6 +181,13 @@ impl Agent {
             shutdown.clone(),
         ));
         tasks.spawn(status.clone().run(self.reporter.clone(), shutdown.clone()));
+        tasks.spawn(mirrors::keep(
+            self.credentials.node_name().to_owned(),
+            self.state.clone(),
+            self.reporter.clone(),
+            self.link.clone(),
+            shutdown.clone(),
+        ));
         let session = Session {
             masters: self.masters,
             credentials: current,

@@ -113,6 +113,9 @@ pub struct Config {
     /// The token that `master token create` prints; needed the first time only.
     #[arg(long, env = "KUTTER_JOIN_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// A folder with files, a pod in each, that run here without any master: Kubernetes' static pods.
+    #[arg(long, value_name = "DIR")]
+    pub pod_manifest_path: Option<PathBuf>,
     /// A registry to be spoken to in plain HTTP; may be given several times. Loopback registries
     /// always are.
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]

@@ -8,7 +8,7 @@
 //!   what this node has to tell; [`snapshot`]: what is known when no master can be reached;
 //! * [`node_status`]: what the machine has; [`streams`]: programs and logs of pods, for tunnels;
 //! * [`pods`]: pod workers, probes, statuses; [`volumes`]: the files that pods see;
-//!   [`tokens`]: by which pods say who they are;
+//!   [`tokens`]: by which pods say who they are; [`static_pods`]: pods out of files of the node;
 //! * [`pressure`]: images and pods that go when the node runs short of something;
 //! * [`shutdown`]: the end of the pods with their machine;
 //! * [`network`]: pod addresses and routes; [`proxy`]: Services; [`policy`]: who may talk to whom; [`dns`]: their names;
@@ -40,6 +40,7 @@ pub mod session;
 pub mod shutdown;
 pub mod snapshot;
 pub mod state;
+pub mod static_pods;
 pub mod streams;
 pub mod tls;
 pub mod tokens;

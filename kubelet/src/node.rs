@@ -26,6 +26,7 @@ use crate::proxy;
 use crate::reporter::Reporter;
 use crate::snapshot::SnapshotFolder;
 use crate::state::StateHandle;
+use crate::static_pods::{StaticPods, StaticPodsError};
 use crate::tokens::MasterLink;
 
 /// Why this machine cannot be a node.
@@ -47,6 +48,9 @@ pub enum NodeError {
     /// Its address is not to be found out.
     #[error("cannot tell the address of this node; say it with --node-ip")]
     NoAddress,
+    /// Its own pods cannot be found.
+    #[error(transparent)]
+    StaticPods(#[from] StaticPodsError),
     /// Images cannot be kept.
     #[error("failed to open the images")]
     Images(#[source] ImageError),
@@ -85,6 +89,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let (state, reporter) = (StateHandle::default(), Reporter::default());
     let snapshot_folder = SnapshotFolder::of(&config.traces.root_dir);
     agent::load_snapshot(&snapshot_folder, &state);
+    // Before anything is taken over: what has no file is to end.
+    let static_pods = match &config.pod_manifest_path {
+        Some(folder) => {
+            let (state, reporter) = (state.clone(), reporter.clone());
+            Some(StaticPods::open(folder, &node_name, state, reporter)?)
+        }
+        None => None,
+    };
     let address = match config.node_ip {
         Some(address) => address,
         None => address_towards(&masters)
@@ -151,6 +163,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         traces.policy_table(),
         shutdown.clone(),
     ));
+    if let Some(static_pods) = static_pods {
+        tasks.spawn(static_pods.run(shutdown.clone()));
+    }
     tasks.spawn(dns::run(state.clone(), shutdown.clone()));
     tasks.spawn(give_memory_back(state.clone(), shutdown.clone()));
     let parts = Parts {

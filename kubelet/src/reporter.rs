@@ -7,6 +7,8 @@ use proto::ObjectKey;
 use proto::k8s::api::core::v1::{Event, NodeStatus, PodStatus};
 use tokio::sync::Notify;
 
+use crate::pressure::node_event;
+
 /// The newest of everything that is to be told, until the session has told it. Bounded by the
 /// number of pods: a newer status replaces an older one that was not sent yet.
 #[derive(Default)]
@@ -44,6 +46,9 @@ pub struct Unsent {
 /// Events kept while no master can be reached. A node makes a handful per pod start; a thousand
 /// covers a restart of all its pods.
 pub const MAX_EVENTS: usize = 1024;
+
+/// What Kubernetes keeps of a message is 1024 bytes; of most texts that is as many characters.
+const MAX_MESSAGE_CHARACTERS: usize = 1000;
 
 /// A shared handle for those who report.
 #[derive(Clone, Default)]
@@ -83,6 +88,12 @@ impl Reporter {
             }
             outbox.events.push_back(event);
         });
+    }
+
+    /// Something about the node itself that somebody should have a look at.
+    pub(crate) fn node_warning(&self, node: &str, reason: &str, message: &str) {
+        let message = message.chars().take(MAX_MESSAGE_CHARACTERS).collect();
+        self.event(node_event(node, "Warning", reason, message));
     }
 
     /// All that was not sent yet, marked as sent. `wanted` tells whether the master, as far as this
@@ -133,6 +144,20 @@ impl Reporter {
         let Some(report) = outbox.pods.get_mut(uid) else { return };
         let Some(reported) = report.status.as_ref().filter(|_| report.sent) else { return };
         if is_ready(reported) && !is_ready(stored) && reported.phase == stored.phase {
+            report.sent = false;
+            self.news.notify_one();
+        }
+    }
+
+    /// What the API shows of a pod that came before it: what was reported of it in the meantime had no
+    /// place there, and is told again.
+    pub fn retell(&self, uid: &str, shown: &PodStatus) {
+        self.reassert(uid, shown);
+        let mut outbox = self.lock();
+        if let Some(report) = outbox.pods.get_mut(uid)
+            && shown.start_time.is_none()
+            && report.sent
+        {
             report.sent = false;
             self.news.notify_one();
         }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use proto::ObjectKey;
-use proto::node::IssueTokenRequest;
 use proto::node::node_client::NodeClient;
+use proto::node::{IssueTokenRequest, PutMirrorRequest, RemoveMirrorRequest};
 use serde::Deserialize;
 use tonic::transport::Channel;
 
@@ -44,6 +44,30 @@ impl MasterLink {
     }
 }
 
+impl MasterLink {
+    /// Whether there is a session.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.load().is_some()
+    }
+
+    fn client(&self) -> Result<NodeClient<Channel>, String> {
+        let channel = self.0.load_full().ok_or("no master can be reached")?;
+        Ok(NodeClient::new(Channel::clone(&channel)))
+    }
+
+    /// Has the API show a pod of a file; or why it does not.
+    pub(crate) async fn put_mirror(&self, request: PutMirrorRequest) -> Result<(), String> {
+        let answer = self.client()?.put_mirror(request).await;
+        answer.map(drop).map_err(|status| status.message().to_owned())
+    }
+
+    /// Has the API show it no more.
+    pub(crate) async fn remove_mirror(&self, request: RemoveMirrorRequest) -> Result<(), String> {
+        let answer = self.client()?.remove_mirror(request).await;
+        answer.map(drop).map_err(|status| status.message().to_owned())
+    }
+}
+
 /// Closes the link when it is dropped.
 pub(crate) struct OpenLink<'a>(&'a MasterLink);
 
@@ -56,7 +80,7 @@ impl Drop for OpenLink<'_> {
 #[async_trait]
 impl TokenIssuer for MasterLink {
     async fn issue(&self, request: TokenRequest) -> Result<String, String> {
-        let channel = self.0.load_full().ok_or("no master can be reached")?;
+        let mut client = self.client()?;
         let TokenRequest { pod, pod_uid, audience, expiration_seconds } = request;
         let request = IssueTokenRequest {
             namespace: pod.namespace,
@@ -65,7 +89,7 @@ impl TokenIssuer for MasterLink {
             audience,
             expiration_seconds,
         };
-        let answer = NodeClient::new(Channel::clone(&channel)).issue_token(request).await;
+        let answer = client.issue_token(request).await;
         answer.map(|answer| answer.into_inner().token).map_err(|status| status.message().to_owned())
     }
 }

@@ -3,13 +3,14 @@
 //! * [`node`]: the protocol between kubelets and masters, generated from `proto/node.proto`;
 //! * [`health`]: the question that gRPC probes ask, generated from `proto/health.proto`;
 //! * [`k8s`]: the Kubernetes object types, re-exported from `k8s-openapi`;
-//! * [`ObjectKey`], [`selector`], [`quantity`], [`names`], [`ephemeral`], [`policy`]: the few helpers
-//!   every side needs.
+//! * [`ObjectKey`], [`selector`], [`quantity`], [`names`], [`ephemeral`], [`policy`], [`pod_defaults`]:
+//!   the few helpers that several sides need.
 
 pub mod ephemeral;
 pub mod key;
 pub mod names;
 pub mod peer;
+pub mod pod_defaults;
 pub mod policy;
 pub mod quantity;
 pub mod selector;

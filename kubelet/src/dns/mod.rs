@@ -162,6 +162,7 @@ fn update(known: &Shared, change: &Change, state: &StateHandle) {
             state.read(|state| write().names.follow(change, state));
         }
         Change::Pod(_)
+        | Change::Mirror(_)
         | Change::ConfigMap(_)
         | Change::Secret(_)
         | Change::NetworkPolicy(_)

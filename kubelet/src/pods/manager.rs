@@ -24,9 +24,10 @@ use super::names::{PodIdentity, is_safe_uid};
 use super::observed::PodFailure;
 use super::record::Record;
 use super::references::{names_config_map, names_secret};
+use super::spec::is_static;
 use super::worker::{Context, Mailbox, PodView, Worker};
 use super::{PodsConfig, PodsDependencies, PodsError, remains};
-use crate::state::{Change, StateHandle};
+use crate::state::{Change, ClusterState, StateHandle};
 use crate::volumes::PodDir;
 
 type Views = HashMap<String, watch::Receiver<PodView>>;
@@ -130,7 +131,9 @@ impl PodManager {
         changes: &mut broadcast::Receiver<Change>,
         shutdown: &CancellationToken,
     ) -> bool {
-        while !self.dependencies.state.read(|cluster| cluster.loaded) {
+        // Pods of this node's own need no master's word.
+        let ready = |cluster: &ClusterState| cluster.loaded || !cluster.static_pods.is_empty();
+        while !self.dependencies.state.read(ready) {
             tokio::select! {
                 () = shutdown.cancelled() => return false,
                 changed = changes.recv() => {
@@ -158,7 +161,7 @@ impl PodManager {
             matches!(phase, Some("Succeeded" | "Failed"))
         };
         self.dependencies.state.read(|cluster| {
-            cluster.pods.values().filter(|pod| !is_over(pod)).map(Arc::clone).collect()
+            cluster.all_pods().filter(|pod| !is_over(pod)).map(Arc::clone).collect()
         })
     }
 
@@ -212,6 +215,8 @@ struct Crew {
 /// One worker, as seen from outside.
 struct Hand {
     identity: PodIdentity,
+    /// It works for a pod out of a file.
+    is_static: bool,
     mailbox: Arc<Mailbox>,
 }
 
@@ -221,8 +226,11 @@ impl Crew {
         let root_dir = &self.context.config.root_dir;
         let records = Record::read_all(root_dir)
             .map_err(|source| PodsError::Root { path: PodDir::all(root_dir), source })?;
+        // Whose file has gone is still to end in its time, and nobody else has to say so.
+        let (fallen, others): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|(_, record)| self.has_fallen(record.as_ref()));
         self.leftovers
-            .extend(records.into_iter().map(|(uid, record)| (uid, record.map(|r| r.identity()))));
+            .extend(others.into_iter().map(|(uid, record)| (uid, record.map(|r| r.identity()))));
         for sandbox in &found {
             match PodIdentity::of(sandbox) {
                 Some(identity) => {
@@ -232,8 +240,22 @@ impl Crew {
             }
         }
         tracing::info!(sandboxes = found.len(), "taking over");
-        self.welcome_all(&sandboxes_by_uid(found));
+        let found = sandboxes_by_uid(found);
+        for (uid, record) in fallen {
+            self.leftovers.remove(&uid);
+            if let Some(pod) = record.and_then(|record| record.from_file) {
+                self.hire(Arc::new(pod), found.get(&uid));
+            }
+        }
+        self.welcome_all(&found);
         self.clear_away().await
+    }
+
+    /// Whether a record is of a pod out of a file that is not there any more.
+    fn has_fallen(&self, record: Option<&Record>) -> bool {
+        let Some(record) = record.filter(|record| record.from_file.is_some()) else { return false };
+        let PodIdentity { key, uid } = record.identity();
+        self.context.dependencies.state.read(|cluster| cluster.pod(&key, &uid).is_none())
     }
 
     /// All pods that have no worker yet get one.
@@ -277,7 +299,7 @@ impl Crew {
 
     fn pods(&self) -> Vec<Arc<Pod>> {
         let state = &self.context.dependencies.state;
-        state.read(|cluster| cluster.pods.values().map(Arc::clone).collect())
+        state.read(|cluster| cluster.all_pods().map(Arc::clone).collect())
     }
 
     async fn list(&self) -> Result<HashMap<String, SandboxState>, PodsError> {
@@ -298,9 +320,21 @@ impl Crew {
             tracing::error!(pod = %identity.key, uid = %identity.uid, "refusing a pod's uid");
             return;
         }
+        // Out of one file comes one pod at a time: the one before may hold the same ports.
+        let is_static = is_static(&pod);
+        let before = |hand: &Hand| hand.is_static && hand.identity.key == identity.key;
+        if is_static && self.hands.values().any(before) {
+            tracing::info!(pod = %identity.key, uid = %identity.uid, "waiting for the one before");
+            return;
+        }
+        if is_static {
+            let (uid, key) = (identity.uid.clone(), identity.key.clone());
+            let state = &self.context.dependencies.state;
+            state.write([], |cluster| drop(cluster.static_here.insert(uid, key)));
+        }
         let uid = identity.uid.clone();
         let mailbox = Arc::new(Mailbox::default());
-        let hand = Hand { identity: identity.clone(), mailbox: Arc::clone(&mailbox) };
+        let hand = Hand { identity: identity.clone(), mailbox: Arc::clone(&mailbox), is_static };
         let (worker, view) = Worker::new(Arc::clone(&self.context), identity, pod, found, mailbox);
         self.views().insert(uid.clone(), view);
         self.mailboxes().insert(uid.clone(), Arc::clone(&hand.mailbox));
@@ -324,8 +358,11 @@ impl Crew {
             }
             Change::Pod(key) => {
                 let state = &self.context.dependencies.state;
-                let pod = state.read(|cluster| cluster.pods.get(&key).map(Arc::clone));
-                if let Some(pod) = pod {
+                let pods: Vec<Arc<Pod>> = state.read(|cluster| {
+                    let named = [cluster.pods.get(&key), cluster.static_pods.get(&key)];
+                    named.into_iter().flatten().map(Arc::clone).collect()
+                });
+                for pod in pods {
                     let uid = uid_of(&pod);
                     if !self.hands.contains_key(&uid) {
                         let returning = self.leftovers.remove(&uid).is_some();
@@ -342,7 +379,8 @@ impl Crew {
             }
             Change::Secret(key) => self.object_changed(&key, |pod| names_secret(pod, &key.name)),
             // Their values are read when a container starts.
-            Change::Service(_)
+            Change::Mirror(_)
+            | Change::Service(_)
             | Change::EndpointSlice(_)
             | Change::NetworkPolicy(_)
             | Change::PolicyPeer(_)
@@ -356,7 +394,10 @@ impl Crew {
         let hands = self.hands.values().filter(|hand| hand.identity.key.namespace == key.namespace);
         let concerned: Vec<&Hand> = self.context.dependencies.state.read(|cluster| {
             hands
-                .filter(|hand| cluster.pods.get(&hand.identity.key).is_some_and(|p| concerns(p)))
+                .filter(|hand| {
+                    let PodIdentity { key, uid } = &hand.identity;
+                    cluster.pod(key, uid).is_some_and(|pod| concerns(pod))
+                })
                 .collect()
         });
         for hand in concerned {
@@ -406,10 +447,16 @@ impl Crew {
         self.views().remove(&uid);
         self.mailboxes().remove(&uid);
         let key = &hand.identity.key;
-        let pod = self.context.dependencies.state.read(|cluster| {
-            let pod = cluster.pods.get(key)?;
-            (pod.metadata.uid.as_ref() == Some(&uid)).then(|| Arc::clone(pod))
+        let state = &self.context.dependencies.state;
+        let pod = state.read(|cluster| {
+            // The same one, or the one that its changed file means.
+            let next = || cluster.static_pods.get(key).filter(|_| hand.is_static);
+            cluster.pod(key, &uid).or_else(next).map(Arc::clone)
         });
+        if hand.is_static {
+            let gone = |cluster: &mut ClusterState| drop(cluster.static_here.remove(&uid));
+            state.write([Change::Mirror(key.clone())], gone);
+        }
         if !panicked {
             // A pod that is gone has nothing to report either.
             self.context.dependencies.reporter.with(|outbox| outbox.pods.remove(&uid));

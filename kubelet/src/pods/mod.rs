@@ -56,6 +56,7 @@ pub(crate) use clock::Clock;
 pub use manager::PodManager;
 pub(crate) use names::{AttemptLabels, PodIdentity};
 pub(crate) use observed::PodFailure;
+pub(crate) use references::names_any_object;
 pub(crate) use spec::is_static;
 
 /// What pods need to know of their node.

@@ -37,7 +37,7 @@ pub(super) fn serve(state: StateHandle, runtime: Arc<dyn ContainerRuntime>) -> C
                     _ => String::new(),
                 };
                 let answer = state.read(|state| {
-                    answer(method, path, state.pods.values().map(AsRef::as_ref), metrics)
+                    answer(method, path, state.all_pods().map(AsRef::as_ref), metrics)
                 });
                 Ok::<_, std::convert::Infallible>(answer)
             }

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use proto::ObjectKey;
-use proto::k8s::api::core::v1::PodStatus;
+use proto::k8s::api::core::v1::{Pod, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use super::names::PodIdentity;
@@ -32,6 +32,10 @@ pub(crate) struct Record {
     /// Why it has to go, which its next kubelet goes on with.
     #[serde(default)]
     pub(crate) failed: Option<PodFailure>,
+    /// The pod itself, if it comes from a file of this node: with the file nobody else knows how it is
+    /// to end.
+    #[serde(default)]
+    pub(crate) from_file: Option<Pod>,
 }
 
 impl Record {
@@ -48,6 +52,7 @@ impl Record {
             status,
             promised: Some(promised),
             failed,
+            from_file: None,
         }
     }
 

@@ -1,6 +1,18 @@
 //! Which ConfigMaps and Secrets of its namespace a pod refers to.
 
-use proto::k8s::api::core::v1::{EnvFromSource, EnvVar, Pod, PodSpec, VolumeProjection};
+use proto::k8s::api::core::v1::{Container, EnvFromSource, EnvVar, Pod, PodSpec, VolumeProjection};
+
+/// The fields of a container that name a ConfigMap or Secret.
+pub(crate) fn names_any_object(container: &Container) -> Vec<String> {
+    let from = container.env_from.iter().flatten().enumerate();
+    let from = from.map(|(index, _)| format!("envFrom[{index}]"));
+    let env = container.env.iter().flatten().enumerate().filter_map(|(index, variable)| {
+        let source = variable.value_from.as_ref()?;
+        let names = source.config_map_key_ref.is_some() || source.secret_key_ref.is_some();
+        names.then(|| format!("env[{index}].valueFrom"))
+    });
+    from.chain(env).collect()
+}
 
 /// Whether a change of this ConfigMap may matter to the pod.
 pub(crate) fn names_config_map(pod: &Pod, name: &str) -> bool {

@@ -6,6 +6,7 @@ use proto::ephemeral;
 use proto::k8s::api::core::v1::{Container, EphemeralContainer, ImageVolumeSource, Pod};
 
 use super::observed::PostStart;
+use crate::static_pods::{MIRROR_ANNOTATION, SOURCE_ANNOTATION};
 
 /// What a container is to its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +35,8 @@ impl Role {
 /// Whether the pod comes from the node itself, so that no controller would make it anew.
 pub(crate) fn is_static(pod: &Pod) -> bool {
     let annotation = |name: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(name));
-    annotation("kubernetes.io/config.source").is_some_and(|source| source != "api")
-        || annotation("kubernetes.io/config.mirror").is_some()
+    annotation(SOURCE_ANNOTATION).is_some_and(|source| source != "api")
+        || annotation(MIRROR_ANNOTATION).is_some()
 }
 
 /// The specification of a container by its name, an ephemeral one included.

@@ -26,9 +26,10 @@ impl PodManager {
         pod: &ObjectKey,
         uid: &str,
     ) -> Result<watch::Receiver<PodView>, StreamFailure> {
+        let uid = self.state().read(|state| state.uid_here(pod, uid).to_owned());
         let named = |view: &watch::Receiver<PodView>| view.borrow().identity.key == *pod;
         self.views()
-            .get(uid)
+            .get(&uid)
             .filter(|view| named(view))
             .cloned()
             .ok_or_else(|| StreamFailure::not_found(format!("pods \"{}\" not found", pod.name)))
@@ -37,7 +38,7 @@ impl PodManager {
     /// Whether the container's input ends with the first who is attached to it.
     fn has_input_once(&self, target: &ContainerTarget) -> bool {
         self.state().read(|state| {
-            let pod = state.pods.get(&target.pod)?;
+            let pod = state.pod(&target.pod, state.uid_here(&target.pod, &target.pod_uid))?;
             spec::container(pod, &target.container)?.stdin_once
         }) == Some(true)
     }

@@ -151,7 +151,8 @@ async fn concerning(changes: &mut Receiver<Change>) {
             )
             | Err(RecvError::Lagged(_)) => break,
             Ok(
-                Change::ConfigMap(_)
+                Change::Mirror(_)
+                | Change::ConfigMap(_)
                 | Change::Secret(_)
                 | Change::Service(_)
                 | Change::EndpointSlice(_)
@@ -181,6 +182,7 @@ impl Keeper {
         let known: HashMap<&str, (&ObjectKey, &Arc<Pod>)> = state
             .pods
             .iter()
+            .chain(&state.static_pods)
             .filter_map(|(key, pod)| Some((pod.metadata.uid.as_deref()?, (key, pod))))
             .collect();
         let pods = addresses.iter().filter_map(|(uid, addresses)| {

@@ -84,6 +84,7 @@ impl Heard {
             // Where this node is, is looked at anyway.
             Change::Node => {}
             Change::Pod(_)
+            | Change::Mirror(_)
             | Change::ConfigMap(_)
             | Change::Secret(_)
             | Change::NetworkPolicy(_)

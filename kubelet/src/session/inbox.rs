@@ -84,7 +84,10 @@ impl Inbox {
         snapshot.service_cidrs.clone_from(&self.welcome.service_cidrs);
         snapshot.cluster_domain.clone_from(&self.welcome.cluster_domain);
         snapshot.masters.clone_from(&self.masters);
-        self.state.write([Change::Everything], |state| *state = snapshot);
+        self.state.write([Change::Everything], |state| {
+            snapshot.keep_static(state);
+            *state = snapshot;
+        });
     }
 
     fn put(&mut self, put: ObjectPut) -> Received {
@@ -104,7 +107,9 @@ impl Inbox {
         };
         self.edit(edit, change.clone());
         match change {
-            Change::Pod(_) | Change::Node if self.snapshot.is_none() => Received::Changed(change),
+            Change::Pod(_) | Change::Mirror(_) | Change::Node if self.snapshot.is_none() => {
+                Received::Changed(change)
+            }
             _ => Received::Applied,
         }
     }

@@ -163,6 +163,13 @@ impl Session {
                     self.reporter.reassert(uid, status);
                 }
             }),
+            Change::Mirror(key) => self.state.read(|state| {
+                let uid = state.static_pods.get(key).and_then(|pod| pod.metadata.uid.as_deref());
+                let mirror = state.mirrors.get(key).and_then(|mirror| mirror.status.as_ref());
+                if let (Some(uid), Some(status)) = (uid, mirror) {
+                    self.reporter.retell(uid, status);
+                }
+            }),
             Change::Node => {
                 let stored = self.state.read(|state| state.node.clone());
                 let stored = stored.as_ref().and_then(|node| ready(node.status.as_ref()?));
@@ -249,7 +256,7 @@ impl OpenSession<'_> {
                 () = reporter.changed(), if reporting && outgoing.is_empty() => {
                     let state = &self.session.state;
                     outgoing.extend(reporter.take_unsent(|key, uid| state.read(|state| {
-                        state.pods.get(key).is_some_and(|pod| pod.metadata.uid.as_deref() == Some(uid))
+                        state.pod(key, uid).is_some()
                     })));
                 }
                 permit = up.reserve(), if !outgoing.is_empty() => {

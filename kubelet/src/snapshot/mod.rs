@@ -78,7 +78,10 @@ impl SnapshotFolder {
     pub fn load(&self, state: &StateHandle) -> Result<bool, SnapshotError> {
         let Some(mut kept) = file::read(&self.0)? else { return Ok(false) };
         kept.loaded = true;
-        state.write([Change::Everything], |state| *state = kept);
+        state.write([Change::Everything], |state| {
+            kept.keep_static(state);
+            *state = kept;
+        });
         Ok(true)
     }
 
@@ -107,7 +110,8 @@ impl SnapshotFolder {
             if keeper.write(dirty).await && settle_at.is_none() {
                 settle_at = Some(started + DURABLE_AFTER);
             }
-            if shutdown.is_cancelled() {
+            // What changed during that write is to be kept, too.
+            if shutdown.is_cancelled() && changes.is_empty() {
                 keeper.settle().await;
                 return;
             }
@@ -161,6 +165,8 @@ impl Dirty {
     fn note(&mut self, change: Result<Change, RecvError>) {
         match change {
             Ok(Change::Everything) | Err(RecvError::Lagged(_)) => self.everything = true,
+            // Masters tell of mirrors, and files of what they show.
+            Ok(Change::Mirror(_)) => {}
             Ok(change) => {
                 self.changes.insert(change);
             }

@@ -30,6 +30,13 @@ pub struct ClusterState {
     pub confirmed: bool,
     /// Pods bound to this node.
     pub pods: HashMap<ObjectKey, Arc<Pod>>,
+    /// Pods that this node has in files; no master's word changes them. See
+    /// [`static_pods`](crate::static_pods).
+    pub static_pods: HashMap<ObjectKey, Arc<Pod>>,
+    /// Those of them that this node works for, by their uids; also while they end.
+    pub static_here: HashMap<String, ObjectKey>,
+    /// What the API shows of them. Nothing runs because of one.
+    pub mirrors: HashMap<ObjectKey, Arc<Pod>>,
     /// ConfigMaps that these pods name.
     pub config_maps: HashMap<ObjectKey, Arc<ConfigMap>>,
     /// Secrets that these pods name.
@@ -56,6 +63,33 @@ pub struct ClusterState {
     pub masters: Vec<IpAddr>,
 }
 
+impl ClusterState {
+    /// Takes over what no master has a say in.
+    pub(crate) fn keep_static(&mut self, before: &mut Self) {
+        self.static_pods = std::mem::take(&mut before.static_pods);
+        self.static_here = std::mem::take(&mut before.static_here);
+    }
+
+    /// All pods that are to run here, wherever they come from.
+    pub fn all_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.pods.values().chain(self.static_pods.values())
+    }
+
+    /// The pod of that name with that uid: names are unique in the API and among files each.
+    pub fn pod(&self, key: &ObjectKey, uid: &str) -> Option<&Arc<Pod>> {
+        let found = [&self.pods, &self.static_pods].into_iter().filter_map(|pods| pods.get(key));
+        found.into_iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid))
+    }
+
+    /// The uid that a pod has here, which the API knows by this one.
+    pub fn uid_here<'a>(&'a self, key: &ObjectKey, uid: &'a str) -> &'a str {
+        let is_meant = |mirror: &&Arc<Pod>| mirror.metadata.uid.as_deref() == Some(uid);
+        let mirrored = self.mirrors.get(key).filter(is_meant);
+        let own = mirrored.and_then(|_| self.static_pods.get(key)?.metadata.uid.as_deref());
+        own.unwrap_or(uid)
+    }
+}
+
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
@@ -63,6 +97,8 @@ pub enum Change {
     Everything,
     /// A pod came, changed or went.
     Pod(ObjectKey),
+    /// What the API shows of a pod of this node's own came, changed or went; or such a pod has ended.
+    Mirror(ObjectKey),
     /// A ConfigMap came, changed or went.
     ConfigMap(ObjectKey),
     /// A Secret came, changed or went.

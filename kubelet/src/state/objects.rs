@@ -11,6 +11,7 @@ use proto::{ObjectKey, Peer};
 use serde::de::DeserializeOwned;
 
 use super::{Change, ClusterState};
+use crate::static_pods::{MIRROR_ANNOTATION, SOURCE_ANNOTATION};
 
 /// A change of the state, still to be made.
 pub(crate) type Edit = Box<dyn FnOnce(&mut ClusterState) + Send>;
@@ -36,7 +37,7 @@ pub(crate) fn put(
         Ok(Some((Box::new(edit), change)))
     }
     match resource {
-        "pods" => object(key, json, Change::Pod, |state| &mut state.pods),
+        "pods" => pod(key, json).map(Some),
         "configmaps" => object(key, json, Change::ConfigMap, |state| &mut state.config_maps),
         "secrets" => object(key, json, Change::Secret, |state| &mut state.secrets),
         "services" => object(key, json, Change::Service, |state| &mut state.services),
@@ -80,6 +81,30 @@ pub(crate) fn policy_peer(key: ObjectKey, peer: Option<PodPeer>) -> (Edit, Chang
     (Box::new(edit), change)
 }
 
+/// A pod of the API: one to run, or the image of one that runs out of a file.
+fn pod(key: ObjectKey, json: &[u8]) -> Result<(Edit, Change), serde_json::Error> {
+    let mut pod: Pod = serde_json::from_slice(json)?;
+    let annotations = pod.metadata.annotations.as_mut();
+    if annotations.as_ref().is_some_and(|all| all.contains_key(MIRROR_ANNOTATION)) {
+        let change = Change::Mirror(key.clone());
+        let edit = move |state: &mut ClusterState| {
+            state.pods.remove(&key);
+            state.mirrors.insert(key, Arc::new(pod));
+        };
+        return Ok((Box::new(edit), change));
+    }
+    // Whatever it says, it comes from there: what comes out of files has privileges.
+    if let Some(source) = annotations.and_then(|all| all.get_mut(SOURCE_ANNOTATION)) {
+        "api".clone_into(source);
+    }
+    let change = Change::Pod(key.clone());
+    let edit = move |state: &mut ClusterState| {
+        state.mirrors.remove(&key);
+        state.pods.insert(key, Arc::new(pod));
+    };
+    Ok((Box::new(edit), change))
+}
+
 /// The change that an object's going means; nothing for a resource that this kubelet has no use for.
 pub(crate) fn removal(resource: &str, key: ObjectKey) -> Option<(Edit, Change)> {
     fn object<T: 'static>(
@@ -94,7 +119,14 @@ pub(crate) fn removal(resource: &str, key: ObjectKey) -> Option<(Edit, Change)> 
         Some((Box::new(edit), change))
     }
     match resource {
-        "pods" => object(key, Change::Pod, |state| &mut state.pods),
+        "pods" => {
+            let change = Change::Pod(key.clone());
+            let edit = move |state: &mut ClusterState| {
+                state.pods.remove(&key);
+                state.mirrors.remove(&key);
+            };
+            Some((Box::new(edit), change))
+        }
         "configmaps" => object(key, Change::ConfigMap, |state| &mut state.config_maps),
         "secrets" => object(key, Change::Secret, |state| &mut state.secrets),
         "services" => object(key, Change::Service, |state| &mut state.services),
@@ -155,7 +187,7 @@ impl ClusterState {
             (key.clone(), map.get(key).cloned().map(wrap))
         }
         let (resource, (key, object)) = match change {
-            Change::Everything | Change::Peers | Change::Node => return None,
+            Change::Everything | Change::Mirror(_) | Change::Peers | Change::Node => return None,
             Change::Pod(key) => ("pods", get(&self.pods, key, Object::Pod)),
             Change::ConfigMap(key) => {
                 ("configmaps", get(&self.config_maps, key, Object::ConfigMap))
@@ -183,6 +215,9 @@ impl ClusterState {
             loaded: _,
             confirmed: _,
             pods,
+            static_pods: _,
+            static_here: _,
+            mirrors: _,
             config_maps,
             secrets,
             services,

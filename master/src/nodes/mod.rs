@@ -11,6 +11,7 @@ mod hub;
 mod lease;
 mod mailbox;
 mod merge;
+mod mirrors;
 mod pod_tokens;
 mod policies;
 mod references;

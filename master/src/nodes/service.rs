@@ -6,8 +6,8 @@ use std::time::Duration;
 use proto::names;
 use proto::node::node_server::{Node, NodeServer};
 use proto::node::{
-    IssueTokenRequest, IssueTokenResponse, JoinRequest, JoinResponse, SessionDown, SessionUp,
-    TunnelUp,
+    IssueTokenRequest, IssueTokenResponse, JoinRequest, JoinResponse, PutMirrorRequest,
+    PutMirrorResponse, RemoveMirrorRequest, RemoveMirrorResponse, SessionDown, SessionUp, TunnelUp,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::credentials::{CertificateIssuer, TokenVerdict, TokenVerifier};
 use super::hub::{Hub, MissingResource};
 use super::tunnels::{TunnelDownStream, Tunnels};
-use super::{lease, pod_tokens, session};
+use super::{lease, mirrors, pod_tokens, session};
 use crate::accounts::Accounts;
 use crate::api::authn::{Identity, NODES};
 use crate::api::objects::Objects;
@@ -250,6 +250,24 @@ impl Node for NodeService {
         let node = node_from(&request)?;
         let token = pod_tokens::issue(&self.shared, &node, request.into_inner()).await?;
         Ok(Response::new(IssueTokenResponse { token }))
+    }
+
+    async fn put_mirror(
+        &self,
+        request: Request<PutMirrorRequest>,
+    ) -> Result<Response<PutMirrorResponse>, Status> {
+        let node = node_from(&request)?;
+        mirrors::put(&self.shared, &node, request.into_inner()).await?;
+        Ok(Response::new(PutMirrorResponse {}))
+    }
+
+    async fn remove_mirror(
+        &self,
+        request: Request<RemoveMirrorRequest>,
+    ) -> Result<Response<RemoveMirrorResponse>, Status> {
+        let node = node_from(&request)?;
+        mirrors::remove(&self.shared, &node, request.into_inner()).await?;
+        Ok(Response::new(RemoveMirrorResponse {}))
     }
 
     type TunnelStream = TunnelDownStream;

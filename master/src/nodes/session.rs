@@ -28,13 +28,14 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::feed::{Feed, FeedEnd};
 use super::hub::SessionHandle;
-use super::merge;
 use super::reports::{PodWord, Reports, Work};
 use super::service::Shared;
 use super::writer::Writer;
+use super::{merge, mirrors};
 use crate::api::error::ApiError;
 use crate::api::kinds::Nodes;
 use crate::api::objects::Part;
+use crate::cache::CachedObject;
 use crate::store::{self, Compare, Op, Revision, Txn, TxnOutcome, keys};
 
 /// Messages between a feed and HTTP/2; more would only wait in another place.
@@ -320,12 +321,13 @@ fn accept(shared: &Shared, node: &str, message: Message) -> Result<Option<Work>,
     })
 }
 
-/// Whether a pod is bound to the node. The node has heard of its pods out of the same cache, so the
+/// Whether a pod is bound to the node; the uid may be the one of a pod of a file on its node. The node has heard of its pods out of the same cache, so the
 /// cache knows them.
 pub(super) fn is_own_pod(shared: &Shared, node: &str, key: &ObjectKey, uid: Option<&str>) -> bool {
+    let is_shown = |pod: &CachedObject, uid| mirrors::uid_on_node(pod).as_deref() == Some(uid);
     let own = shared.hub.object("pods", key).is_some_and(|pod| {
         pod.fields.get("spec.nodeName").is_some_and(|bound| bound == node)
-            && uid.is_none_or(|uid| uid == pod.uid)
+            && uid.is_none_or(|uid| uid == pod.uid || is_shown(&pod, uid))
     });
     if !own {
         debug!(pod = %key, "ignored a report on a pod that is not this node's");

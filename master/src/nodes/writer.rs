@@ -13,8 +13,8 @@ use proto::k8s::jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
-use super::merge;
 use super::reports::{PodWord, Reports, Work};
+use super::{merge, mirrors};
 use crate::api::error::ApiError;
 use crate::api::kinds::{Events, Nodes, Pods};
 use crate::api::objects::{DeleteOptions, Objects, Part};
@@ -99,7 +99,8 @@ impl Writer {
     ) -> Result<(), ApiError> {
         let update = self.objects.update::<Pods>(key, Part::Status, &self.fence, |pod| {
             let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-            let same = pod.metadata.uid.as_deref() == Some(uid);
+            let shown = pod.metadata.annotations.as_ref().and_then(|all| all.get(mirrors::MIRROR));
+            let same = pod.metadata.uid.as_deref() == Some(uid) || shown.is_some_and(|s| s == uid);
             same && bound == Some(&self.node) && merge::pod_status(pod, status.clone())
         });
         update.await.map(drop)

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod join;
+mod mirrors;
 mod node;
 mod policies;
 mod reports;

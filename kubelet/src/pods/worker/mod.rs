@@ -43,7 +43,7 @@ use super::clock::{Clock, after, timestamp};
 use super::events::Teller;
 use super::names::PodIdentity;
 use super::observed::{ContainerRecord, Observed, PodFailure};
-use super::plan::{FORCED_GRACE, Intent, deadline, plan};
+use super::plan::{FORCED_GRACE, Intent, deadline, grace, plan};
 use super::probes::ProbeNews;
 use super::record::Record;
 use super::recover::recover;
@@ -115,7 +115,7 @@ const PROBE_NEWS: usize = 16;
 fn refusal(context: &Context, uid: &str, pod: &Pod, wants: Amounts) -> Option<PodFailure> {
     let state = &context.dependencies.state;
     let (node, present) = state.read(|cluster| {
-        let present = cluster.pods.values().filter(|pod| !status::is_final(pod.status.as_ref()));
+        let present = cluster.all_pods().filter(|pod| !status::is_final(pod.status.as_ref()));
         let uids = present.filter_map(|pod| pod.metadata.uid.clone());
         (cluster.node.clone(), uids.collect::<HashSet<String>>())
     });
@@ -287,6 +287,10 @@ impl Worker {
 
     fn intent(&self) -> Intent {
         match self.gone {
+            // Its file has gone, which is how it is deleted.
+            true if spec::is_static(&self.pod) => {
+                Intent::Terminate { grace: grace(&self.pod), report: false }
+            }
             true => Intent::Terminate { grace: FORCED_GRACE, report: false },
             false => Intent::of(&self.pod),
         }
@@ -313,14 +317,14 @@ impl Worker {
 
     fn is_in_doubt(&self) -> bool {
         let confirmed = || self.context.dependencies.state.read(|cluster| cluster.confirmed);
-        self.unheard_of && !self.gone && !confirmed()
+        self.unheard_of && !self.gone && !spec::is_static(&self.pod) && !confirmed()
     }
 
     fn look_at_state(&mut self) {
-        let pod = self.context.dependencies.state.read(|cluster| {
-            let pod = cluster.pods.get(&self.identity.key)?;
-            (pod.metadata.uid.as_deref() == Some(&self.identity.uid)).then(|| Arc::clone(pod))
-        });
+        let pod =
+            self.context.dependencies.state.read(|cluster| {
+                cluster.pod(&self.identity.key, &self.identity.uid).map(Arc::clone)
+            });
         match pod {
             Some(pod) => {
                 self.observed.volumes_stale |= references::shows_otherwise(&pod, &self.pod);

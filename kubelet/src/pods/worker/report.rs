@@ -1,13 +1,14 @@
 //! Computes the status, and tells the record and the master when it changed.
 
 use jiff::Timestamp;
-use proto::k8s::api::core::v1::PodStatus;
+use proto::k8s::api::core::v1::{Pod, PodStatus};
 
 use super::status::{PULL_ERROR_SHOWN, StatusInput, status};
 use super::{PodView, Worker};
 use crate::pods::clock::after;
 use crate::pods::plan::Intent;
 use crate::pods::record::Record;
+use crate::pods::spec;
 
 impl Worker {
     /// Reports what changed. Gives the time at which there will be something to report even if
@@ -53,8 +54,9 @@ impl Worker {
 
     /// Writes down what is about to be reported.
     pub(super) async fn record(&self, status: Option<PodStatus>) {
-        let record =
+        let mut record =
             Record::new(&self.identity, status, self.promises(), self.observed.failed.clone());
+        record.from_file = spec::is_static(&self.pod).then(|| Pod::clone(&self.pod));
         let dir = self.dir.clone();
         let written = tokio::task::spawn_blocking(move || record.write(&dir)).await;
         match written {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use proto::k8s as k8s_openapi;
 use proto::selector::Selector;
+use proto::{k8s as k8s_openapi, pod_defaults};
 use serde_json::json;
 
 use super::columns::wide;
@@ -26,7 +26,7 @@ pub(super) const IMAGES: Column =
 /// Fills in what a template does not say. One without a `spec` gets an empty one: what is wrong
 /// with it then is that it has no containers, and not that the defaults are missing too.
 pub(crate) fn default(template: &mut PodTemplateSpec) {
-    pod::defaults::spec(template.spec.get_or_insert_default());
+    pod_defaults::spec(template.spec.get_or_insert_default());
 }
 
 /// The cells of [`CONTAINERS`] and [`IMAGES`].

@@ -7,6 +7,7 @@ mod init;
 mod resize;
 mod restarts;
 mod starts;
+mod static_pods;
 mod streams;
 mod takeover;
 mod tokens;

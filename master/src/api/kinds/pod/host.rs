@@ -32,19 +32,6 @@ const MAX_SYSCTL: usize = 253;
 const SYSCTL_RULE: &str = "must have at most 253 characters and match regex \
     ([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
 
-/// Fills in the ports of the node that a pod with its network uses: those it says for itself.
-pub(super) fn default_ports(spec: &mut PodSpec) {
-    if spec.host_network != Some(true) {
-        return;
-    }
-    let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
-    for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
-        if port.host_port.unwrap_or(0) == 0 {
-            port.host_port = Some(port.container_port);
-        }
-    }
-}
-
 /// All that does not go together.
 pub(super) fn validate(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let is = |field: Option<bool>| field == Some(true);

@@ -1,6 +1,6 @@
 //! `pods`: containers that live and die together on one node.
 //!
-//! [`defaults`] fills in, [`validate`] checks with the help of a file for each part of the spec,
+//! [`proto::pod_defaults`] fill in, [`validate`] checks with the help of a file for each part of the spec,
 //! [`host`] what it may have of its node; [`unsupported`] names what this version does not do, [`update`] what may change ([`ephemeral`] and
 //! [`resize`]: by those subresources), [`status`] what a client may write of the status, [`columns`]
 //! prints.
@@ -11,7 +11,6 @@
 pub(super) mod annotations;
 mod columns;
 mod containers;
-pub(super) mod defaults;
 mod env;
 mod ephemeral;
 mod handlers;
@@ -34,7 +33,7 @@ pub(crate) use ephemeral::is_mirror;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
-use proto::k8s as k8s_openapi;
+use proto::{k8s as k8s_openapi, pod_defaults};
 use serde_json::Value;
 
 use super::path::Path;
@@ -79,9 +78,13 @@ impl Kind for Pods {
     ];
 
     fn default(object: &mut Pod) {
+        let is_mirror = is_mirror(object);
         let spec = object.spec.get_or_insert_default();
-        defaults::pod(spec);
-        host::default_ports(spec);
+        pod_defaults::pod(spec);
+        // What its node has in a file is nobody in the API.
+        if !is_mirror {
+            pod_defaults::account(spec);
+        }
     }
 
     fn prepare_create(object: &mut Pod) {

@@ -145,7 +145,10 @@ fn some_annotations_stay() {
             "metadata.annotations[container.apparmor.security.beta.kubernetes.io/main]: Forbidden: may not add AppArmor annotations",
         )],
     );
+    // As a client has read it: with an account, which only pods of the API get by default.
     let bound = with(&full(), "/spec/nodeName", json!("n1"));
+    let bound = with(&bound, "/spec/serviceAccountName", json!("default"));
+    let bound = with(&bound, "/spec/serviceAccount", json!("default"));
     check_updates::<Pods>(
         &bound,
         vec![(

@@ -1,14 +1,15 @@
-//! What a pod says when its user does not.
+//! What a pod says when its user does not: filled in by a master for the pods of the API, and by a
+//! kubelet for those in its files.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
+use crate::ephemeral;
+use crate::k8s::api::core::v1::{
     Container, DownwardAPIVolumeFile, HTTPGetAction, ObjectFieldSelector, PodSpec, Probe,
     ResourceFieldSelector, ResourceRequirements, Volume,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
-use proto::quantity::Quantity;
-use proto::{ephemeral, k8s as k8s_openapi};
+use crate::k8s::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use crate::quantity::Quantity;
 
 /// Readable by everybody, writable by the owner: 0644.
 const FILE_MODE: i32 = 0o644;
@@ -25,23 +26,41 @@ fn set(field: &mut Option<String>, value: &str) {
     }
 }
 
-/// Defaults of pods proper, which templates leave to the pods made of them.
-pub(super) fn pod(pod: &mut PodSpec) {
+/// Defaults of pods proper, which templates leave to the pods made of them; all but [`account`].
+pub fn pod(pod: &mut PodSpec) {
     spec(pod);
+    host_ports(pod);
     pod.enable_service_links.get_or_insert(true);
-    // An identity; see the kind `serviceaccounts`. The two fields always say the same.
-    let account = pod.service_account_name.clone().filter(|name| !name.is_empty());
-    let account = account.or_else(|| pod.service_account.clone());
-    pod.service_account_name = account;
-    set(&mut pod.service_account_name, "default");
-    pod.service_account.clone_from(&pod.service_account_name);
     for container in pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten()) {
         requests_from_limits(container.resources.get_or_insert_default());
     }
 }
 
+/// Who a pod of the API is if it does not say: the namespace's `default`. The two fields always say the
+/// same.
+pub fn account(pod: &mut PodSpec) {
+    let account = pod.service_account_name.clone().filter(|name| !name.is_empty());
+    let account = account.or_else(|| pod.service_account.clone());
+    pod.service_account_name = account;
+    set(&mut pod.service_account_name, "default");
+    pod.service_account.clone_from(&pod.service_account_name);
+}
+
+/// The ports of the node that a pod with its network uses: those it says for itself.
+fn host_ports(spec: &mut PodSpec) {
+    if spec.host_network != Some(true) {
+        return;
+    }
+    let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+    for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
+        if port.host_port.unwrap_or(0) == 0 {
+            port.host_port = Some(port.container_port);
+        }
+    }
+}
+
 /// Defaults of pods and of templates.
-pub(in crate::api::kinds) fn spec(spec: &mut PodSpec) {
+pub fn spec(spec: &mut PodSpec) {
     set(&mut spec.restart_policy, "Always");
     set(&mut spec.dns_policy, "ClusterFirst");
     set(&mut spec.scheduler_name, "default-scheduler");
