@@ -1,6 +1,6 @@
 //! Network policies: who may talk to this node's pods, and to whom these may talk.
 //!
-//! * [`ruleset`] decides; it is a value, made by a pure function;
+//! * [`mod@ruleset`] decides; it is a value, made by a pure function;
 //! * [`program`] says which chains and sets that is, and what leads from one to another.
 //!
 //! Pods send everything through the node, also to a pod beside them, so that one place sees all their

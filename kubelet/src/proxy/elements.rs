@@ -1,4 +1,4 @@
-//! The elements of our sets and maps that a [`Ruleset`] asks for.
+//! The elements of our sets and maps that a ruleset asks for.
 
 use ipnet::IpNet;
 
