@@ -25,13 +25,12 @@ mod zone;
 mod tests;
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hickory_proto::rr::Name;
-use ipnet::{IpNet, Ipv6Net};
-use proto::k8s::api::core::v1::Node;
+use ipnet::IpNet;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +41,7 @@ use self::forward::Forward;
 use self::names::Names;
 use self::serve::{Limits, Server};
 use self::zone::Zone;
-use crate::network::own_range;
+use crate::network::{PodRange, own_ranges};
 use crate::state::{Change, ClusterState, StateHandle};
 
 /// Where servers of names listen.
@@ -53,15 +52,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The addresses of the node's server, once the node has ranges for pods.
 pub(crate) fn server_addresses(state: &ClusterState) -> Vec<IpAddr> {
     let Some(node) = state.node.as_deref() else { return Vec::new() };
-    let ipv4 = own_range(node).map(|range| range.gateway().into());
-    ipv4.into_iter().chain(gateway6(node).map(IpAddr::from)).collect()
-}
-
-/// The node's own address in its range of IPv6: the first after the network's.
-fn gateway6(node: &Node) -> Option<Ipv6Addr> {
-    let ranges = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
-    let range: Ipv6Net = ranges.filter_map(|range| range.parse().ok()).next()?;
-    Some(Ipv6Addr::from_bits(range.network().to_bits() + 1))
+    own_ranges(node).into_iter().map(PodRange::gateway).collect()
 }
 
 /// Answers questions until shutdown.

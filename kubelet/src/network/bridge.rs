@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ipnet::Ipv4Net;
 use proto::k8s::api::core::v1::Node;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::link::LinkMessage;
@@ -15,10 +16,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::cidr::Cidr4;
 use super::ipam::{Ipam, IpamError, Lease, boot_id};
 use super::links::{self, Links, VETH_PREFIX, Veth};
 use super::news::News;
+use super::ranges::{PodRange, own_ipv4_range};
 use super::{
     HostPort, HostPorts, NetworkError, PodAddresses, PodHostPorts, PodNetwork, netns, routes,
 };
@@ -81,10 +82,10 @@ impl BridgeNetwork {
     }
 
     /// This node's pod range; waits until a master has given it one.
-    async fn own_range(&self) -> Cidr4 {
+    async fn own_range(&self) -> Ipv4Net {
         let mut changes = self.state.changes();
         loop {
-            let range = self.state.read(|state| state.node.as_deref().and_then(own_range));
+            let range = self.state.read(|state| state.node.as_deref().and_then(own_ipv4_range));
             if let Some(range) = range {
                 return range;
             }
@@ -113,7 +114,7 @@ impl BridgeNetwork {
         pod_uid: &str,
         netns: &Path,
         address: Ipv4Addr,
-        range: Cidr4,
+        range: Ipv4Net,
     ) -> Result<(), Problem> {
         let netns = File::open(netns).map_err(|error| {
             Problem::Reason(format!("no network namespace at {}: {error}", netns.display()))
@@ -173,8 +174,10 @@ impl PodNetwork for BridgeNetwork {
         let failed = |reason| NetworkError { operation: format!("attach pod {pod_uid}"), reason };
         let range = self.own_range().await;
         let (uid, wanted) = (pod_uid.to_owned(), ports.to_vec());
-        let lease =
-            self.leases(move |ipam| ipam.take(&uid, range, &wanted)).await.map_err(failed)?;
+        let lease = self
+            .leases(move |ipam| ipam.take(&uid, range.into(), &wanted))
+            .await
+            .map_err(failed)?;
         // No packet of the pod's passes before it is known who may talk to it.
         self.addresses.set(pod_uid, &lease.addresses);
         self.addresses.guarded(pod_uid).await;
@@ -279,13 +282,6 @@ enum Problem {
 
 fn ports_of(lease: &Lease) -> PodHostPorts {
     PodHostPorts { addresses: lease.addresses.clone(), ports: lease.host_ports.clone() }
-}
-
-/// The IPv4 range a node's pods get their addresses from.
-pub(crate) fn own_range(node: &Node) -> Option<Cidr4> {
-    let spec = node.spec.as_ref()?;
-    let several = spec.pod_cidrs.iter().flatten();
-    spec.pod_cidr.iter().chain(several).find_map(|text| text.parse().ok())
 }
 
 fn internal_addresses(node: &Node) -> Vec<IpAddr> {

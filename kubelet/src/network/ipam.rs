@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::HostPort;
-use super::cidr::Cidr4;
+use super::ranges::{address_at, offset_of, pod_offsets};
 
 /// What one pod has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,37 +35,38 @@ pub(crate) struct Leases {
     boot: String,
     /// Where the search for a free address goes on, so that one given back rests for as long as
     /// the range allows.
-    next: Option<Ipv4Addr>,
+    next: Option<IpAddr>,
     /// By pod uid.
     pods: BTreeMap<String, Lease>,
 }
 
 impl Leases {
     /// The next free address of the range; nothing when all are taken.
-    fn free_address(&self, range: Cidr4) -> Option<Ipv4Addr> {
-        let candidates = range.pod_addresses();
+    fn free_address(&self, range: IpNet) -> Option<IpAddr> {
+        let candidates = pod_offsets(range);
         let taken: BTreeSet<IpAddr> =
             self.pods.values().flat_map(|lease| lease.addresses.iter().copied()).collect();
         let start = self
             .next
-            .map(u32::from)
+            .and_then(|next| offset_of(range, next))
             .filter(|next| candidates.contains(next))
             .unwrap_or(candidates.start);
         (start..candidates.end)
             .chain(candidates.start..start)
-            .map(Ipv4Addr::from)
-            .find(|address| !taken.contains(&IpAddr::V4(*address)))
+            .map(|offset| address_at(range, offset))
+            .find(|address| !taken.contains(address))
     }
 
     /// The pod's lease, with these host ports; a new one if it has none or one of another range.
-    fn take(&mut self, pod_uid: &str, range: Cidr4, host_ports: &[HostPort]) -> Option<Lease> {
+    fn take(&mut self, pod_uid: &str, range: IpNet, host_ports: &[HostPort]) -> Option<Lease> {
         let held = self.pods.get(pod_uid).map(|lease| lease.addresses.clone());
         let addresses = match held {
             Some(addresses) => addresses,
             None => {
                 let address = self.free_address(range)?;
-                self.next = Some(Ipv4Addr::from(u32::from(address).wrapping_add(1)));
-                vec![IpAddr::V4(address)]
+                let next = offset_of(range, address)? + 1;
+                self.next = Some(address_at(range, next));
+                vec![address]
             }
         };
         let lease = Lease { addresses, host_ports: host_ports.to_vec() };
@@ -85,7 +87,7 @@ pub(crate) struct Ipam {
 pub(crate) enum IpamError {
     /// Every address is taken.
     #[error("all addresses of {0} are in use")]
-    Exhausted(Cidr4),
+    Exhausted(IpNet),
     /// The file could not be read or written.
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
@@ -125,7 +127,7 @@ impl Ipam {
     pub(crate) fn take(
         &mut self,
         pod_uid: &str,
-        range: Cidr4,
+        range: IpNet,
         host_ports: &[HostPort],
     ) -> Result<Lease, IpamError> {
         let mut changed = self.leases.clone();
@@ -169,7 +171,7 @@ pub(crate) fn boot_id() -> io::Result<String> {
 mod tests {
     use super::*;
 
-    fn range() -> Cidr4 {
+    fn range() -> IpNet {
         "10.244.1.0/29".parse().unwrap()
     }
 

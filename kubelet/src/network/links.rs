@@ -20,6 +20,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use ipnet::Ipv4Net;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
@@ -30,8 +31,8 @@ use rtnetlink::{
     RouteMessageBuilder,
 };
 
-use super::cidr::Cidr4;
 use super::news::News;
+use super::ranges::PodRange;
 
 /// The name of a pod's interface inside the pod.
 pub(crate) const POD_INTERFACE: &str = "eth0";
@@ -126,7 +127,7 @@ impl Links {
     pub(crate) async fn ensure_bridge(
         &self,
         name: &str,
-        range: Cidr4,
+        range: Ipv4Net,
     ) -> Result<u32, rtnetlink::Error> {
         let gateway = range.gateway();
         let link = match self.find(name).await? {
@@ -144,8 +145,12 @@ impl Links {
             let up = LinkUnspec::new_with_index(index).up().build();
             self.handle.link().change(up).execute().await?;
         }
-        let address =
-            self.handle.address().add(index, IpAddr::V4(gateway), range.prefix()).execute().await;
+        let address = self
+            .handle
+            .address()
+            .add(index, IpAddr::V4(gateway), range.prefix_len())
+            .execute()
+            .await;
         unless(address, nix::errno::Errno::EEXIST)?;
         Ok(index)
     }
@@ -235,7 +240,7 @@ pub(crate) struct InterfaceAddress {
     /// The address.
     pub(crate) address: Ipv4Addr,
     /// Who is reached over the interface without a router.
-    pub(crate) range: Cidr4,
+    pub(crate) range: Ipv4Net,
 }
 
 impl InterfaceAddress {
@@ -250,7 +255,7 @@ impl InterfaceAddress {
         // On a point-to-point link the local address differs, and the range is around the peer's.
         let peer = find(false);
         let address = find(true).or(peer)?;
-        let range = Cidr4::around(peer.unwrap_or(address), message.header.prefix_len);
+        let range = Ipv4Net::new(peer.unwrap_or(address), message.header.prefix_len).ok()?.trunc();
         Some(Self { interface: message.header.index, address, range })
     }
 }

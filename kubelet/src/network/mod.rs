@@ -10,24 +10,25 @@
 //! machine, and nothing outside of it is touched but the pods' own.
 
 mod bridge;
-mod cidr;
 mod host_ports;
 mod ipam;
 mod links;
 mod netns;
 mod news;
 mod pod_addresses;
+mod ranges;
 mod routes;
 
 use std::net::IpAddr;
 use std::path::Path;
 
+pub(crate) use bridge::set_once;
 pub use bridge::{BridgeNetwork, NetworkConfig, teardown};
-pub(crate) use bridge::{own_range, set_once};
 pub use host_ports::{HostPorts, PodHostPorts};
 pub(crate) use netns::within;
 pub(crate) use pod_addresses::Addresses;
 pub use pod_addresses::{PodAddresses, PodGuard};
+pub(crate) use ranges::{PodRange, own_ranges};
 use serde::{Deserialize, Serialize};
 
 /// A port of the node that leads to a pod.

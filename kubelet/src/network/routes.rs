@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -22,10 +23,9 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::bridge::own_range;
-use super::cidr::{Cidr4, ipv4_ranges};
 use super::links::{InterfaceAddress, Links, VETH_PREFIX, name_of, unless};
 use super::news::News;
+use super::ranges::{ipv4_ranges, own_ipv4_range};
 use super::{NetworkConfig, NetworkError};
 use crate::state::{Change, ClusterState, StateHandle};
 
@@ -40,7 +40,7 @@ const RETRY: std::ops::RangeInclusive<Duration> =
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Route {
     /// Where to.
-    pub(crate) destination: Cidr4,
+    pub(crate) destination: Ipv4Net,
     /// Over which node; nothing: right there on the interface.
     pub(crate) gateway: Option<Ipv4Addr>,
     /// The interface's number.
@@ -53,16 +53,16 @@ pub(crate) struct View {
     /// Whether a master has said so since the kubelet started: what was on disk may lack a node.
     pub(crate) confirmed: bool,
     /// The range of this node's pods.
-    pub(crate) own_range: Option<Cidr4>,
+    pub(crate) own_range: Option<Ipv4Net>,
     /// Addresses and pod ranges of the other nodes, by name.
-    pub(crate) peers: BTreeMap<String, (Vec<Ipv4Addr>, Vec<Cidr4>)>,
+    pub(crate) peers: BTreeMap<String, (Vec<Ipv4Addr>, Vec<Ipv4Net>)>,
     /// Where Services have their addresses.
-    pub(crate) service_ranges: Vec<Cidr4>,
+    pub(crate) service_ranges: Vec<Ipv4Net>,
 }
 
 impl View {
     pub(crate) fn of(state: &ClusterState) -> Self {
-        let own_range = state.node.as_deref().and_then(own_range);
+        let own_range = state.node.as_deref().and_then(own_ipv4_range);
         let peers = state.peers.values().map(|peer| {
             let addresses = peer.addresses.iter().filter_map(|address| match address {
                 IpAddr::V4(address) => Some(*address),
@@ -94,8 +94,8 @@ fn reach(addresses: &[Ipv4Addr], interfaces: &[InterfaceAddress], bridge: u32) -
     let on_segment = |address: &Ipv4Addr| {
         interfaces
             .iter()
-            .filter(|own| own.interface != bridge && own.range.contains(*address))
-            .max_by_key(|own| own.range.prefix())
+            .filter(|own| own.interface != bridge && own.range.contains(address))
+            .max_by_key(|own| own.range.prefix_len())
             .map(|own| Reach::Direct { gateway: *address, interface: own.interface })
     };
     addresses.iter().find_map(on_segment).unwrap_or(Reach::Beyond)
@@ -148,8 +148,8 @@ pub(crate) enum RouteAction {
 
 /// What leads from the routes that are there to those that should be.
 pub(crate) fn reconcile(desired: &BTreeSet<Route>, observed: &BTreeSet<Route>) -> Vec<RouteAction> {
-    let wanted: BTreeSet<Cidr4> = desired.iter().map(|route| route.destination).collect();
-    let there: BTreeSet<Cidr4> = observed.iter().map(|route| route.destination).collect();
+    let wanted: BTreeSet<Ipv4Net> = desired.iter().map(|route| route.destination).collect();
+    let there: BTreeSet<Ipv4Net> = observed.iter().map(|route| route.destination).collect();
     let removed = observed
         .iter()
         .filter(|route| !wanted.contains(&route.destination))
@@ -293,7 +293,7 @@ async fn apply(links: &Links, action: RouteAction) -> Result<(), rtnetlink::Erro
 
 fn message(route: Route) -> RouteMessage {
     let builder = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(route.destination.network(), route.destination.prefix())
+        .destination_prefix(route.destination.network(), route.destination.prefix_len())
         .output_interface(route.interface)
         .protocol(PROTOCOL);
     match route.gateway {
@@ -324,7 +324,8 @@ fn observed(message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
-    let destination = Cidr4::around(destination, message.header.destination_prefix_length);
+    let length = message.header.destination_prefix_length;
+    let destination = Ipv4Net::new(destination, length).ok()?;
     Some(Route { destination, gateway, interface: interface? })
 }
 
@@ -345,7 +346,7 @@ mod tests {
     fn own(interface: u32, text: &str) -> InterfaceAddress {
         let (address, prefix) = text.split_once('/').unwrap();
         let address: Ipv4Addr = address.parse().unwrap();
-        let range = Cidr4::around(address, prefix.parse().unwrap());
+        let range = Ipv4Net::new(address, prefix.parse().unwrap()).unwrap().trunc();
         InterfaceAddress { interface, address, range }
     }
 
