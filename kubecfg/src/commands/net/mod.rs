@@ -59,9 +59,10 @@ pub(crate) async fn check(cluster: &Cluster, service: Option<&str>, how: &How) -
         Some(name) => Some(Subject::find(cluster, name).await?),
         None => None,
     };
-    let mut probers = Probers::new(cluster.client.clone()).await?;
+    // Before anything is made: whoever is interrupted has to clean up from then on.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut probers = Probers::new(cluster.client.clone()).await?;
     let result = tokio::select! {
         result = look(&mut probers, subject.as_ref(), how) => Some(result),
         _ = interrupt.recv() => None,
