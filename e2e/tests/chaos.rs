@@ -414,6 +414,13 @@ async fn once(lab: &Lab, holds: impl Fn(&Remains) -> bool) -> Result<Remains> {
 
 type Remains = BTreeMap<&'static str, String>;
 
+/// How many mounts a machine sees. What others mount and take away on the real one is seen by all
+/// machines of a lab.
+fn mounts(machine: &Machine) -> Result<i64> {
+    let count = machine.run(&["sh", "-c", "wc -l < /proc/self/mountinfo"])?;
+    Ok(count.trim().parse()?)
+}
+
 /// What there is on the node, as numbers and lists that do not depend on which pods there were.
 fn remains(lab: &Lab) -> Result<Remains> {
     let node = &lab.nodes[0];
@@ -425,7 +432,7 @@ fn remains(lab: &Lab) -> Result<Remains> {
     let leases = fs::read(node.folder.join("run/network/addresses.json"))?;
     let leases: serde_json::Value = serde_json::from_slice(&leases)?;
     Ok(BTreeMap::from([
-        ("mounts", shell("wc -l < /proc/self/mountinfo")?),
+        ("mounts", (mounts(node)? - mounts(&lab.hub)?).to_string()),
         ("links", shell("ip -o link | wc -l")?),
         ("routes", shell("ip route | wc -l")?),
         ("processes", shell("pgrep -x 'kutter-.*|testserver' | wc -l")?),
