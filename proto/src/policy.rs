@@ -144,6 +144,12 @@ pub fn protocol_number(name: &str) -> Option<u8> {
 }
 
 impl Policy {
+    /// Lets nobody through, to or from any pod of its namespace: what stands for a policy that nobody
+    /// can make sense of. To leave that out would open what it was to close.
+    pub fn closed() -> Self {
+        Self { pods: Selector::everything(), ingress: Some(Vec::new()), egress: Some(Vec::new()) }
+    }
+
     /// Out of the object.
     ///
     /// # Errors
@@ -316,6 +322,18 @@ mod tests {
 
     fn names(policy: &Policy) -> Vec<String> {
         policy.peer_sets().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_nobody_can_make_sense_of_lets_nobody_through() {
+        let broken = json!({"spec": {"policyTypes": ["Ingress"], "ingress": [{"from": [
+            {"ipBlock": {"cidr": "10.0.0.0/40"}},
+        ]}]}});
+        let object = serde_json::from_value(broken).unwrap();
+        assert_eq!(Policy::of(&object), Err(PolicyError::Range("10.0.0.0/40".to_owned())));
+        let closed = Policy::closed();
+        assert!(closed.pods.matches(&std::collections::BTreeMap::new()));
+        assert_eq!((closed.ingress, closed.egress), (Some(Vec::new()), Some(Vec::new())));
     }
 
     #[test]

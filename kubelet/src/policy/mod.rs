@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::Pod;
+use proto::k8s::api::networking::v1::NetworkPolicy;
 use proto::policy::{PodPort, Policy, protocol_number};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -166,13 +167,15 @@ async fn concerning(changes: &mut Receiver<Change>) {
     while matches!(changes.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
 }
 
+/// Policies by the version that they were read of.
+type Policies = HashMap<ObjectKey, (Option<String>, Arc<Policy>)>;
+
 struct Keeper {
     nft: Arc<Nft>,
     tables: Arc<[Table; 2]>,
     /// What the kernel has; nothing before the first pass and after a failure.
     installed: Option<Arc<[Content; 2]>>,
-    /// Policies by the version that they were read of.
-    policies: HashMap<ObjectKey, (Option<String>, Arc<Policy>)>,
+    policies: Policies,
     /// The number of the rules in the kernel.
     round: u32,
 }
@@ -196,22 +199,7 @@ impl Keeper {
             (!cut_off).then(|| LocalPod { known, addresses: addresses.clone() })
         });
         let pods = pods.collect();
-        let mut read = HashMap::new();
-        for (key, object) in &state.network_policies {
-            let version = object.metadata.resource_version.clone();
-            let policy = match self.policies.get(key) {
-                Some((same, policy)) if *same == version && version.is_some() => policy.clone(),
-                _ => match Policy::of(object) {
-                    Ok(policy) => Arc::new(policy),
-                    Err(error) => {
-                        error!(policy = %key, %error, "cannot make sense of a network policy");
-                        continue;
-                    }
-                },
-            };
-            read.insert(key.clone(), (version, policy));
-        }
-        self.policies = read;
+        self.policies = understood(&self.policies, &state.network_policies);
         let policies = self.policies.iter();
         let policies = policies.map(|(key, (_, policy))| (key.clone(), policy.clone())).collect();
         View { pods, policies, sets: state.policy_peers.clone() }
@@ -267,6 +255,23 @@ fn pass(
     Ok((Arc::new(after), round))
 }
 
+/// Policies out of their objects; what was read before is not read again. One that nobody can make
+/// sense of lets nobody through: left out, it would open what it was to close.
+fn understood(before: &Policies, objects: &HashMap<ObjectKey, Arc<NetworkPolicy>>) -> Policies {
+    let read = |(key, object): (&ObjectKey, &Arc<NetworkPolicy>)| {
+        let version = object.metadata.resource_version.clone();
+        let policy = match before.get(key) {
+            Some((same, policy)) if *same == version && version.is_some() => policy.clone(),
+            _ => Arc::new(Policy::of(object).unwrap_or_else(|error| {
+                error!(policy = %key, %error, "cannot make sense of a network policy: it lets nobody through");
+                Policy::closed()
+            })),
+        };
+        (key.clone(), (version, policy))
+    };
+    objects.iter().map(read).collect()
+}
+
 /// What a pod calls its ports.
 fn named_ports(pod: &Pod) -> Vec<PodPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
@@ -283,4 +288,30 @@ fn named_ports(pod: &Pod) -> Vec<PodPort> {
             Some(PodPort { name: port.name.clone()?, protocol, number })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_policy_that_makes_no_sense_closes_until_it_makes_some() {
+        let key = ObjectKey::new("shop", "p");
+        let object = |version: &str, cidr: &str| {
+            let object = json!({
+                "metadata": {"namespace": "shop", "name": "p", "resourceVersion": version},
+                "spec": {"policyTypes": ["Ingress"], "ingress": [{"from": [{"ipBlock": {"cidr": cidr}}]}]},
+            });
+            HashMap::from([(key.clone(), Arc::new(serde_json::from_value(object).unwrap()))])
+        };
+        let broken = understood(&Policies::new(), &object("1", "10.0.0.0/40"));
+        assert_eq!(*broken[&key].1, Policy::closed());
+        let again = understood(&broken, &object("1", "10.0.0.0/40"));
+        assert!(Arc::ptr_eq(&again[&key].1, &broken[&key].1), "it is told once");
+        let mended = understood(&again, &object("2", "10.0.0.0/24"));
+        assert_eq!(mended[&key].1.ingress.as_ref().map(Vec::len), Some(1));
+        assert_eq!(mended[&key].1.egress, None);
+    }
 }
