@@ -89,38 +89,53 @@ fn a_damaged_file_is_told_and_changes_nothing() {
     assert!(!state.read(|state| state.loaded));
 }
 
+fn dirty<const N: usize>(changes: [Change; N]) -> Dirty {
+    let mut dirty = Dirty::default();
+    changes.into_iter().for_each(|change| dirty.note(Ok(change)));
+    dirty
+}
+
 #[tokio::test]
 async fn a_change_is_appended() {
     let root = tempfile::tempdir().unwrap();
     let folder = SnapshotFolder::of(root.path());
     let state = full();
-    let shutdown = CancellationToken::new();
-    let keeper = tokio::spawn(folder.clone().keep(state.clone(), shutdown.clone()));
-    tokio::task::yield_now().await;
-    // The first write is of everything, whatever changed.
-    state.write([Change::Node], |_| ());
-    let path = root.path().join("snapshot/state.fresh.jsonl");
-    while !path.exists() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    state.write([Change::Pod(key("q"))], |state| {
+    let keeper = Keeper { folder: folder.0.clone(), state: state.clone(), writer: Arc::default() };
+    assert!(keeper.write(dirty([Change::Everything])).await);
+    state.write([], |state| {
         state.pods.insert(key("q"), object("q"));
-    });
-    state.write([Change::Secret(key("s"))], |state| {
         state.secrets.remove(&key("s"));
     });
-    // A clean end writes what is outstanding at once.
-    shutdown.cancel();
-    keeper.await.unwrap();
-    assert!(!path.exists(), "it is durable");
-    let text = std::fs::read_to_string(root.path().join("snapshot/state.jsonl")).unwrap();
+    assert!(keeper.write(dirty([Change::Pod(key("q")), Change::Secret(key("s"))])).await);
+    keeper.settle().await;
+    let path = root.path().join("snapshot/state.jsonl");
+    let text = std::fs::read_to_string(path).unwrap();
     let (_, appended) = text.split_once("\"whole\"\n").unwrap();
     assert_eq!(appended.lines().count(), 2, "{appended}");
-    let loaded = load(&folder);
-    loaded.read(|state| {
+    assert!(!root.path().join("snapshot/state.fresh.jsonl").exists(), "it is durable");
+    load(&folder).read(|state| {
         assert!(state.pods.contains_key(&key("p")) && state.pods.contains_key(&key("q")));
         assert!(state.secrets.is_empty());
     });
+}
+
+#[tokio::test]
+async fn a_clean_end_writes_what_is_outstanding_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = SnapshotFolder::of(root.path());
+    let state = full();
+    let shutdown = CancellationToken::new();
+    let keeping = folder.clone().keep(state.clone(), shutdown.clone());
+    tokio::pin!(keeping);
+    // It listens from its first step on.
+    assert!(futures::poll!(&mut keeping).is_pending());
+    state.write([Change::Pod(key("q"))], |state| {
+        state.pods.insert(key("q"), object("q"));
+    });
+    shutdown.cancel();
+    keeping.await;
+    assert!(!root.path().join("snapshot/state.fresh.jsonl").exists(), "it is durable");
+    load(&folder).read(|state| assert!(state.pods.contains_key(&key("q"))));
 }
 
 /// Any end of a file that somebody may have left in the middle of a line.
