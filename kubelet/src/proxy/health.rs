@@ -143,6 +143,7 @@ async fn accept(listeners: &[TcpListener]) -> std::io::Result<tokio::net::TcpStr
 /// All addresses; or those of this node at which node ports are served.
 fn addresses(ranges: &BTreeMap<Ip, Ranges>) -> Vec<IpAddr> {
     let own: Vec<IpAddr> = nix::ifaddrs::getifaddrs()
+        .inspect_err(|error| warn!(%error, "cannot list the node's addresses for health checks"))
         .map(|interfaces| {
             let addresses = interfaces.filter_map(|interface| interface.address);
             addresses

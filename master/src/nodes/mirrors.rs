@@ -11,7 +11,7 @@ use proto::node::{PutMirrorRequest, RemoveMirrorRequest};
 use proto::{ObjectKey, k8s as k8s_openapi};
 use serde::Deserialize;
 use tonic::Status;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::references::references;
 use super::service::Shared;
@@ -103,7 +103,9 @@ pub(crate) fn uid_on_node(pod: &CachedObject) -> Option<String> {
         #[serde(default)]
         annotations: Option<BTreeMap<String, String>>,
     }
-    let shown: Shown = pod.decode().ok()?;
+    let shown = pod.decode::<Shown>();
+    let shown = shown.inspect_err(|error| error!(pod = %pod.key, %error, "cannot decode a pod"));
+    let shown = shown.ok()?;
     shown.metadata.annotations?.remove(MIRROR)
 }
 
