@@ -28,7 +28,7 @@ pub use host_ports::{HostPorts, PodHostPorts};
 pub(crate) use netns::within;
 pub(crate) use pod_addresses::Addresses;
 pub use pod_addresses::{PodAddresses, PodGuard};
-pub(crate) use ranges::{PodRange, own_ranges};
+pub(crate) use ranges::{PodRange, own_ranges, ranges};
 use serde::{Deserialize, Serialize};
 
 /// A port of the node that leads to a pod.

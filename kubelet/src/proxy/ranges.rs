@@ -6,6 +6,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use proto::k8s::api::core::v1::Node;
 
+use crate::network::{self, own_ranges};
 use crate::nft::expr::Ip;
 use crate::state::ClusterState;
 
@@ -27,7 +28,7 @@ impl Ranges {
     pub(crate) fn of(state: &ClusterState, ip: Ip, node_ports: &NodePortAddresses) -> Option<Self> {
         let node = state.node.as_deref()?;
         let ranges = Self {
-            own: own_range(node, ip),
+            own: own_ranges(node).into_iter().find(|range| of(range) == ip),
             pods: ranges(&state.pod_cidrs, ip),
             services: ranges(&state.service_cidrs, ip),
             node_ports: node_ports.ranges(node, ip),
@@ -42,17 +43,9 @@ impl Ranges {
     }
 }
 
-fn own_range(node: &Node, ip: Ip) -> Option<IpNet> {
-    let spec = node.spec.as_ref()?;
-    let several = spec.pod_cidrs.iter().flatten();
-    let mut ranges = spec.pod_cidr.iter().chain(several).filter_map(|text| text.parse().ok());
-    ranges.find(|range: &IpNet| of(range) == ip).map(|range| range.trunc())
-}
-
-/// Those of this version in a list. What else is in it belongs to the other, or is told by whoever
-/// made the list.
+/// Those of this version in a list.
 fn ranges<'a>(texts: impl IntoIterator<Item = &'a String>, ip: Ip) -> Vec<IpNet> {
-    let ranges = texts.into_iter().filter_map(|text| text.parse().ok());
+    let ranges = network::ranges(texts).into_iter();
     IpNet::aggregate(&ranges.filter(|range| of(range) == ip).collect())
 }
 

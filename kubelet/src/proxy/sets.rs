@@ -74,10 +74,7 @@ impl Set {
             Self::Affinity => Kind::Remembered { limit: AFFINITY_LIMIT },
             _ => Kind::Plain,
         };
-        let (key, values) = match ip {
-            Ip::V4 => (self.key4(), self.values4()),
-            Ip::V6 => (self.key6(), self.values6()),
-        };
+        let (key, values) = (self.key(ip), self.values(ip));
         Description { name: self.name().into(), key, values, kind }
     }
 
@@ -86,55 +83,46 @@ impl Set {
         self == Self::Affinity
     }
 
-    fn key4(self) -> &'static [Part] {
-        use Part::{Ipv4, Number, Port, Protocol};
+    fn key(self, ip: Ip) -> &'static [Part] {
+        use Part::{Ipv4, Ipv6, Number, Port, Protocol};
         match self {
             Self::Services
             | Self::Inside
             | Self::Masqueraded
             | Self::Guarded
             | Self::Refused
-            | Self::HostPorts => &[Ipv4, Protocol, Port],
-            Self::Sources => &[Ipv4, Protocol, Port, Ipv4, Number],
-            Self::Endpoints | Self::Numbers => &[Ipv4, Protocol, Port, Number],
-            Self::Affinity => &[Ipv4, Ipv4, Protocol, Port],
-            Self::Hairpins => &[Ipv4, Ipv4],
+            | Self::HostPorts => either(ip, &[Ipv4, Protocol, Port], &[Ipv6, Protocol, Port]),
+            Self::Sources => either(
+                ip,
+                &[Ipv4, Protocol, Port, Ipv4, Number],
+                &[Ipv6, Protocol, Port, Ipv6, Number],
+            ),
+            Self::Endpoints | Self::Numbers => {
+                either(ip, &[Ipv4, Protocol, Port, Number], &[Ipv6, Protocol, Port, Number])
+            }
+            Self::Affinity => {
+                either(ip, &[Ipv4, Ipv4, Protocol, Port], &[Ipv6, Ipv6, Protocol, Port])
+            }
+            Self::Hairpins => either(ip, &[Ipv4, Ipv4], &[Ipv6, Ipv6]),
         }
     }
 
-    fn values4(self) -> Values {
-        use Part::{Ipv4, Number, Port};
+    fn values(self, ip: Ip) -> Values {
+        use Part::{Ipv4, Ipv6, Number, Port};
         match self {
             Self::Services | Self::Inside | Self::Refused => Values::Verdicts,
-            Self::Endpoints | Self::HostPorts => Values::Parts(&[Ipv4, Port]),
+            Self::Endpoints | Self::HostPorts => {
+                Values::Parts(either(ip, &[Ipv4, Port], &[Ipv6, Port]))
+            }
             Self::Numbers | Self::Affinity => Values::Parts(&[Number]),
             Self::Masqueraded | Self::Guarded | Self::Sources | Self::Hairpins => Values::None,
         }
     }
+}
 
-    fn key6(self) -> &'static [Part] {
-        use Part::{Ipv6, Number, Port, Protocol};
-        match self {
-            Self::Services
-            | Self::Inside
-            | Self::Masqueraded
-            | Self::Guarded
-            | Self::Refused
-            | Self::HostPorts => &[Ipv6, Protocol, Port],
-            Self::Sources => &[Ipv6, Protocol, Port, Ipv6, Number],
-            Self::Endpoints | Self::Numbers => &[Ipv6, Protocol, Port, Number],
-            Self::Affinity => &[Ipv6, Ipv6, Protocol, Port],
-            Self::Hairpins => &[Ipv6, Ipv6],
-        }
-    }
-
-    fn values6(self) -> Values {
-        use Part::{Ipv6, Number, Port};
-        match self {
-            Self::Services | Self::Inside | Self::Refused => Values::Verdicts,
-            Self::Endpoints | Self::HostPorts => Values::Parts(&[Ipv6, Port]),
-            Self::Numbers | Self::Affinity => Values::Parts(&[Number]),
-            Self::Masqueraded | Self::Guarded | Self::Sources | Self::Hairpins => Values::None,
-        }
+fn either(ip: Ip, v4: &'static [Part], v6: &'static [Part]) -> &'static [Part] {
+    match ip {
+        Ip::V4 => v4,
+        Ip::V6 => v6,
     }
 }
