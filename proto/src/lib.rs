@@ -3,9 +3,10 @@
 //! * [`node`]: the protocol between kubelets and masters, generated from `proto/node.proto`;
 //! * [`health`]: the question that gRPC probes ask, generated from `proto/health.proto`;
 //! * [`k8s`]: the Kubernetes object types, re-exported from `k8s-openapi`;
-//! * [`ObjectKey`], [`selector`], [`quantity`], [`names`], [`ephemeral`], [`policy`], [`pod_defaults`]:
-//!   the few helpers that several sides need.
+//! * [`ObjectKey`], [`selector`], [`quantity`], [`names`], [`containers`], [`ephemeral`], [`policy`],
+//!   [`pod_defaults`]: the few helpers that several sides need.
 
+pub mod containers;
 pub mod ephemeral;
 pub mod key;
 pub mod names;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::ObjectKey;
+use proto::containers::lasting;
 use proto::k8s::api::core::v1::Pod;
 use proto::k8s::api::networking::v1::NetworkPolicy;
 use proto::policy::{PodPort, Policy, protocol_number};
@@ -274,13 +275,8 @@ fn understood(before: &Policies, objects: &HashMap<ObjectKey, Arc<NetworkPolicy>
 
 /// What a pod calls its ports.
 fn named_ports(pod: &Pod) -> Vec<PodPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    let ports =
+        pod.spec.iter().flat_map(lasting).flat_map(|container| container.ports.iter().flatten());
     ports
         .filter_map(|port| {
             let protocol = protocol_number(port.protocol.as_deref().unwrap_or("TCP"))?;

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use proto::ObjectKey;
+use proto::containers::lasting;
 use proto::k8s as k8s_openapi;
 
 use crate::cache::{CachedObject, ResourceCache};
@@ -146,16 +147,9 @@ pub(crate) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodConditio
 }
 
 fn named_ports(pod: &Pod) -> Vec<NamedPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    spec.containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|container| container.ports.iter().flatten())
+    let ports =
+        pod.spec.iter().flat_map(lasting).flat_map(|container| container.ports.iter().flatten());
+    ports
         .filter_map(|port| {
             Some(NamedPort {
                 name: port.name.clone()?,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint};
 use proto::ObjectKey;
+use proto::containers::lasting;
 use proto::k8s as k8s_openapi;
 
 use super::resized;
@@ -95,13 +96,7 @@ impl HostPort {
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let mut ports: Vec<_> = sidecars
-        .chain(&spec.containers)
+    let mut ports: Vec<_> = lasting(spec)
         .flat_map(|container| container.ports.iter().flatten())
         .filter_map(|port| {
             let ip = match port.host_ip.as_deref() {
