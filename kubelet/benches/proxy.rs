@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use kubelet::network::HostPorts;
+use kubelet::nft::Connection;
 use kubelet::proxy::{self, ProxyConfig};
 use kubelet::state::{Change, StateHandle};
 use proto::ObjectKey;
@@ -61,8 +62,8 @@ fn measure(services: u32, endpoints: u32, passes: &Receiver<String>) {
         node_port_addresses: Default::default(),
     };
     let began = Instant::now();
-    let running =
-        runtime.spawn(proxy::run(state.clone(), HostPorts::default(), config, stop.clone()));
+    let (ports, connection) = (HostPorts::default(), Connection::default());
+    let running = runtime.spawn(proxy::run(state.clone(), ports, connection, config, stop.clone()));
     wait_for(passes, "installed the rules");
     let first = began.elapsed();
     let memory = resident().saturating_sub(before);

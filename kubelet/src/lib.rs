@@ -26,9 +26,7 @@ mod files;
 pub mod join;
 pub mod lock;
 pub mod network;
-// All families and instructions are there and tried, also those that no table of ours has yet.
-#[allow(dead_code)]
-mod nft;
+pub mod nft;
 pub mod node;
 pub mod node_status;
 pub mod pods;

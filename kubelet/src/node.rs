@@ -18,6 +18,7 @@ use crate::dns;
 use crate::enrollment::{self, Enrolled, EnrollmentError};
 use crate::lock::{LockError, RootLock};
 use crate::network::{BridgeNetwork, NetworkError};
+use crate::nft;
 use crate::node_status::{Health, Images, Machine, Observe, address_towards};
 use crate::pods::{PodsConfig, PodsError};
 use crate::policy;
@@ -151,15 +152,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let mut tasks = JoinSet::new();
     let (routes, stop) = (network.clone(), shutdown.clone());
     tasks.spawn(async move { routes.run(stop).await });
+    let connection = nft::Connection::default();
     tasks.spawn(proxy::run(
         state.clone(),
         network.host_ports(),
+        connection.clone(),
         config.proxy(&node_name),
         shutdown.clone(),
     ));
     tasks.spawn(policy::run(
         state.clone(),
         network.pod_addresses().guard(),
+        connection,
         traces.policy_table(),
         shutdown.clone(),
     ));

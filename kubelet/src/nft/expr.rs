@@ -53,6 +53,8 @@ impl Ip {
 /// What an expression can read from a packet or from what is known of it. What is shorter than a
 /// register is padded with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// The kernel's words: all are tried, not each is in a table of ours.
+#[allow(dead_code)]
 pub(crate) enum Field {
     /// One byte: [`Ip::number`]. For tables that see both.
     Family,
@@ -230,6 +232,8 @@ pub(crate) enum ChainKind {
 
 /// A point of a packet's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// The kernel's words: all are tried, not each is in a table of ours.
+#[allow(dead_code)]
 pub(crate) enum HookPoint {
     /// Came in, not routed yet.
     Prerouting,

@@ -4,7 +4,8 @@
 //! * [`table`]: tables and what is done to them; [`set`]: sets and maps, described by data;
 //!   [`expr`]: chains, rules and their instructions;
 //! * [`Nft`] carries out [`Command`]s, all at once or none, and reads a table back ([`Found`]);
-//! * [`Guard`] notices when somebody else changes a table;
+//! * [`Guard`] notices when somebody else changes a table; [`Connection`] and what is beside it are for
+//!   whoever keeps one;
 //! * [`conntrack`] has the kernel forget connections.
 //!
 //! What is in a table is the affair of whoever owns it; here is only how the kernel is told.
@@ -15,6 +16,7 @@ mod encode;
 pub(crate) mod expr;
 mod expressions;
 mod guard;
+mod keep;
 mod message;
 pub(crate) mod set;
 mod socket;
@@ -28,6 +30,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) use self::dump::Found;
 use self::encode::Transaction;
 pub(crate) use self::guard::Guard;
+pub use self::keep::Connection;
+pub(crate) use self::keep::Retry;
 use self::message::{Attributes, array, split};
 use self::socket::NetfilterSocket;
 use self::table::{Command, Table};
@@ -61,8 +65,8 @@ pub enum NftError {
 
 /// A connection to nf_tables. Its calls block; a large transaction takes the kernel a second.
 ///
-/// All who change tables in a network namespace should share one: a [`Guard`] passes over what came
-/// through the connection it was given, and a large change through another drowns out its news.
+/// All who change tables in a network namespace share one (see [`Connection`]): a [`Guard`] passes over
+/// what came through the connection it was given, and a large change through another drowns out its news.
 pub(crate) struct Nft {
     /// Held for as long as it takes until the kernel has answered.
     socket: Mutex<NetfilterSocket>,

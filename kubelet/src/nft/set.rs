@@ -8,6 +8,8 @@ use super::message::array;
 
 /// What a part of a key or value is; tells `nft list` how to print it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// The kernel's words: all are tried, not each is in a table of ours.
+#[allow(dead_code)]
 pub(crate) enum Part {
     /// IPv4 address.
     Ipv4,

@@ -1,10 +1,12 @@
 //! Tables, and what is done to them.
 
-use super::expr::{Hook, Rule};
+use super::expr::{Hook, Ip, Rule};
 use super::set::{Element, Key, Set};
 
 /// Which packets a table sees, and how its rules read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+// The kernel's words: all are tried, not each is in a table of ours.
+#[allow(dead_code)]
 pub(crate) enum Family {
     /// IPv4.
     Ipv4,
@@ -35,6 +37,17 @@ pub(crate) struct Table {
     pub(crate) family: Family,
     /// Its name within the family.
     pub(crate) name: String,
+}
+
+impl Table {
+    /// The one of this name that sees packets of a version of IP.
+    pub(crate) fn of(name: &str, ip: Ip) -> Self {
+        let family = match ip {
+            Ip::V4 => Family::Ipv4,
+            Ip::V6 => Family::Ipv6,
+        };
+        Self { family, name: name.to_owned() }
+    }
 }
 
 /// One step of a change. All steps that the kernel is told together take effect at once, or none

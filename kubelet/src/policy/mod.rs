@@ -16,7 +16,7 @@ mod ruleset;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proto::ObjectKey;
 use proto::containers::lasting;
@@ -28,52 +28,35 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use self::program::{Content, additions, changes, replacement, table};
+use self::program::{Content, additions, changes, replacement};
 use self::ruleset::{KnownPod, LocalPod, View, ruleset};
 use crate::join::Chain;
 use crate::network::{Addresses, PodGuard};
 use crate::nft::expr::Ip;
 use crate::nft::table::{Command, Table};
-use crate::nft::{Guard, Nft, NftError};
+use crate::nft::{Connection, Nft, NftError, Retry};
 use crate::state::{Change, ClusterState, StateHandle};
-
-/// Pauses between attempts when the kernel refuses.
-const RETRY: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(100)..=Duration::from_secs(30);
-
-/// Between two repairs of what somebody else changes: two who cannot agree do not fill the processors.
-const BETWEEN_REPAIRS: Duration = Duration::from_millis(200);
 
 /// Keeps the kernel's rules as the state says, until shutdown. The rules stay. All tables of this name
 /// belong to the rules.
 pub async fn run(
     state: StateHandle,
     mut pods: PodGuard,
+    connection: Connection,
     name: String,
     shutdown: CancellationToken,
 ) {
     let mut changes = state.changes();
-    let mut retry = *RETRY.start();
-    let tables = Ip::ALL.map(|ip| table(&name, ip));
-    let (nft, mut guard) = loop {
-        match connect(&tables) {
-            Ok(connected) => break connected,
-            Err(error) => warn!(error = %Chain(&error), ?retry, "failed to reach the rules"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(retry) => retry = (retry * 2).min(*RETRY.end()),
-        }
-    };
+    let tables = Ip::ALL.map(|ip| Table::of(&name, ip));
+    let Some((nft, mut others)) = connection.reach(&tables, &shutdown).await else { return };
+    let mut retry = Retry::default();
     let mut keeper = Keeper {
-        nft: Arc::new(nft),
+        nft,
         tables: Arc::new(tables),
         installed: None,
         policies: HashMap::new(),
         round: RandomState::new().hash_one(Instant::now()) as u32,
     };
-    let mut repaired: Option<Instant> = None;
-    retry = *RETRY.start();
     loop {
         let addresses = pods.pods.borrow_and_update().clone();
         let view = state.read(|state| state.loaded.then(|| keeper.view(state, &addresses)));
@@ -81,13 +64,13 @@ pub async fn run(
         if let Some(view) = view {
             match keeper.sync(view).await {
                 Ok(()) => {
-                    retry = *RETRY.start();
+                    retry.reset();
                     pods.guards(addresses.into_keys());
                 }
                 Err(error) => {
-                    warn!(error = %Chain(&error), ?retry, "failed to change the rules");
-                    pause = Some(retry);
-                    retry = (retry * 2).min(*RETRY.end());
+                    let wait = retry.pause();
+                    warn!(error = %Chain(&error), pause = ?wait, "failed to change the rules");
+                    pause = Some(wait);
                 }
             }
         }
@@ -95,16 +78,13 @@ pub async fn run(
             // Whoever removes the tables ends us first, and is not to find them made anew.
             biased;
             () = shutdown.cancelled() => return,
-            touched = guard.touched() => {
-                if let Err(error) = touched {
-                    warn!(%error, "failed to hear of changes of the rules by others");
-                }
+            () = others.meddle() => {
                 if keeper.installed.take().is_some() {
                     warn!("somebody else changed the rules of network policies: making them anew");
                 }
-                let since = repaired.map_or(BETWEEN_REPAIRS, |repaired| repaired.elapsed());
-                tokio::time::sleep(BETWEEN_REPAIRS.saturating_sub(since)).await;
-                repaired = Some(Instant::now());
+                if !others.rest(&shutdown).await {
+                    return;
+                }
             }
             () = concerning(&mut changes) => {}
             Ok(()) = pods.pods.changed() => {}
@@ -113,22 +93,12 @@ pub async fn run(
     }
 }
 
-fn connect(tables: &[Table]) -> Result<(Nft, Guard), NftError> {
-    let nft = Nft::open()?;
-    let listening = nft.address().and_then(|own| Guard::listen(tables.to_vec(), own));
-    let guard = listening.map_err(|source| NftError::Socket {
-        operation: "listen for changes of the rules".into(),
-        source,
-    })?;
-    Ok((nft, guard))
-}
-
 /// Removes the tables.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub async fn teardown(name: &str) -> Result<(), NftError> {
-    let tables = Ip::ALL.map(|ip| table(name, ip));
+    let tables = Ip::ALL.map(|ip| Table::of(name, ip));
     let removal = tokio::task::spawn_blocking(move || {
         let commands = [Command::AddTable, Command::DeleteTable];
         let [first, second] = &tables;

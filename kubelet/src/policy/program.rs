@@ -22,7 +22,7 @@ use crate::nft::expr::{
     state,
 };
 use crate::nft::set::{Bytes, Element, Key, Kind, Part, Set, Value, Values};
-use crate::nft::table::{Command, Family, Table};
+use crate::nft::table::Command;
 
 /// What is in a table.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,14 +65,6 @@ impl End {
 
 /// The packets of a connection: those of who began it, and answers.
 const WAYS: [(u8, &str); 2] = [(0, ""), (1, "answers")];
-
-pub(super) fn table(name: &str, ip: Ip) -> Table {
-    let family = match ip {
-        Ip::V4 => Family::Ipv4,
-        Ip::V6 => Family::Ipv6,
-    };
-    Table { family, name: name.to_owned() }
-}
 
 fn rule(comment: &'static str, exprs: Vec<Expr>) -> Rule {
     Rule { exprs, comment }

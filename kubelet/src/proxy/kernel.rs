@@ -1,7 +1,7 @@
 //! Our tables in the kernel: one for each version of IP, of the same name.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::{info, warn};
@@ -9,35 +9,27 @@ use tracing::{info, warn};
 use super::ranges::Ranges;
 use super::ruleset::Ruleset;
 use super::sets::Set;
-use super::{ProxyError, chain, takeover};
+use super::{ProxyError, takeover};
+use crate::join::Chain;
 use crate::network::set_once;
+use crate::nft::Nft;
 use crate::nft::expr::Ip;
-use crate::nft::table::{Command, Family, Table};
-use crate::nft::{Guard, Nft};
+use crate::nft::table::{Command, Table};
 
 /// A connection to both tables. Its calls block.
 pub(crate) struct Kernel {
-    nft: Nft,
+    nft: Arc<Nft>,
     name: String,
 }
 
 impl Kernel {
-    /// In the network namespace of the calling thread.
-    pub(crate) fn open(name: &str) -> Result<Self, ProxyError> {
-        Ok(Self { nft: Nft::open()?, name: name.to_owned() })
+    /// The tables of this name.
+    pub(crate) fn new(nft: Arc<Nft>, name: &str) -> Self {
+        Self { nft, name: name.to_owned() }
     }
 
     fn table(&self, ip: Ip) -> Table {
-        let family = match ip {
-            Ip::V4 => Family::Ipv4,
-            Ip::V6 => Family::Ipv6,
-        };
-        Table { family, name: self.name.clone() }
-    }
-
-    /// Notices what others do to the tables from now on.
-    pub(crate) fn guard(&self) -> io::Result<Guard> {
-        Guard::listen(Ip::ALL.map(|ip| self.table(ip)).into(), self.nft.address()?)
+        Table::of(&self.name, ip)
     }
 
     /// Does all of it at once, or nothing.
@@ -89,8 +81,7 @@ impl Kernel {
         let found = match self.nft.dump(&self.table(ip), &sets) {
             Ok(found) => found?,
             Err(error) => {
-                let error = chain(&error);
-                warn!(error, ?ip, "cannot read the rules that are there: replacing them");
+                warn!(error = %Chain(&error), ?ip, "cannot read the rules that are there: replacing them");
                 return None;
             }
         };

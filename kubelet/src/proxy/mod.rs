@@ -35,7 +35,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -48,10 +48,12 @@ use self::model::{Changed, Model};
 use self::news::{Heard, Seen};
 pub use self::ranges::{InvalidNodePortAddress, NodePortAddresses};
 use self::ruleset::Frame;
+use crate::join::Chain;
 use crate::network::{HostPorts, PodHostPorts};
-use crate::nft::Guard;
 pub use crate::nft::NftError as ProxyError;
 use crate::nft::expr::Ip;
+use crate::nft::table::Table;
+use crate::nft::{Connection, Retry};
 use crate::state::StateHandle;
 
 /// How a node's proxy is set up.
@@ -65,50 +67,36 @@ pub struct ProxyConfig {
     pub node_port_addresses: NodePortAddresses,
 }
 
-/// Pauses between attempts when the kernel refuses.
-const RETRY: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(100)..=Duration::from_secs(30);
-
-/// Between two repairs of what somebody else changes: two who cannot agree do not fill the processors.
-const BETWEEN_REPAIRS: Duration = Duration::from_millis(200);
-
 /// Keeps the kernel's rules as the state says, until shutdown. The rules stay.
 pub async fn run(
     state: StateHandle,
     host_ports: HostPorts,
+    connection: Connection,
     config: ProxyConfig,
     shutdown: CancellationToken,
 ) {
     let (health, asked) = watch::channel(Health::default());
     let answering = health::run(asked, shutdown.clone());
-    let proxying = keep(state, host_ports, config, health, shutdown);
+    let proxying = keep(state, host_ports, connection, config, health, shutdown);
     tokio::join!(proxying, answering);
 }
 
 async fn keep(
     state: StateHandle,
     host_ports: HostPorts,
+    connection: Connection,
     config: ProxyConfig,
     health: watch::Sender<Health>,
     shutdown: CancellationToken,
 ) {
     let mut changes = state.changes();
     let mut host_ports = host_ports.subscribe();
-    let mut retry = *RETRY.start();
-    let (kernel, mut guard) = loop {
-        match connect(&config) {
-            Ok(connected) => break connected,
-            Err(error) => warn!(error = chain(&error), ?retry, "failed to reach the rules"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(retry) => retry = (retry * 2).min(*RETRY.end()),
-        }
-    };
+    let tables = Ip::ALL.map(|ip| Table::of(&config.table, ip));
+    let Some((nft, mut others)) = connection.reach(&tables, &shutdown).await else { return };
+    let kernel = Kernel::new(nft, &config.table);
     let mut proxy = Proxy::new(config, kernel);
     let mut heard = Heard::default();
-    let mut repaired: Option<Instant> = None;
-    retry = *RETRY.start();
+    let mut retry = Retry::default();
     loop {
         // Whatever changed until here is covered by this pass: changes that come in bursts are
         // made together, as fast as the kernel takes them.
@@ -124,13 +112,12 @@ async fn keep(
                 proxy.tell(&health, outcome.is_ok());
                 match outcome {
                     Ok(()) => {
-                        retry = *RETRY.start();
+                        retry.reset();
                         None
                     }
                     Err(error) => {
-                        warn!(error = chain(&error), ?retry, "failed to change the rules");
-                        let pause = retry;
-                        retry = (retry * 2).min(*RETRY.end());
+                        let pause = retry.pause();
+                        warn!(error = %Chain(&error), ?pause, "failed to change the rules");
                         Some(pause)
                     }
                 }
@@ -140,22 +127,12 @@ async fn keep(
             // Whoever removes the tables ends us first, and is not to find them made anew.
             biased;
             () = shutdown.cancelled() => return,
-            touched = touched(&mut guard) => match touched {
-                // Before the first pass whatever is there is looked at anyway.
-                Ok(()) if proxy.model.is_some() => {
-                    warn!("somebody else changed the rules: making them anew");
-                    proxy.installed = None;
-                    let since = repaired.map_or(BETWEEN_REPAIRS, |repaired| repaired.elapsed());
-                    tokio::time::sleep(BETWEEN_REPAIRS.saturating_sub(since)).await;
-                    if shutdown.is_cancelled() {
-                        return;
-                    }
-                    repaired = Some(Instant::now());
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    warn!(%error, "changes of the rules by others are not noticed any more");
-                    guard = None;
+            // Before the first pass whatever is there is looked at anyway.
+            () = others.meddle() => if proxy.model.is_some() {
+                warn!("somebody else changed the rules: making them anew");
+                proxy.installed = None;
+                if !others.rest(&shutdown).await {
+                    return;
                 }
             },
             () = heard.wait(&mut changes) => {}
@@ -163,24 +140,6 @@ async fn keep(
             Ok(()) = host_ports.changed() => {}
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
         }
-    }
-}
-
-/// A connection to change the tables with, and news of changes that others make.
-fn connect(config: &ProxyConfig) -> Result<(Kernel, Option<Guard>), ProxyError> {
-    let kernel = Kernel::open(&config.table)?;
-    let guard = kernel.guard().map_err(|source| ProxyError::Socket {
-        operation: "listen for changes of the rules".into(),
-        source,
-    })?;
-    Ok((kernel, Some(guard)))
-}
-
-/// Waits until a table was changed by somebody else.
-async fn touched(guard: &mut Option<Guard>) -> std::io::Result<()> {
-    match guard {
-        Some(guard) => guard.touched().await,
-        None => std::future::pending().await,
     }
 }
 
@@ -356,22 +315,13 @@ impl Pass {
 /// Removes the proxy's tables, which have this name.
 pub async fn teardown(table: &str) -> Result<(), ProxyError> {
     let table = table.to_owned();
-    let removal = tokio::task::spawn_blocking(move || Kernel::open(&table)?.remove());
+    let removal = tokio::task::spawn_blocking(move || {
+        Kernel::new(Connection::default().get()?, &table).remove()
+    });
     removal.await.unwrap_or_else(|error| {
         Err(ProxyError::Socket {
             operation: "remove the rules".into(),
             source: std::io::Error::other(error),
         })
     })
-}
-
-/// An error with all that led to it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

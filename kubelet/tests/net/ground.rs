@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubelet::network::{BridgeNetwork, HostPort, NetworkConfig, PodNetwork};
+use kubelet::nft::Connection;
 use kubelet::proxy::{self, ProxyConfig};
 use kubelet::state::{Change, ClusterState, StateHandle};
 use nix::sched::{CloneFlags, unshare};
@@ -192,6 +193,7 @@ pub(crate) struct TestNode {
     pub(crate) network: Arc<BridgeNetwork>,
     pub(crate) network_config: NetworkConfig,
     pub(crate) proxy_config: ProxyConfig,
+    connection: Connection,
     pub(crate) stop: CancellationToken,
 }
 
@@ -314,18 +316,31 @@ impl TestNode {
             node_port_addresses: Default::default(),
         };
         let stop = CancellationToken::new();
-        let network = start(&namespace, &network_config, &proxy_config, &state, &stop);
-        Self { namespace, name, address, state, network, network_config, proxy_config, stop }
+        let connection = Connection::default();
+        let network = start(&namespace, &network_config, &proxy_config, &connection, &state, &stop);
+        Self {
+            namespace,
+            name,
+            address,
+            state,
+            network,
+            network_config,
+            proxy_config,
+            connection,
+            stop,
+        }
     }
 
     /// As if the kubelet was killed and started again. What it made in the kernel stays.
     pub(crate) fn restart(&mut self) {
         self.stop.cancel();
         self.stop = CancellationToken::new();
+        self.connection = Connection::default();
         self.network = start(
             &self.namespace,
             &self.network_config,
             &self.proxy_config,
+            &self.connection,
             &self.state,
             &self.stop,
         );
@@ -336,6 +351,7 @@ impl TestNode {
         self.namespace.spawn(kubelet::policy::run(
             self.state.clone(),
             self.network.pod_addresses().guard(),
+            self.connection.clone(),
             format!("{}-policy", self.proxy_config.table),
             self.stop.clone(),
         ));
@@ -400,6 +416,7 @@ fn start(
     namespace: &Namespace,
     network_config: &NetworkConfig,
     proxy_config: &ProxyConfig,
+    connection: &Connection,
     state: &StateHandle,
     stop: &CancellationToken,
 ) -> Arc<BridgeNetwork> {
@@ -410,6 +427,7 @@ fn start(
     namespace.spawn(proxy::run(
         state.clone(),
         network.host_ports(),
+        connection.clone(),
         proxy_config.clone(),
         stop.clone(),
     ));

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::changes::{Dice, change_something};
 use super::{POD, World, at, endpoint, ranges};
+use crate::nft::Connection;
 use crate::nft::Found;
 use crate::nft::expr::Ip;
 use crate::nft::set::{Bytes, Element, Value};
@@ -213,7 +214,7 @@ fn the_kernel_takes_every_change_and_tells_the_same_again() {
     }
     let inside = std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        let kernel = Kernel::open("kutter").unwrap();
+        let kernel = Kernel::new(Connection::default().get().unwrap(), "kutter");
         for seed in 0..3 {
             let mut dice = Dice(seed);
             let mut world = World::default();
