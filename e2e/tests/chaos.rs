@@ -163,18 +163,24 @@ struct Crowd {
     seen: Mutex<BTreeMap<String, Seen>>,
     /// Counts what happened to pods.
     events: watch::Sender<usize>,
+    /// What the watch did last, and when: a test that waits in vain tells it.
+    last: Mutex<(Instant, String)>,
 }
 
 impl Crowd {
     fn new(api: Api<Pod>, marks: PathBuf) -> Self {
-        Self { api, marks, seen: Mutex::default(), events: watch::Sender::new(0) }
+        let last = Mutex::new((Instant::now(), "nothing yet".to_owned()));
+        Self { api, marks, seen: Mutex::default(), events: watch::Sender::new(0), last }
     }
 
     /// Follows the pods, through all ends of the master.
     async fn follow(self: Arc<Self>) {
-        let mut events = std::pin::pin!(watcher(self.api.clone(), watcher::Config::default()));
+        // A connection whose end did not come through is found dead after these seconds and some.
+        let config = watcher::Config::default().timeout(10);
+        let mut events = std::pin::pin!(watcher(self.api.clone(), config));
         let mut listed = BTreeSet::new();
         while let Some(event) = events.next().await {
+            *self.last.lock().expect("no thread panicked") = (Instant::now(), told(&event));
             match event {
                 Ok(Event::Apply(pod)) => self.note(&pod),
                 Ok(Event::Init) => listed.clear(),
@@ -229,8 +235,16 @@ impl Crowd {
         let wanted = *events.borrow() + more;
         let moves =
             tokio::time::timeout(check::DEADLINE, events.wait_for(|count| *count >= wanted));
-        moves.await.context("nothing happens any more")??;
+        moves
+            .await
+            .with_context(|| format!("nothing happens any more; {}", self.last_told()))??;
         Ok(())
+    }
+
+    /// What the watch did last.
+    fn last_told(&self) -> String {
+        let (when, what) = &*self.last.lock().expect("no thread panicked");
+        format!("the watch told last, {:?} ago: {what}", when.elapsed())
     }
 
     /// Waits until something holds of the pods.
@@ -248,7 +262,7 @@ impl Crowd {
         };
         match tokio::time::timeout(check::DEADLINE, wait).await {
             Ok(result) => result,
-            Err(_) => bail!("{what}: not so after {:?}", check::DEADLINE),
+            Err(_) => bail!("{what}: not so after {:?}; {}", check::DEADLINE, self.last_told()),
         }
     }
 
@@ -383,6 +397,18 @@ impl Crowd {
     }
 }
 
+/// An event of a watch in a few words.
+fn told(event: &watcher::Result<Event<Pod>>) -> String {
+    match event {
+        Ok(Event::Apply(pod)) => format!("{} changed", check::name(pod)),
+        Ok(Event::Delete(pod)) => format!("{} is gone", check::name(pod)),
+        Ok(Event::Init) => "a list begins".to_owned(),
+        Ok(Event::InitApply(pod)) => format!("{} is listed", check::name(pod)),
+        Ok(Event::InitDone) => "a list is complete".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
 /// How long a master may be away.
 struct Patience(Instant);
 
@@ -414,11 +440,12 @@ async fn once(lab: &Lab, holds: impl Fn(&Remains) -> bool) -> Result<Remains> {
 
 type Remains = BTreeMap<&'static str, String>;
 
-/// How many mounts a machine sees. What others mount and take away on the real one is seen by all
-/// machines of a lab.
-fn mounts(machine: &Machine) -> Result<i64> {
-    let count = machine.run(&["sh", "-c", "wc -l < /proc/self/mountinfo"])?;
-    Ok(count.trim().parse()?)
+/// How many mounts there are of the node's own. Those that others make and take away on the real machine are
+/// seen by all machines of a lab.
+fn mounts(node: &Machine) -> Result<String> {
+    let folder = node.folder.display().to_string();
+    let all = node.run(&["cat", "/proc/self/mountinfo"])?;
+    Ok(all.lines().filter(|mount| mount.contains(&folder)).count().to_string())
 }
 
 /// What there is on the node, as numbers and lists that do not depend on which pods there were.
@@ -432,7 +459,7 @@ fn remains(lab: &Lab) -> Result<Remains> {
     let leases = fs::read(node.folder.join("run/network/addresses.json"))?;
     let leases: serde_json::Value = serde_json::from_slice(&leases)?;
     Ok(BTreeMap::from([
-        ("mounts", (mounts(node)? - mounts(&lab.hub)?).to_string()),
+        ("mounts", mounts(node)?),
         ("links", shell("ip -o link | wc -l")?),
         ("routes", shell("ip route | wc -l")?),
         ("processes", shell("pgrep -x 'kutter-.*|testserver' | wc -l")?),

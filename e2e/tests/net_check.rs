@@ -7,8 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use e2e::check::{self, Tool, is_ready, until};
-use e2e::image::{SHELL_IMAGE, TEST_IMAGE, write_shell_archive};
-use e2e::lab::{Lab, StoreKind, program, run};
+use e2e::image::{SHELL_IMAGE, TEST_IMAGE};
+use e2e::lab::{Lab, StoreKind, run};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, ListParams};
 use nix::sys::signal::{Signal, kill};
@@ -17,19 +17,6 @@ use serde_json::Value;
 
 /// What all namespaces of it have.
 const LABEL: &str = "kutter.dev/net-check";
-
-/// Imports the image that the probing pods run.
-fn import(lab: &Lab) -> Result<()> {
-    let archive = lab.hub.folder.join("busybox.tar");
-    write_shell_archive(&archive)?;
-    let (kubelet, archive) = (program("kubelet")?, archive.display().to_string());
-    for node in &lab.nodes {
-        let root = node.folder.join("kubelet").display().to_string();
-        let kubelet = kubelet.display().to_string();
-        node.run(&[&kubelet, "image", "import", &archive, "--root-dir", &root])?;
-    }
-    Ok(())
-}
 
 fn command(lab: &Lab, image: &str, words: &[&str]) -> Result<Command> {
     let mut command = Tool::Kubecfg.command(lab)?;
@@ -86,7 +73,7 @@ fn every_way_is_tried_and_what_is_broken_is_explained() -> Result<()> {
     }
     run(check::lab(3, StoreKind::Embedded), |lab| async move {
         let client = check::client(&lab).await?;
-        import(&lab)?;
+        check::import_shell(&lab)?;
         let output = net_check(&lab, &[])?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -163,7 +150,7 @@ fn a_service_that_does_not_work_is_explained() -> Result<()> {
     }
     run(check::lab(2, StoreKind::Embedded), |lab| async move {
         let client = check::client(&lab).await?;
-        import(&lab)?;
+        check::import_shell(&lab)?;
         let service = |name: &str, spec: &str| {
             format!(
                 "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n---\n"

@@ -268,7 +268,7 @@ fn ends_are_told_as_they_were() -> Result<()> {
 
         let error = apply(&lab, "refused", "[sleep]", "  runtimeClassName: other").unwrap_err();
         let error = error.to_string();
-        ensure!(error.contains("runtimeClassName"), "{error}");
+        ensure!(error.contains("RuntimeClass") && error.contains("not found"), "{error}");
         Ok(())
     })
 }

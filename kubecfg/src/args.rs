@@ -82,11 +82,14 @@ pub(crate) enum Command {
         #[arg(long)]
         show_labels: bool,
     },
-    /// Tells all about objects, with their events.
+    /// Tells all about objects, with their events. Of a Service also its endpoints and what is wrong
+    /// with it, of a NetworkPolicy also the pods that it selects.
     ///
     /// Examples:
     ///   kubecfg describe pod web
     ///   kubecfg describe node/node1
+    ///   kubecfg describe service web
+    ///   kubecfg describe networkpolicy -A
     ///   kubecfg describe services -l app=web
     #[command(verbatim_doc_comment)]
     Describe {

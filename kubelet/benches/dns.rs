@@ -293,10 +293,7 @@ fn fill(state: &mut kubelet::state::ClusterState) {
 }
 
 /// A Service's endpoints, one of which tells by its name in which round it was made.
-fn slice(
-    number: usize,
-    round: usize,
-) -> (ObjectKey, Arc<proto::k8s::api::discovery::v1::EndpointSlice>) {
+fn slice(number: usize, round: usize) -> (ObjectKey, Arc<kubelet::state::EndpointSlice>) {
     let owner = match is_headless(number) {
         true => format!("pods-{}", number / 10),
         false => format!("web-{number}"),

@@ -49,7 +49,9 @@ pub async fn run(traces: &Traces) -> Result<(), CleanupError> {
     let _lock = RootLock::take(&traces.root_dir)?;
     let runtime = ShimRuntime::open(traces.runtime()).await.map_err(CleanupError::Containers)?;
     runtime.shutdown_all().await.map_err(CleanupError::Containers)?;
-    network::teardown(&traces.network()).await.map_err(CleanupError::Network)?;
+    network::teardown(&traces.network(), &traces.attached())
+        .await
+        .map_err(CleanupError::Network)?;
     policy::teardown(&traces.policy_table()).await.map_err(CleanupError::Policy)?;
     proxy::teardown(&traces.nft_table).await.map_err(CleanupError::Proxy)?;
     for folder in [traces.root_dir.join("pods"), traces.root_dir.join("containers")] {

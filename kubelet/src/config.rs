@@ -7,8 +7,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use runtime::image::{ImageStoreConfig, RegistryMirror};
 use runtime::{IdRange, ShimRuntimeConfig};
 
-use crate::network::NetworkConfig;
-use crate::node_status::Reserved;
+use crate::network::{CniConfig, NetworkConfig};
+use crate::node_status::{Enforced, NodeAddresses, Reserved};
 use crate::pods::DEFAULT_POD_MAX_PIDS;
 use crate::pressure::threshold::{
     Graces, Period, Reclaims, Signal, Statements, Threshold, thresholds,
@@ -96,15 +96,36 @@ pub struct Config {
     /// The name of this node [default: the host name, in lower case].
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
-    /// The address under which other nodes reach this one [default: the one that reaches the master].
-    #[arg(long, value_name = "IP")]
-    pub node_ip: Option<IpAddr>,
+    /// The address under which other nodes reach this one, or one of each family, the primary one first
+    /// [default: the one that reaches the master, and one of the other family on the same interface if there is
+    /// any].
+    #[arg(long, value_name = "IP[,IP]")]
+    pub node_ip: Option<NodeAddresses>,
+    /// Who connects pods: Kutter's bridge, or the plugins of a CNI configuration.
+    #[arg(long = "network", value_enum, default_value_t = NetworkKind::Bridge)]
+    pub network_kind: NetworkKind,
+    /// With `--network cni`: the folder with the configuration, of which the first file counts.
+    #[arg(long, default_value = "/etc/cni/net.d", value_name = "DIR")]
+    pub cni_conf_dir: PathBuf,
+    /// With `--network cni`: the folders with the plugins' programs.
+    #[arg(long, default_value = "/opt/cni/bin", value_delimiter = ',', value_name = "DIR,…")]
+    pub cni_bin_dir: Vec<PathBuf>,
     /// At which of this node's addresses node ports and health checks are served: ranges, or
     /// `primary` for the addresses that the node is known by [default: all].
     #[arg(long, default_value = "", hide_default_value = true, value_name = "RANGE,…")]
     pub node_port_addresses: NodePortAddresses,
-    /// A label of this node; may be given several times.
-    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    /// The UDP port of the tunnels (VXLAN) to nodes on other segments: the same on all nodes, and open
+    /// between them.
+    #[arg(long, default_value_t = DEFAULT_VXLAN_PORT, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub vxlan_port: u16,
+    /// Labels of this node; may be given several times. `--node-label` is the same.
+    #[arg(
+        long = "node-labels",
+        alias = "node-label",
+        value_delimiter = ',',
+        value_name = "KEY=VALUE,…",
+        value_parser = parse_label
+    )]
     pub node_labels: Vec<(String, String)>,
     /// A master to join, as https://10.0.0.1:6443; may be given several times. Not needed again
     /// after the first time.
@@ -168,12 +189,16 @@ pub struct Config {
     /// The same by priority, the lowest first; instead of the two above.
     #[arg(long, value_name = "PRIORITY=TIME,…", conflicts_with_all = ["shutdown_grace_period", "shutdown_grace_period_critical_pods"])]
     pub shutdown_grace_period_by_pod_priority: Option<ShutdownPeriods>,
-    /// What is set aside for Kutter itself, as cpu=200m,memory=500Mi,ephemeral-storage=1Gi.
+    /// What is set aside for Kutter itself, as cpu=200m,memory=500Mi,ephemeral-storage=1Gi,pid=1000.
     #[arg(long, default_value = "", value_name = "RESOURCE=AMOUNT,…")]
     pub kube_reserved: Reserved,
     /// What is set aside for the rest of the machine's programs.
     #[arg(long, default_value = "", value_name = "RESOURCE=AMOUNT,…")]
     pub system_reserved: Reserved,
+    /// Who is held by the kernel to what the node has for it: pods, all together, to what is not set aside of
+    /// memory and processes; or none.
+    #[arg(long, default_value = "pods", value_name = "pods|none")]
+    pub enforce_node_allocatable: Enforced,
     /// So many pods run here at the most.
     #[arg(long, default_value_t = 110, value_name = "N")]
     pub max_pods: u32,
@@ -184,9 +209,23 @@ pub struct Config {
     /// The users and groups of this node that pods with users of their own have: 65536 for each pod.
     #[arg(long, default_value = DEFAULT_USER_IDS, value_name = "FIRST-LAST", value_parser = parse_ids)]
     pub user_ids: IdRange,
-    /// So many processes and threads a container may have.
+    /// So many processes and threads a pod may have, all its containers together; -1: as many as there are.
     #[arg(long, default_value_t = DEFAULT_POD_MAX_PIDS, value_name = "N")]
     pub pod_max_pids: i64,
+}
+
+/// The kernel's own, which flannel and Cilium use as well, so that firewalls of Kubernetes clusters
+/// mostly know it. The registered one, 4789, is Docker Swarm's and that of many hypervisors' networks,
+/// which may be in use on the same machine.
+pub const DEFAULT_VXLAN_PORT: u16 = 8472;
+
+/// Who connects pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NetworkKind {
+    /// A bridge on each node, routes and tunnels between nodes.
+    Bridge,
+    /// Plugins of the operator's choice.
+    Cni,
 }
 
 /// Kubernetes' bounds.
@@ -221,9 +260,14 @@ impl Config {
         }
     }
 
+    /// What is set aside for others than pods.
+    pub fn set_aside(&self) -> Reserved {
+        self.kube_reserved + self.system_reserved
+    }
+
     /// What pods do not get: what is set aside, and what would be short at once.
     pub fn reserved(&self) -> impl Fn(u64, u64) -> Reserved + Send + Sync + 'static {
-        let (fixed, hard) = (self.kube_reserved + self.system_reserved, self.eviction_hard.clone());
+        let (fixed, hard) = (self.set_aside(), self.eviction_hard.clone());
         move |memory, storage| {
             let bound = |signal: Signal, capacity: u64| {
                 let found = hard.0.iter().find(|(known, _)| *known == signal);
@@ -235,17 +279,33 @@ impl Config {
                     cpu_milli: 0,
                     memory: bound(Signal::MemoryAvailable, memory),
                     ephemeral_storage: bound(Signal::NodefsAvailable, storage),
+                    processes: 0,
                 }
         }
     }
 }
 
 impl Config {
+    /// How the pod network is set up.
+    pub fn network(&self) -> NetworkConfig {
+        NetworkConfig { vxlan_port: self.vxlan_port, ..self.traces.network() }
+    }
+
+    /// Where plugins for the pod network are.
+    pub fn cni(&self) -> CniConfig {
+        CniConfig {
+            conf_dir: self.cni_conf_dir.clone(),
+            bin_dirs: self.cni_bin_dir.clone(),
+            state_dir: self.traces.attached(),
+        }
+    }
+
     /// How the service proxy of the node with this name is set up.
     pub fn proxy(&self, node_name: &str) -> ProxyConfig {
         ProxyConfig {
             table: self.traces.nft_table.clone(),
             node_name: node_name.to_owned(),
+            pods_of_range: self.network_kind == NetworkKind::Bridge,
             node_port_addresses: self.node_port_addresses.clone(),
         }
     }
@@ -265,7 +325,17 @@ impl Traces {
 
     /// How the pod network is set up.
     pub fn network(&self) -> NetworkConfig {
-        NetworkConfig { bridge: self.bridge.clone(), state_dir: self.run_dir.join("network") }
+        NetworkConfig {
+            bridge: self.bridge.clone(),
+            state_dir: self.run_dir.join("network"),
+            vxlan_port: DEFAULT_VXLAN_PORT,
+            table: format!("{}-tunnel", self.nft_table),
+        }
+    }
+
+    /// Where is kept which pods plugins attached.
+    pub fn attached(&self) -> PathBuf {
+        self.root_dir.join("cni")
     }
 
     /// Name of the tables that hold pods to network policies.
@@ -373,13 +443,15 @@ mod tests {
             "kubelet",
             "--join=https://10.0.0.1:6443",
             "--join=https://10.0.0.2:6443",
-            "--node-label=disk=fast",
+            "--node-labels=disk=fast,zone=a",
+            "--node-label=rack=",
             "--insecure-registry=10.0.0.9:5000",
         ])
         .unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.config.join.len(), 2);
-        assert_eq!(cli.config.node_labels, [("disk".to_owned(), "fast".to_owned())]);
+        let labels = [("disk", "fast"), ("zone", "a"), ("rack", "")];
+        assert_eq!(cli.config.node_labels, labels.map(|(k, v)| (k.to_owned(), v.to_owned())));
         assert_eq!(cli.config.traces.root_dir, Path::new(DEFAULT_ROOT_DIR));
         let import = ["kubelet", "image", "import", "a.tar", "--root-dir", "/tmp/x"];
         let Some(Command::Image(ImageCommand::Import { file, root_dir })) =
@@ -388,7 +460,7 @@ mod tests {
             panic!("an import was asked for");
         };
         assert_eq!((file, root_dir), ("a.tar".into(), "/tmp/x".into()));
-        assert!(Cli::try_parse_from(["kubelet", "--node-label=none"]).is_err());
+        assert!(Cli::try_parse_from(["kubelet", "--node-labels=a=b,none"]).is_err());
         assert!(cli.config.own_users);
         assert_eq!(cli.config.user_ids, runtime::DEFAULT_USER_IDS);
         let chosen =
@@ -408,6 +480,18 @@ mod tests {
         assert_eq!(at("--node-port-addresses=10.0.0.0/8"), "10.0.0.0/8".parse().unwrap());
         let wrong = ["kubelet", "--node-port-addresses=10.0.0.1"];
         assert!(Cli::try_parse_from(wrong).unwrap_err().to_string().contains("\"primary\""));
+    }
+
+    #[test]
+    fn plugins_connect_pods_only_when_the_operator_says_so() {
+        assert_eq!(config(&[]).network_kind, NetworkKind::Bridge);
+        let chosen = config(&["--network=cni", "--cni-bin-dir=/opt/cni/bin,/usr/lib/cni"]);
+        assert_eq!(chosen.network_kind, NetworkKind::Cni);
+        let cni = chosen.cni();
+        assert_eq!(cni.conf_dir, Path::new("/etc/cni/net.d"));
+        assert_eq!(cni.bin_dirs, [Path::new("/opt/cni/bin"), Path::new("/usr/lib/cni")]);
+        assert_eq!(cni.state_dir, Path::new(DEFAULT_ROOT_DIR).join("cni"));
+        assert!(Cli::try_parse_from(["kubelet", "--network=calico"]).is_err());
     }
 
     fn config(arguments: &[&str]) -> Config {
@@ -450,6 +534,7 @@ mod tests {
             cpu_milli: 100,
             memory: (2 << 30) + (100 << 20),
             ephemeral_storage: (2 << 30) + (10 << 30),
+            processes: 0,
         };
         assert_eq!(config.reserved()(8 << 30, 100 << 30), expected);
     }

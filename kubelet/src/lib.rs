@@ -23,6 +23,9 @@ pub mod dns;
 mod downward;
 pub mod enrollment;
 mod files;
+mod folder_watch;
+#[cfg(test)]
+mod fuzzing;
 pub mod join;
 pub mod lock;
 pub mod network;

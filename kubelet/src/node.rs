@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::image::{ImageError, ImageStore, ImageStoreConfig};
-use runtime::{ShimRuntime, ShimRuntimeConfig};
+use runtime::{ContainerRuntime, Resources, ShimRuntime, ShimRuntimeConfig};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::BroadcastStream;
@@ -13,16 +13,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agent::{self, Agent, Ending, Parts, Pressure};
-use crate::config::{Config, images};
+use crate::config::{Config, NetworkKind, images};
 use crate::dns;
 use crate::enrollment::{self, Enrolled, EnrollmentError};
+use crate::join::Chain;
 use crate::lock::{LockError, RootLock};
-use crate::network::{BridgeNetwork, NetworkError};
+use crate::network::{
+    BridgeNetwork, CniNetwork, HostPorts, NetworkError, PodAddresses, PodNetwork,
+    keep_addresses_of_names, unready, watch_configuration,
+};
 use crate::nft;
-use crate::node_status::{Health, Images, Machine, Observe, address_towards};
-use crate::pods::{PodsConfig, PodsError};
+use crate::node_status::{
+    Enforced, Facts, Health, Images, Machine, Observe, address_beside, address_towards, of_all_pods,
+};
+use crate::pods::{PodsConfig, PodsError, bounds};
 use crate::policy;
-use crate::pressure::{ImageGc, MachineSense, PressureConfig};
+use crate::pressure::{ImageGc, MachineSense, PressureConfig, process_limit};
 use crate::proxy;
 use crate::reporter::Reporter;
 use crate::snapshot::SnapshotFolder;
@@ -98,16 +104,17 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         }
         None => None,
     };
-    let address = match config.node_ip {
-        Some(address) => address,
-        None => address_towards(&masters)
-            .await
-            .or_else(|| last_address(&state))
-            .ok_or(NodeError::NoAddress)?,
+    let addresses = match config.node_ip.clone() {
+        Some(addresses) => addresses.into_vec(),
+        None => {
+            let towards = address_towards(&masters).await.or_else(|| last_address(&state));
+            let primary = towards.ok_or(NodeError::NoAddress)?;
+            [primary].into_iter().chain(address_beside(primary).await).collect()
+        }
     };
     let traces = &config.traces;
     let root_dir = traces.root_dir.clone();
-    info!(node = node_name, %address, "starting");
+    info!(node = node_name, ?addresses, "starting");
     let images_dir = images(&root_dir).root;
     let images = ImageStore::open(ImageStoreConfig {
         insecure_registries: config.insecure_registries.clone(),
@@ -117,7 +124,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     .map_err(NodeError::Images)?;
     let machine = Machine {
         root_dir: root_dir.clone(),
-        address,
+        addresses: addresses.clone(),
         max_pods: config.max_pods,
         reserved: Box::new(config.reserved()),
         images: Some(Images::of(images.clone())),
@@ -144,29 +151,29 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let runtime_config = ShimRuntimeConfig { user_ids: config.user_ids, ..traces.runtime() };
     let runtime = ShimRuntime::open(runtime_config).await.map_err(NodeError::Runtime)?;
     let own_users = config.own_users && can_have_own_users(&runtime);
-    let ending = Ending { told, periods, health };
-    let network =
-        BridgeNetwork::new(traces.network(), state.clone()).map_err(NodeError::Network)?;
-    let network = Arc::new(network);
-
+    let facts = machine.observe();
+    if config.enforce_node_allocatable == Enforced::Pods {
+        enforce(&runtime, &config, &facts).await;
+    }
     let mut tasks = JoinSet::new();
-    let (routes, stop) = (network.clone(), shutdown.clone());
-    tasks.spawn(async move { routes.run(stop).await });
     let connection = nft::Connection::default();
+    let (network, host_ports, pod_addresses) =
+        network(&config, &state, &connection, &health, &mut tasks, &shutdown)?;
     tasks.spawn(proxy::run(
         state.clone(),
-        network.host_ports(),
+        host_ports,
         connection.clone(),
         config.proxy(&node_name),
         shutdown.clone(),
     ));
     tasks.spawn(policy::run(
         state.clone(),
-        network.pod_addresses().guard(),
+        pod_addresses.guard(),
         connection,
         traces.policy_table(),
         shutdown.clone(),
     ));
+    let ending = Ending { told, periods, health };
     if let Some(static_pods) = static_pods {
         tasks.spawn(static_pods.run(shutdown.clone()));
     }
@@ -178,11 +185,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
             log_dir: config.log_dir.clone(),
             cgroup_root: traces.cgroup_root.clone(),
             node_name,
-            node_addresses: vec![address],
-            memory_capacity_bytes: machine.observe().memory_bytes,
+            node_addresses: addresses,
+            memory_capacity_bytes: facts.memory_bytes,
             max_pods: usize::try_from(config.max_pods).unwrap_or(usize::MAX),
             pod_max_pids: config.pod_max_pids,
             own_users,
+            no_app_armor: runtime.app_armor().err().map(str::to_owned),
+            no_selinux: runtime.selinux().err().map(str::to_owned),
         },
         runtime: Arc::new(runtime),
         images: Arc::new(images),
@@ -213,6 +222,43 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     Ok(result?)
 }
 
+/// What connects pods, as the operator chose; what it has to keep up runs among the tasks.
+fn network(
+    config: &Config,
+    state: &StateHandle,
+    connection: &nft::Connection,
+    health: &watch::Sender<Health>,
+    tasks: &mut JoinSet<()>,
+    shutdown: &CancellationToken,
+) -> Result<(Arc<dyn PodNetwork>, HostPorts, PodAddresses), NodeError> {
+    let (state, stop) = (state.clone(), shutdown.clone());
+    match config.network_kind {
+        NetworkKind::Bridge => {
+            let network =
+                BridgeNetwork::new(config.network(), state).map_err(NodeError::Network)?;
+            let network = Arc::new(network);
+            let (ports, addresses) = (network.host_ports(), network.pod_addresses());
+            let kept = Arc::clone(&network);
+            let connection = connection.clone();
+            tasks.spawn(async move { kept.run(connection, stop).await });
+            Ok((network, ports, addresses))
+        }
+        NetworkKind::Cni => {
+            let network = CniNetwork::new(config.cni()).map_err(NodeError::Network)?;
+            let (ports, addresses) = (network.host_ports(), network.pod_addresses());
+            let bridge = config.traces.bridge.clone();
+            tasks.spawn(keep_addresses_of_names(bridge, state, stop.clone()));
+            let (conf_dir, health) = (config.cni_conf_dir.clone(), health.clone());
+            let tell =
+                move |no_network| health.send_modify(|health| health.no_network = no_network);
+            // Known before a master hears of this node.
+            tell(unready(&conf_dir));
+            tasks.spawn(watch_configuration(conf_dir, tell, stop));
+            Ok((Arc::new(network), ports, addresses))
+        }
+    }
+}
+
 /// What a node cannot do it does not do by default; a pod that insists is told why.
 fn can_have_own_users(runtime: &ShimRuntime) -> bool {
     match runtime.own_users() {
@@ -220,6 +266,20 @@ fn can_have_own_users(runtime: &ShimRuntime) -> bool {
         Err(reason) => {
             warn!(reason, "pods have no users of their own: root in a pod is root of this node");
             false
+        }
+    }
+}
+
+/// Holds all pods together to what the node has for them. Where the kernel refuses, because more is in use
+/// than there is to be, the node goes on: its pods are no worse off than before.
+async fn enforce(runtime: &ShimRuntime, config: &Config, facts: &Facts) {
+    let of_pods = of_all_pods(facts, &config.set_aside(), process_limit());
+    // Among the machine's other programs they weigh as much.
+    let weight = Resources { cpu_shares: of_pods.cpu_shares, ..Resources::default() };
+    let root = &config.traces.cgroup_root;
+    for (group, bounds) in [(root.clone(), weight), (bounds::all_pods(root), of_pods)] {
+        if let Err(error) = runtime.bound_group(&group, &bounds).await {
+            warn!(error = %Chain(&error), group, "cannot hold pods to what the node has for them");
         }
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! [`Machine`] reads the kernel's files; [`describe`] decides what they mean.
 
+mod addresses;
+mod beside;
+mod enforce;
 mod machine;
 mod reserve;
 
@@ -20,12 +23,16 @@ use proto::quantity;
 use runtime::image::Image;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::config::MasterUrl;
+use crate::network::own_addresses;
 use crate::pressure::Conditions;
 use crate::pressure::threshold::Condition;
 use crate::reporter::Reporter;
 
+pub use addresses::{InvalidNodeAddresses, NodeAddresses};
+pub use enforce::{Enforced, InvalidEnforced, of_all_pods};
 pub use machine::{Images, Machine};
 pub use reserve::{InvalidReserve, Reserved};
 
@@ -69,6 +76,8 @@ pub struct Health {
     pub pressures: Conditions,
     /// Whether the machine is about to end.
     pub shutting_down: bool,
+    /// Why pods cannot be connected.
+    pub no_network: Option<String>,
 }
 
 /// Finds the facts.
@@ -99,6 +108,18 @@ pub async fn address_towards(masters: &[MasterUrl]) -> Option<IpAddr> {
         }
     }
     None
+}
+
+/// The address of the other family that this machine has beside one of its own, on the same interface.
+/// Nothing where there is none, or where the kernel does not say.
+pub async fn address_beside(primary: IpAddr) -> Option<IpAddr> {
+    match own_addresses().await {
+        Ok(all) => beside::beside(primary, &all),
+        Err(error) => {
+            warn!(%error, "cannot list this machine's addresses: it is known by one of them only");
+            None
+        }
+    }
 }
 
 /// The name that images and `kubernetes.io/arch` have for this machine's instruction set.
@@ -156,6 +177,7 @@ pub fn describe(
     // What is set aside for huge pages is no memory that others could have.
     let allocatable = list(reserved, all - reserved.memory - pages);
     let pressure = |condition: Condition| health.pressures.contains(&condition);
+    let unready = unready(health);
     let conditions = [
         condition(
             "MemoryPressure",
@@ -183,11 +205,11 @@ pub fn describe(
         ),
         condition(
             "Ready",
-            !health.shutting_down,
+            unready.is_none(),
             "KubeletReady",
             "kubelet is posting ready status",
             "KubeletNotReady",
-            "node is shutting down",
+            unready.as_deref().unwrap_or_default(),
         ),
     ];
     let old = previous.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
@@ -209,6 +231,21 @@ pub fn describe(
         images: Some(named(images)),
         node_info: Some(info.clone()),
         ..NodeStatus::default()
+    }
+}
+
+/// Why the node is not ready, in Kubernetes' words; nothing when it is.
+fn unready(health: &Health) -> Option<String> {
+    let network = health.no_network.as_ref().map(|reason| {
+        format!(
+            "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+             message:Network plugin returns error: {reason}"
+        )
+    });
+    let end = health.shutting_down.then(|| "node is shutting down".to_owned());
+    match (network, end) {
+        (Some(network), Some(end)) => Some(format!("[{network}, {end}]")),
+        (network, end) => network.or(end),
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::k8s::api::core::v1::Pod;
+use proto::priority::{self, SYSTEM_CRITICAL};
 use tokio::process::Command;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -24,9 +25,6 @@ use crate::reporter::Reporter;
 /// How long pods have when the machine ends, by the priority from which on that holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShutdownPeriods(BTreeMap<i32, Duration>);
-
-/// From this priority on pods belong to the system.
-const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 impl ShutdownPeriods {
     /// Kubernetes' simple form: so long in all, of which the critical pods have the last part.
@@ -43,7 +41,7 @@ impl ShutdownPeriods {
         };
         match all.is_zero() {
             true => Ok(Self::default()),
-            false => Ok(Self([(0, others), (CRITICAL_PRIORITY, critical)].into())),
+            false => Ok(Self([(0, others), (SYSTEM_CRITICAL, critical)].into())),
         }
     }
 
@@ -63,8 +61,8 @@ impl ShutdownPeriods {
         let mut groups: BTreeMap<i32, Vec<Arc<Pod>>> = BTreeMap::new();
         let lowest = self.0.keys().next().copied().unwrap_or(0);
         for pod in pods {
-            let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
-            let group = self.0.range(..=priority).next_back().map_or(lowest, |(from, _)| *from);
+            let group =
+                self.0.range(..=priority::of(&pod)).next_back().map_or(lowest, |(from, _)| *from);
             groups.entry(group).or_default().push(pod);
         }
         groups.into_iter().map(|(from, pods)| (self.0[&from], pods)).collect()

@@ -1,5 +1,6 @@
 //! The command line, checked before anything is opened or bound.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use self::network::Network;
 pub use self::network::NetworkError;
 use crate::api::kinds::ClusterConfig;
 use crate::api::kinds::cidr::Ranges;
+use crate::controllers::Port;
 
 mod network;
 
@@ -100,6 +102,19 @@ pub struct ServeArgs {
     /// Ports for services of type NodePort, both ends included.
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     pub service_node_port_range: (u16, u16),
+    /// Who gives Services of type LoadBalancer their addresses.
+    #[arg(long, value_enum, default_value_t = LoadBalancer::NodeAddresses)]
+    pub load_balancer: LoadBalancer,
+    /// Ports that nodes need for themselves, so that no Service of type LoadBalancer gets them at a
+    /// node's address; the masters' own and those of --etcd-servers always are. The defaults are
+    /// those of SSH and of the network between the nodes' segments.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "PORT[/PROTOCOL]",
+        default_value = "22,8472/UDP"
+    )]
+    pub load_balancer_reserved_ports: Vec<Port>,
     /// The DNS domain of the cluster.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -121,6 +136,15 @@ pub enum StoreKind {
     Embedded,
     /// An etcd cluster.
     Etcd,
+}
+
+/// Who gives Services of type `LoadBalancer` their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoadBalancer {
+    /// The masters: they are reached at the addresses of the nodes.
+    NodeAddresses,
+    /// Somebody else, or nobody.
+    None,
 }
 
 /// What is wrong with the arguments.
@@ -214,6 +238,8 @@ impl TryFrom<ServeArgs> for Config {
             node_cidr_prefix_ipv6,
             service_cidr,
             service_node_port_range,
+            load_balancer,
+            load_balancer_reserved_ports,
             cluster_domain,
             node_monitor_grace_period,
             pod_eviction_timeout,
@@ -223,6 +249,8 @@ impl TryFrom<ServeArgs> for Config {
             return Err(ConfigError::Advertise(address));
         }
         let identity = etcd_certfile.zip(etcd_keyfile);
+        let service_lb = (load_balancer == LoadBalancer::NodeAddresses)
+            .then(|| reserved(load_balancer_reserved_ports, listen, &etcd_servers));
         let store = store_config(store, etcd_servers, etcd_cafile, identity)?;
         let network = Network {
             pods: pod_cidr,
@@ -256,6 +284,7 @@ impl TryFrom<ServeArgs> for Config {
             controllers: crate::controllers::Config {
                 node_monitor_grace_period,
                 pod_eviction_timeout,
+                service_lb,
                 // Of the authority, which is opened later.
                 ..crate::controllers::Config::default()
             },
@@ -288,6 +317,14 @@ fn store_config(
             }
         }
     }
+}
+
+/// The ports at nodes' addresses that no Service gets: without those of the control plane, nothing
+/// could be taken back.
+fn reserved(said: Vec<Port>, listen: SocketAddr, etcd: &[String]) -> BTreeSet<Port> {
+    let etcd = etcd.iter().filter_map(|url| url.parse::<http::Uri>().ok()?.port_u16());
+    let own = etcd.chain([listen.port()]).map(Port::tcp);
+    said.into_iter().chain(own).collect()
 }
 
 /// The address under which a listener is reached from elsewhere.
@@ -401,6 +438,8 @@ mod tests {
             ("--pod-eviction-timeout", "5d"),
             ("--listen", "localhost"),
             ("--store", "zookeeper"),
+            ("--load-balancer-reserved-ports", "22/ICMP"),
+            ("--load-balancer", "cloud"),
         ] {
             assert!(refused(&[flag, value]).contains(value), "{flag} {value}");
         }
@@ -425,5 +464,18 @@ mod tests {
         .expect("good");
         assert_eq!(config.names, ["api.example.com", "192.0.2.7"]);
         assert!(matches!(config.store, StoreConfig::Etcd { servers, .. } if servers.len() == 2));
+    }
+
+    #[test]
+    fn ports_that_the_cluster_hangs_on_are_never_given_to_services() {
+        let reserved = |arguments: &[&str]| {
+            let ports = config(arguments).expect("good").controllers.service_lb?;
+            Some(ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let etcd = ["--store=etcd", "--etcd-servers=http://10.0.0.1:2379"];
+        assert_eq!(reserved(&etcd).as_deref(), Some("22/TCP 2379/TCP 6443/TCP 8472/UDP"));
+        let ssh = ["--load-balancer-reserved-ports=2222,53/udp", "--listen=0.0.0.0:8443"];
+        assert_eq!(reserved(&ssh).as_deref(), Some("53/UDP 2222/TCP 8443/TCP"));
+        assert_eq!(reserved(&["--load-balancer=none"]), None);
     }
 }

@@ -117,13 +117,12 @@ impl<P: Clone + Eq + Hash> Selection<P> {
     /// A pod begins to be counted.
     pub(crate) fn add_pod(&mut self, namespace: &str, labels: &Arc<Labels>, pod: P) {
         let namespace = self.namespace(namespace);
-        if !namespace.classes.contains_key(labels) {
-            let class = Class { selectors: namespace.matching(labels), pods: HashSet::new() };
-            namespace.classes.insert(Arc::clone(labels), class);
-        }
         if let Some(class) = namespace.classes.get_mut(labels) {
             class.pods.insert(pod);
+            return;
         }
+        let class = Class { selectors: namespace.matching(labels), pods: HashSet::from([pod]) };
+        namespace.classes.insert(Arc::clone(labels), class);
     }
 
     /// A pod is no longer counted.
@@ -137,9 +136,9 @@ impl<P: Clone + Eq + Hash> Selection<P> {
             class.pods.remove(pod);
             if class.pods.is_empty() {
                 known.classes.remove(labels);
+                self.drop_if_empty(namespace);
             }
         }
-        self.drop_if_empty(namespace);
     }
 
     /// An object is new, has another selector, or (with an empty one) selects nothing any more.

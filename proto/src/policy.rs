@@ -51,7 +51,8 @@ pub struct Rule {
     pub peers: Option<Vec<Peer>>,
     /// Any of these; nothing: all of every protocol, also of those without ports.
     pub ports: Option<Vec<Ports>>,
-    /// Pods with the ports that the rule calls by name, for a rule about where anybody may be reached.
+    /// Pods with the ports that the rule calls by name, for a rule about where they may be reached that
+    /// does not say which pods: those with an address in one of its blocks, or all if it has no peers.
     pub named: Option<PeerSet>,
 }
 
@@ -210,7 +211,9 @@ impl Rule {
                 peers.iter().map(|peer| Peer::of(namespace, peer, &names)).collect::<Result<_, _>>()
             })
             .transpose()?;
-        let named = (peers.is_none() && !names.is_empty()).then(|| PeerSet {
+        let by_address = |peers: &Vec<Peer>| peers.iter().any(|p| matches!(p, Peer::Block(_)));
+        let anybody = peers.as_ref().is_none_or(by_address);
+        let named = (anybody && !names.is_empty()).then(|| PeerSet {
             namespaces: Namespaces::Labelled(Selector::everything()),
             pods: Selector::everything(),
             ports: names,
@@ -244,6 +247,13 @@ impl Peer {
 }
 
 impl Block {
+    /// Whether it lets an address through.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        // An order of addresses has all of IPv4 before all of IPv6.
+        let is_in = |(first, last): &(IpAddr, IpAddr)| *first <= address && address <= *last;
+        is_in(&self.range) && !self.except.iter().any(is_in)
+    }
+
     fn of(block: &IPBlock) -> Result<Self, PolicyError> {
         let except = block.except.iter().flatten().map(|text| range(text));
         Ok(Self { range: range(&block.cidr)?, except: except.collect::<Result<_, _>>()? })
@@ -370,6 +380,16 @@ mod tests {
         assert_eq!(names(&some), ["shop/[]:api,http"]);
         let anybody = policy(json!({"policyTypes": ["Egress"], "egress": [{"ports": ports}]}));
         assert_eq!(names(&anybody), ["[]/[]:api,http:only"]);
+        // Pods are reached in a block, too, and only they say what their ports are called.
+        let block = json!([{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"podSelector": {}}]);
+        let block =
+            policy(json!({"policyTypes": ["Egress"], "egress": [{"to": block, "ports": ports}]}));
+        assert_eq!(names(&block), ["shop/[]:api,http", "[]/[]:api,http:only"]);
+        let rule = &block.egress.as_ref().unwrap()[0];
+        let Some(Peer::Block(block)) = rule.peers.iter().flatten().next() else { panic!() };
+        let contains = ["10.0.0.1", "10.1.0.1", "10.2.0.0", "11.0.0.0", "::a00:1"]
+            .map(|address| block.contains(address.parse().unwrap()));
+        assert_eq!(contains, [true, false, true, false, false]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub enum SelectorError {
 }
 
 /// What is demanded of one label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Requirement {
     /// The label is there with one of the values: `a=b`, `a in (b,c)`.
     In(String, BTreeSet<String>),
@@ -141,7 +141,7 @@ impl fmt::Display for Requirement {
 }
 
 /// Requirements that all have to hold; without any it selects everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
     requirements: Vec<Requirement>,
 }
@@ -206,6 +206,13 @@ impl Selector {
         }
         result.requirements.iter().try_for_each(Requirement::check)?;
         Ok(result)
+    }
+
+    /// The same with another requirement.
+    #[must_use]
+    pub fn with(mut self, requirement: Requirement) -> Self {
+        self.requirements.push(requirement);
+        self
     }
 
     /// Whether labels meet every requirement.

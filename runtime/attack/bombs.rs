@@ -1,6 +1,7 @@
 //! Attempts that take until somebody stops them.
 
-// SAFETY, of all blocks below: `fork` in a process without threads, whose child only waits.
+// SAFETY, of all blocks below: `fork` in a process without threads, whose child only waits; memory that the
+// kernel has just given, written to in its bounds.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 use std::fs::{self, File};
@@ -8,6 +9,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::unistd::{ForkResult, fork as fork_once, pause};
 
 use super::{Outcome, errno};
@@ -35,6 +37,37 @@ pub(crate) fn memory() -> Outcome {
         held.push(vec![1; 1 << 20]);
         if held.len() > 1 << 16 {
             return Ok("ok".to_owned());
+        }
+    }
+}
+
+/// Takes memory that outlives its process, until it is killed.
+pub(crate) fn shared_memory() -> Outcome {
+    for _ in 0..1 << 10 {
+        let (size, flags) = (16 << 20, libc::IPC_CREAT | 0o600);
+        let segment = Errno::result(unsafe { libc::shmget(libc::IPC_PRIVATE, size, flags) })?;
+        let at = unsafe { libc::shmat(segment, std::ptr::null(), 0) };
+        if at.addr() == usize::MAX {
+            return Err(Errno::last());
+        }
+        // What is not written to is not there.
+        unsafe { std::ptr::write_bytes(at.cast::<u8>(), 1, size) };
+    }
+    Ok("ok".to_owned())
+}
+
+/// Makes watchers of files until there may be no more, and keeps them: the kernel counts them by user.
+pub(crate) fn inotify() {
+    let mut made = 0;
+    loop {
+        match Errno::result(unsafe { libc::inotify_init1(0) }) {
+            Ok(_) => made += 1,
+            Err(errno) => {
+                println!("inotify: {errno:?} after {made}");
+                loop {
+                    pause();
+                }
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use nix::unistd::{chdir, chroot, fchdir};
 use super::{Attempt, Outcome, errno, ok};
 
 /// Opens for writing and writes; kernel files decide at either.
-fn write(path: &str, text: &str) -> Outcome {
+pub(crate) fn write(path: &str, text: &str) -> Outcome {
     let file = OpenOptions::new().write(true).open(path);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
     written.map(ok).map_err(|e| errno(&e))
@@ -34,7 +34,7 @@ fn entries(path: &str) -> Outcome {
 }
 
 /// Makes a device node and opens it.
-fn device(kind: SFlag, major: u64, minor: u64) -> Outcome {
+pub(crate) fn device(kind: SFlag, major: u64, minor: u64) -> Outcome {
     let path = Path::new("/tmp/node");
     let _ = fs::remove_file(path);
     mknod(path, kind, Mode::S_IRUSR | Mode::S_IWUSR, makedev(major, minor))?;
@@ -90,7 +90,27 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     ("power", || write("/sys/power/state", "mem")),
     ("block device queue", || write("/sys/module/loop/parameters/max_loop", "1")),
     ("write into /sys", || File::create("/sys/x").map(ok).map_err(|e| errno(&e))),
+    ("poweroff_cmd", || write("/proc/sys/kernel/poweroff_cmd", "/tmp/x")),
+    ("the next process number", || write("/proc/sys/kernel/ns_last_pid", "1")),
+    ("panic", || write("/proc/sys/kernel/panic_on_oops", "1")),
+    ("limit of watchers", || write("/proc/sys/fs/inotify/max_user_instances", "1000000")),
+    ("limit of namespaces", || write("/proc/sys/user/max_user_namespaces", "0")),
+    ("dumps of setuid programs", || write("/proc/sys/fs/suid_dumpable", "2")),
+    ("rescan a bus", || write("/sys/bus/pci/rescan", "1")),
+    ("its own profile", || write("/proc/self/attr/apparmor/current", "changeprofile unconfined")),
     // What tells of the machine.
+    ("addresses of the kernel", || {
+        let mut first = [b'0'; 8];
+        let mut file = File::open("/proc/kallsyms").map_err(|e| errno(&e))?;
+        file.read_exact(&mut first).map_err(|e| errno(&e))?;
+        Ok(if first == [b'0'; 8] { "hidden".to_owned() } else { "ok".to_owned() })
+    }),
+    ("debugfs", || entries("/sys/kernel/debug")),
+    ("tracefs", || entries("/sys/kernel/tracing")),
+    ("securityfs", || entries("/sys/kernel/security")),
+    ("pstore", || entries("/sys/fs/pstore")),
+    ("bpffs", || entries("/sys/fs/bpf")),
+    ("efi variables", || entries("/sys/firmware/efi/efivars")),
     ("kcore", || read("/proc/kcore")),
     ("keys", || read("/proc/keys")),
     ("timer_list", || read("/proc/timer_list")),
@@ -141,6 +161,13 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
             return Ok("itself".to_owned());
         }
         write("/proc/1/exe", "x")
+    }),
+    ("memory of the first process", || {
+        if std::process::id() == 1 {
+            return Ok("itself".to_owned());
+        }
+        let file = OpenOptions::new().write(true).open("/proc/1/mem");
+        file.map(ok).map_err(|e| errno(&e))
     }),
     ("an unchangeable file", || {
         let file = File::create("/tmp/unchangeable").map_err(|e| errno(&e))?;

@@ -6,12 +6,22 @@
 //!
 //! ```text
 //! attack all            every attempt that ends by itself
-//! attack fork|memory|descriptors|disk FOLDER|inodes FOLDER|log
+//! attack keys SERIAL    takes a key of others that has this number
+//! attack processes PID  attempts on a process that is another's
+//! attack others         what a container must not find: puts it there, and takes it away when its input ends
+//! attack hold           keeps a key in its session, says its number, and stays
+//! attack fork|memory|shared-memory|descriptors|inotify|disk FOLDER|inodes FOLDER|log
 //!                       one that takes and takes
 //! ```
 
 mod bombs;
 mod escapes;
+mod keys;
+mod nested;
+mod newer;
+mod others;
+mod processes;
+mod sockets;
 mod system_calls;
 
 use std::io;
@@ -30,13 +40,26 @@ fn main() {
     match args[..] {
         ["all"] => {
             say("leaked descriptors", escapes::leaked_descriptors());
-            for (name, attempt) in system_calls::ATTEMPTS.iter().chain(escapes::ATTEMPTS) {
+            let kinds = [
+                system_calls::ATTEMPTS,
+                newer::ATTEMPTS,
+                nested::ATTEMPTS,
+                sockets::ATTEMPTS,
+                escapes::ATTEMPTS,
+            ];
+            for (name, attempt) in kinds.into_iter().flatten() {
                 say(name, attempt());
             }
             println!("end");
         }
+        ["keys", serial] => keys::take(serial),
+        ["processes", process] => processes::all(process),
+        ["others"] => others::be(),
+        ["hold"] => keys::hold(),
         ["fork"] => say("fork", bombs::fork()),
         ["memory"] => say("memory", bombs::memory()),
+        ["shared-memory"] => say("shared memory", bombs::shared_memory()),
+        ["inotify"] => bombs::inotify(),
         ["descriptors"] => say("descriptors", bombs::descriptors()),
         ["disk", folder] => say("disk", bombs::disk(folder)),
         ["inodes", folder] => say("inodes", bombs::inodes(folder)),

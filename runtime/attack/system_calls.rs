@@ -12,26 +12,39 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::libc::{self, c_long};
 
-use super::{Attempt, Outcome, errno, ok};
+use super::nested::apart;
+use super::{Attempt, Outcome, errno, ok, others};
 
-fn call(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long) -> Outcome {
+pub(crate) fn call(
+    number: c_long,
+    a: c_long,
+    b: c_long,
+    c: c_long,
+    d: c_long,
+    e: c_long,
+) -> Outcome {
     let result = unsafe { libc::syscall(number, a, b, c, d, e) };
     Errno::result(result).map(ok)
 }
 
-fn text(text: &str) -> CString {
+/// Ends the child that a call has made, and waits for it in its parent.
+pub(crate) fn born(result: c_long) -> Outcome {
+    let child = match Errno::result(result)? {
+        0 => unsafe { libc::_exit(0) },
+        child => child as libc::pid_t,
+    };
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child), None).map(ok)
+}
+
+pub(crate) fn text(text: &str) -> CString {
     CString::new(text).expect("no zero byte")
 }
 
-fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> Outcome {
+pub(crate) fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> Outcome {
     let (source, target, kind) = (text(source), text(target), text(kind));
     let result =
         unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, ptr::null()) };
     Errno::result(result).map(ok)
-}
-
-fn socket(domain: i32, kind: i32, protocol: i32) -> Outcome {
-    Errno::result(unsafe { libc::socket(domain, kind, protocol) }).map(ok)
 }
 
 pub(crate) const ATTEMPTS: &[Attempt] = &[
@@ -59,19 +72,21 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         call(libc::SYS_open_tree, libc::AT_FDCWD.into(), path.as_ptr() as c_long, clone, 0, 0)
     }),
     // Namespaces.
-    ("unshare users", || call(libc::SYS_unshare, libc::CLONE_NEWUSER.into(), 0, 0, 0, 0)),
-    ("unshare mounts", || call(libc::SYS_unshare, libc::CLONE_NEWNS.into(), 0, 0, 0, 0)),
-    ("unshare network", || call(libc::SYS_unshare, libc::CLONE_NEWNET.into(), 0, 0, 0, 0)),
+    ("unshare users", || apart(|| call(libc::SYS_unshare, libc::CLONE_NEWUSER.into(), 0, 0, 0, 0))),
+    ("unshare mounts", || apart(|| call(libc::SYS_unshare, libc::CLONE_NEWNS.into(), 0, 0, 0, 0))),
+    ("unshare network", || {
+        apart(|| call(libc::SYS_unshare, libc::CLONE_NEWNET.into(), 0, 0, 0, 0))
+    }),
     ("clone into new users", || {
-        // If it works, parent and child both say so.
         let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
-        call(libc::SYS_clone, flags.into(), 0, 0, 0, 0)
+        born(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
     }),
     ("clone3", || {
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
         arguments.exit_signal = libc::SIGCHLD as u64;
         let size = size_of::<libc::clone_args>() as c_long;
-        call(libc::SYS_clone3, &raw const arguments as c_long, size, 0, 0, 0)
+        let at = &raw const arguments;
+        born(unsafe { libc::syscall(libc::SYS_clone3, at, size) })
     }),
     ("setns", || {
         let namespace = File::open("/proc/self/ns/net").map_err(|e| errno(&e))?;
@@ -141,17 +156,6 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     #[cfg(target_arch = "x86_64")]
     ("ioperm", || call(libc::SYS_ioperm, 0x80, 1, 1, 0, 0)),
     ("personality", || call(libc::SYS_personality, 0x4000_0000, 0, 0, 0, 0)),
-    // Sockets that no network namespace confines, or that read and forge what others send.
-    ("vsock", || socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)),
-    ("raw socket", || socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
-    ("packet socket", || socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
-    ("take the interface down", || {
-        let control = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0) };
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        (request.ifr_name[0], request.ifr_name[1]) = (b'l' as _, b'o' as _);
-        let result = unsafe { libc::ioctl(control, libc::SIOCSIFFLAGS, &raw const request) };
-        Errno::result(result).map(ok)
-    }),
     // Precedence over others.
     ("real-time scheduling", || {
         let parameter = libc::sched_param { sched_priority: 1 };
@@ -183,6 +187,11 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         let parent = unsafe { libc::getppid() };
         Ok(if parent == 0 { "none".to_owned() } else { parent.to_string() })
     }),
+    ("the group of processes", || {
+        // A signal to the whole group would reach those that it shares it with, seen or not.
+        let (group, session) = unsafe { (libc::getpgid(0), libc::getsid(0)) };
+        Ok(if group > 0 && session > 0 { "own".to_owned() } else { "ok".to_owned() })
+    }),
     ("trace the first process", || {
         if std::process::id() == 1 {
             return Ok("itself".to_owned());
@@ -190,16 +199,19 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         Errno::result(unsafe { libc::ptrace(libc::PTRACE_SEIZE, 1, 0, 0) }).map(ok)
     }),
     ("shared memory of others", || {
-        Errno::result(unsafe { libc::shmget(0x4b75_7474, 1, 0) }).map(ok)
+        Errno::result(unsafe { libc::shmget(others::KEY, 1, 0) }).map(ok)
     }),
+    ("semaphores of others", || Errno::result(unsafe { libc::semget(others::KEY, 1, 0) }).map(ok)),
+    ("messages of others", || Errno::result(unsafe { libc::msgget(others::KEY, 0) }).map(ok)),
+    ("file in memory of others", || File::open(others::FILE).map(ok).map_err(|e| errno(&e))),
     ("message queue of others", || {
-        let name = text("/kutter-attack");
+        let name = text(others::QUEUE);
         Errno::result(unsafe { libc::mq_open(name.as_ptr(), libc::O_RDONLY) }).map(ok)
     }),
     ("abstract socket of others", || {
         use std::os::linux::net::SocketAddrExt as _;
         use std::os::unix::net::{SocketAddr, UnixStream};
-        let address = SocketAddr::from_abstract_name(b"kutter-attack").map_err(|e| errno(&e))?;
+        let address = SocketAddr::from_abstract_name(others::SOCKET).map_err(|e| errno(&e))?;
         UnixStream::connect_addr(&address).map(ok).map_err(|e| errno(&e))
     }),
 ];

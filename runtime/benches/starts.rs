@@ -1,15 +1,17 @@
-//! How long the steps of a container's life take, beside `runc run --detach` of an equal bundle if that
-//! is installed, and what a shim weighs. A report, not a test: `cargo bench -p runtime`, as root, on a
+//! How long the steps of a container's life take, beside `runc run --detach` of equal bundles if that is
+//! installed, and what a shim weighs. The kinds take turns, so that other work on the machine falls on all alike. A report, not a test: `cargo bench -p runtime`, as root, on a
 //! machine that has nothing else to do.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::Rig;
-use runtime::{ContainerRuntime, SandboxConfig, SeccompProfile};
+use runtime::{CapabilityChanges, ContainerRuntime, SandboxConfig, SeccompProfile};
 
 const ROUNDS: usize = 40;
 
@@ -32,15 +34,32 @@ struct Times {
 async fn report() {
     let rig = Rig::new().await;
     rig.run_to_end("warm-up", "true").await;
-    for (name, seccomp, own_users) in [
+    let kinds = [
         ("default system-call filter", SeccompProfile::RuntimeDefault, false),
         ("no system-call filter", SeccompProfile::Unconfined, false),
         ("default system-call filter, users of its own", SeccompProfile::RuntimeDefault, true),
-    ] {
-        let mut times = Times::default();
-        for round in 0..ROUNDS {
-            one_life(&rig, &format!("pod{round}"), (seccomp.clone(), own_users), &mut times).await;
+    ];
+    let mut lives: [Times; 3] = Default::default();
+    let runc = [("default system-call filter", true), ("no system-call filter", false)]
+        .map(|(name, filtered)| (name, Runc::new(&rig, filtered)));
+    let mut runs: [std::io::Result<Vec<Duration>>; 2] = [Ok(Vec::new()), Ok(Vec::new())];
+    for round in 0..ROUNDS {
+        for ((_, seccomp, own_users), times) in kinds.iter().zip(&mut lives) {
+            let kind = (seccomp.clone(), *own_users);
+            one_life(&rig, &format!("pod{round}"), kind, times).await;
         }
+        for ((_, bundle), times) in runc.iter().zip(&mut runs) {
+            let measured = match (bundle, &mut *times) {
+                (Ok(bundle), Ok(times)) => bundle.run().map(|took| times.push(took)),
+                (Err(error), Ok(_)) => Err(std::io::Error::other(error.to_string())),
+                (_, Err(_)) => continue,
+            };
+            if let Err(error) = measured {
+                *times = Err(error);
+            }
+        }
+    }
+    for ((name, ..), times) in kinds.iter().zip(lives) {
         println!("{name}, {ROUNDS} rounds:");
         for (step, times) in [
             ("create_sandbox", times.sandbox),
@@ -51,12 +70,14 @@ async fn report() {
             println!("  {step:16} {}", percentiles(times));
         }
     }
-    match runc(&rig) {
-        Ok(times) => {
-            println!("runc, no system-call filter, {ROUNDS} rounds:");
-            println!("  {:16} {}", "run --detach", percentiles(times));
+    for ((name, _), times) in runc.iter().zip(runs) {
+        match times {
+            Ok(times) => {
+                println!("runc, {name}, {ROUNDS} rounds:");
+                println!("  {:16} {}", "run --detach", percentiles(times));
+            }
+            Err(error) => println!("runc, {name}, cannot be measured: {error}"),
         }
-        Err(error) => println!("runc cannot be measured: {error}"),
     }
     weigh(&rig).await;
     rig.finish().await;
@@ -88,35 +109,48 @@ async fn one_life(
 }
 
 /// The same program in the same files, made and started by runc; its removal does not count.
-fn runc(rig: &Rig) -> std::io::Result<Vec<Duration>> {
-    let bundle = rig.folder.path().join("bundle");
-    fs::create_dir(&bundle)?;
-    let runc = |arguments: &[&str]| {
-        let mut command = std::process::Command::new("runc");
-        let streams = || std::process::Stdio::null();
-        command.args(arguments).current_dir(&bundle).stdin(streams()).stdout(streams());
-        match command.stderr(streams()).status()?.success() {
+struct Runc {
+    bundle: PathBuf,
+}
+
+impl Runc {
+    fn new(rig: &Rig, filtered: bool) -> std::io::Result<Runc> {
+        let bundle = rig.folder.path().join(format!("bundle-{filtered}"));
+        fs::create_dir(&bundle)?;
+        let runc = Runc { bundle };
+        runc.call(&["spec"])?;
+        let path = runc.bundle.join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+        config["process"]["terminal"] = false.into();
+        config["process"]["args"] = serde_json::json!(["sleep", "600"]);
+        // As ours, unlike the folder that `runc spec` expects, the layer is shared.
+        config["root"]["path"] = serde_json::json!(rig.layer);
+        if filtered {
+            let filter = runtime::default_seccomp(&CapabilityChanges::default());
+            config["linux"]["seccomp"] = filter.map_err(std::io::Error::other)?;
+        }
+        fs::write(&path, serde_json::to_vec(&config)?)?;
+        Ok(runc)
+    }
+
+    fn run(&self) -> std::io::Result<Duration> {
+        let id = format!("kutter-bench-{}", std::process::id());
+        let began = Instant::now();
+        self.call(&["run", "--detach", &id])?;
+        let took = began.elapsed();
+        self.call(&["delete", "--force", &id])?;
+        Ok(took)
+    }
+
+    fn call(&self, arguments: &[&str]) -> std::io::Result<()> {
+        let mut command = Command::new("runc");
+        command.args(arguments).current_dir(&self.bundle);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        match command.status()?.success() {
             true => Ok(()),
             false => Err(std::io::Error::other(format!("runc {} failed", arguments.join(" ")))),
         }
-    };
-    runc(&["spec"])?;
-    let path = bundle.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
-    config["process"]["terminal"] = false.into();
-    config["process"]["args"] = serde_json::json!(["sleep", "600"]);
-    // As ours, unlike the folder that `runc spec` expects, the layer is shared.
-    config["root"]["path"] = serde_json::json!(rig.layer);
-    fs::write(&path, serde_json::to_vec(&config)?)?;
-    let mut times = Vec::new();
-    for round in 0..ROUNDS {
-        let id = format!("kutter-bench-{}-{round}", std::process::id());
-        let began = Instant::now();
-        runc(&["run", "--detach", &id])?;
-        times.push(began.elapsed());
-        runc(&["delete", "--force", &id])?;
     }
-    Ok(times)
 }
 
 fn percentiles(mut times: Vec<Duration>) -> String {

@@ -9,6 +9,8 @@
 //! create_sandbox -> start_container -> (exec, signal) -> exit record -> remove_container -> remove_sandbox
 //! ```
 
+mod selinux;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+pub use self::selinux::{Labelled, SelinuxOptions};
 use crate::{DiskUsage, Result};
 
 macro_rules! id {
@@ -57,6 +60,9 @@ pub struct SandboxConfig {
     pub hostname: String,
     /// Parent of every container's cgroup, relative to the root of each hierarchy, starting with `/`.
     pub cgroup_parent: String,
+    /// Bounds of that group: of all containers together. What is not named is not bounded.
+    #[serde(default)]
+    pub resources: Resources,
     /// Kernel parameters of the sandbox's namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// Which namespaces it has of the machine and not for itself.
@@ -69,6 +75,9 @@ pub struct SandboxConfig {
     /// Whether its users are other users of the machine, out of a range that no other sandbox has.
     #[serde(default)]
     pub own_users: bool,
+    /// The label of what its containers share.
+    #[serde(default)]
+    pub selinux: SelinuxOptions,
 }
 
 /// What a sandbox uses of the machine instead of having it for itself.
@@ -141,6 +150,15 @@ pub struct ContainerConfig {
     pub unmasked_proc: bool,
     /// The system-call filter.
     pub seccomp: SeccompProfile,
+    /// The AppArmor profile.
+    #[serde(default)]
+    pub app_armor: AppArmorProfile,
+    /// Its SELinux label.
+    #[serde(default)]
+    pub selinux: SelinuxOptions,
+    /// Files that are labelled before it starts, where the kernel has SELinux.
+    #[serde(default)]
+    pub labelled: Vec<Labelled>,
     /// Whether set-user-id programs are without effect.
     pub no_new_privileges: bool,
     /// Whether the root file system refuses writes.
@@ -252,6 +270,10 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// -1000 to 1000.
     pub oom_score_adj: Option<i32>,
+    /// Bytes in huge pages, by the size of a page in bytes. What is not named is not bounded; a
+    /// machine without such pages has none to give.
+    #[serde(default)]
+    pub huge_page_limits: BTreeMap<u64, u64>,
 }
 
 /// What differs from the default capability set.
@@ -273,6 +295,18 @@ pub enum SeccompProfile {
     Unconfined,
     /// What this file of the machine says, in the JSON of OCI specifications or of Docker.
     File(PathBuf),
+}
+
+/// The AppArmor profile of a container. Where the kernel enforces none, only [`AppArmorProfile::Named`] is an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppArmorProfile {
+    /// What containers customarily get, and privileged ones do not. It denies mounts, also with `SYS_ADMIN`.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// One that the machine's administrator has loaded, by its name.
+    Named(String),
 }
 
 /// A container as it stands.
@@ -420,6 +454,11 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         container: &ContainerId,
         resources: &Resources,
     ) -> Result<()>;
+
+    /// Bounds what is in a control group together, and makes it if need be. Its path is relative to the
+    /// root of each hierarchy and starts with `/`; sandboxes are in it by their `cgroup_parent`. What
+    /// `resources` does not name stays as it was.
+    async fn bound_group(&self, group: &str, resources: &Resources) -> Result<()>;
 
     /// Sends a signal to the container's first process; SIGKILL goes to all of its processes.
     async fn signal_container(

@@ -1,12 +1,16 @@
 //! Control groups as the shim and the removal of containers need them. Making a container's own group,
-//! with its first limits, is libcontainer's work; changing them while it runs is [`limits`]'.
+//! with its first limits, is [`birth`]'s with version 1 and libcontainer's with version 2; changing them while it runs
+//! is [`limits`]'.
 //!
 //! A group is named by its path relative to the root of every hierarchy. On a pure version 2
 //! system there is one hierarchy; with version 1 there are many, the named one of systemd and
 //! an empty version 2 hierarchy (the "hybrid" layout) among them.
 
+mod birth;
+mod bounds;
 mod counts;
 mod limits;
+mod tasks;
 mod usage;
 
 use std::collections::BTreeSet;
@@ -20,7 +24,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::{Error, Result};
+pub(crate) use birth::MOUNTED_BELOW;
 pub(crate) use counts::Counts;
+pub(crate) use tasks::Tasks;
 
 /// The mounted hierarchies of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,8 +131,8 @@ impl Hierarchies {
         Ok(())
     }
 
-    /// Moves this process into the groups of another, but for the one of version 2: that is given
-    /// back, for a child to be made in it. Being born in a group costs nothing, while each move
+    /// Moves this process, which has one thread, into the groups of another, but for the one of version 2: that is
+    /// given back, for a child to be made in it. Being born in a group costs nothing, while a move there
     /// makes the kernel wait until no processor forks.
     pub(crate) fn follow(&self, pid: u32) -> Result<Option<OwnedFd>> {
         let path = format!("/proc/{pid}/cgroup");
@@ -143,7 +149,7 @@ impl Hierarchies {
             let Some(hierarchy) = hierarchy else { continue };
             let folder = hierarchy.folder_of_absolute(group);
             match hierarchy.version {
-                Version::One => join(&folder, Pid::this())?,
+                Version::One => birth::join_alone(&folder)?,
                 Version::Two => {
                     let file = fs::File::open(&folder).map_err(|e| io_error("open", &folder, e))?;
                     unified = Some(file.into());

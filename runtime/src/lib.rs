@@ -27,4 +27,5 @@ pub use client::{DEFAULT_USER_IDS, ShimRuntime, ShimRuntimeConfig};
 pub use disk::{DiskUsage, disk_usage};
 pub use error::{Error, Result};
 pub use fake::FakeRuntime;
+pub use isolation::seccomp_oci::default_seccomp;
 pub use stalls::MemoryStalls;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{IdRange, Propagation, User};
+use crate::api::{IdRange, Propagation, Resources, User};
 use crate::isolation::Capabilities;
 
 /// Name of the file in a container's folder that holds its [`LaunchPlan`].
@@ -39,6 +39,19 @@ pub(crate) struct LaunchPlan {
     /// Where its creator mounts the namespaces that it joins, each under its name.
     #[serde(default)]
     pub(crate) entrances: PathBuf,
+    /// The group that its creator makes for it; nothing: libcontainer does.
+    #[serde(default)]
+    pub(crate) group: Option<GroupPlan>,
+}
+
+/// A control group of version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupPlan {
+    pub(crate) resources: Resources,
+    /// Whether the kernel accounts swap to control groups.
+    pub(crate) swap_accounting: bool,
+    /// Whether control groups may be out of the creator's sight: nothing that it mounts is of them.
+    pub(crate) can_hide: bool,
 }
 
 impl LaunchPlan {
@@ -69,16 +82,19 @@ pub(crate) enum ViewFile {
     Meminfo,
     Cpuinfo,
     Stat,
+    Loadavg,
 }
 
 impl ViewFile {
-    pub(crate) const ALL: [ViewFile; 3] = [ViewFile::Meminfo, ViewFile::Cpuinfo, ViewFile::Stat];
+    pub(crate) const ALL: [ViewFile; 4] =
+        [ViewFile::Meminfo, ViewFile::Cpuinfo, ViewFile::Stat, ViewFile::Loadavg];
 
     pub(crate) fn path(self) -> &'static str {
         match self {
             ViewFile::Meminfo => "/proc/meminfo",
             ViewFile::Cpuinfo => "/proc/cpuinfo",
             ViewFile::Stat => "/proc/stat",
+            ViewFile::Loadavg => "/proc/loadavg",
         }
     }
 
@@ -143,6 +159,12 @@ pub(crate) struct ProcessPlan {
     pub(crate) no_new_privileges: bool,
     /// File with the compiled program of the system-call filter.
     pub(crate) seccomp: Option<PathBuf>,
+    /// The AppArmor profile; nothing: none is set.
+    #[serde(default)]
+    pub(crate) app_armor: Option<String>,
+    /// The SELinux label; nothing: none is set.
+    #[serde(default)]
+    pub(crate) selinux: Option<String>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) oom_score_adj: i32,
 }
@@ -172,6 +194,9 @@ pub(crate) struct RootPlan {
     /// To whom of the machine what is made in it belongs.
     #[serde(default)]
     pub(crate) owner: u32,
+    /// The SELinux label of all files in it, and of the images that are mounted.
+    #[serde(default)]
+    pub(crate) label: Option<String>,
     /// Where the container's own mounts will be.
     pub(crate) mount_points: Vec<MountPoint>,
 }

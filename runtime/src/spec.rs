@@ -8,15 +8,18 @@
 //! Network, IPC and UTS namespaces are not named either: the creator is a fork of the shim and
 //! is in them already.
 
+mod labels;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::api::{Access, ContainerConfig, IdRange, Mount, MountSource, Propagation};
+use crate::api::{Access, ContainerConfig, IdRange, Mount, MountSource, Propagation, Resources};
+use crate::isolation::selinux::Labels;
 use crate::isolation::{Capabilities, confine};
 use crate::plan::{
-    Entrance, LaunchPlan, Limit, LimitKind, LogPlan, ProcessPlan, Processes, RootPlan, StagePlan,
-    ViewFile,
+    Entrance, GroupPlan, LaunchPlan, Limit, LimitKind, LogPlan, ProcessPlan, Processes, RootPlan,
+    StagePlan, ViewFile,
 };
 use crate::shim::records::ContainerFolder;
 
@@ -46,6 +49,10 @@ pub(crate) struct Surroundings {
     pub(crate) unified_cgroups: bool,
     /// Whether the kernel accounts swap to control groups.
     pub(crate) swap_accounting: bool,
+    /// Whether a source of a mount is where control groups are, or above.
+    pub(crate) mounts_cgroups: bool,
+    /// Its SELinux labels.
+    pub(crate) labels: Labels,
 }
 
 /// Processes and threads of a container for which nobody has said anything: far more than a
@@ -169,11 +176,14 @@ const STAGED_SHARED_MEMORY: usize = 0;
 
 /// What a container sees of itself: where it is bounded, it is not the machine.
 fn view(config: &ContainerConfig, around: &Surroundings) -> Vec<ViewFile> {
-    let memory = config.resources.memory_limit_bytes.is_some().then_some(ViewFile::Meminfo);
-    let bounded = config.resources.cpu_quota_us.is_some();
-    let processors = bounded.then_some([ViewFile::Cpuinfo, ViewFile::Stat]);
-    let all = memory.into_iter().chain(processors.into_iter().flatten());
-    all.filter(|_| around.views.is_some()).collect()
+    let memory = config.resources.memory_limit_bytes.is_some();
+    let processors = config.resources.cpu_quota_us.is_some();
+    let is_seen = |file: &ViewFile| match file {
+        ViewFile::Meminfo => memory,
+        ViewFile::Cpuinfo | ViewFile::Stat => processors,
+        ViewFile::Loadavg => memory || processors,
+    };
+    ViewFile::ALL.into_iter().filter(is_seen).filter(|_| around.views.is_some()).collect()
 }
 
 /// The files of its view, and where the shim serves each.
@@ -206,6 +216,7 @@ pub(crate) fn launch_plan(
     around: &Surroundings,
     root: RootPlan,
     seccomp: Option<PathBuf>,
+    app_armor: Option<String>,
 ) -> Result<LaunchPlan, String> {
     let log = config.log_path.clone().map(|path| LogPlan {
         path,
@@ -223,6 +234,8 @@ pub(crate) fn launch_plan(
         capabilities: capabilities(config)?,
         no_new_privileges: config.no_new_privileges,
         seccomp,
+        app_armor,
+        selinux: around.labels.process.clone(),
         limits: vec![
             Limit { kind: LimitKind::OpenFiles, soft: OPEN_FILES.0, hard: OPEN_FILES.1 },
             Limit { kind: LimitKind::CoreSize, soft: 0, hard: u64::MAX },
@@ -243,7 +256,35 @@ pub(crate) fn launch_plan(
         stage: stage_plan(config, around),
         view: view(config, around),
         entrances: around.entrances().to_owned(),
+        group: group_plan(config, around),
     })
+}
+
+/// With version 1 the creator makes the group. A privileged container is shown all groups, which libcontainer has to
+/// find for it.
+fn group_plan(config: &ContainerConfig, around: &Surroundings) -> Option<GroupPlan> {
+    if around.unified_cgroups || config.privileged {
+        return None;
+    }
+    let limit = config.resources.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT);
+    Some(GroupPlan {
+        resources: Resources { pids_limit: Some(limit), ..config.resources.clone() },
+        swap_accounting: around.swap_accounting,
+        can_hide: !around.mounts_cgroups,
+    })
+}
+
+/// The specification for who makes the control group by itself.
+pub(crate) fn without_group(mut spec: Value, root: &Path) -> Value {
+    if let Some(linux) = spec["linux"].as_object_mut() {
+        linux.remove("resources");
+    }
+    // It may be relative to the other bundle.
+    let path = spec["root"]["path"].as_str().map(PathBuf::from).unwrap_or_default();
+    if path.is_relative() {
+        spec["root"]["path"] = json!(root);
+    }
+    spec
 }
 
 /// What a container keeps of root's power. A name that nobody knows is the error.
@@ -316,6 +357,9 @@ fn mounts(
         number += 1;
         let options = ["nosuid", "noexec", "nodev", "ro"];
         mounts.push(bind(&staged(number, &source), file.path(), &options));
+    }
+    if let Some(label) = &around.labels.file {
+        labels::label_mounts(&mut mounts, label);
     }
     mounts
 }

@@ -31,12 +31,21 @@ pub(crate) fn fork() -> nix::Result<Fork> {
 /// Forks a process with one thread so that the child's parent is this process' own parent, and
 /// the child is in a control group of version 2, given as its folder.
 pub(crate) fn fork_sibling(group: Option<BorrowedFd<'_>>) -> nix::Result<Fork> {
+    // The signal at its end is then the one of this process, SIGCHLD.
+    clone(libc::CLONE_PARENT as u64, 0, group)
+}
+
+/// Forks a process with one thread into a control group of version 2, given as its folder.
+pub(crate) fn fork_into(group: BorrowedFd<'_>) -> nix::Result<Fork> {
+    clone(0, libc::SIGCHLD as u64, Some(group))
+}
+
+fn clone(flags: u64, exit_signal: u64, group: Option<BorrowedFd<'_>>) -> nix::Result<Fork> {
     /// The libc crate's constant of this name is too narrow.
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     // SAFETY: all of the structure is plain data, for which zeroes are a valid value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    // With CLONE_PARENT the signal at its end is the one of this process, SIGCHLD.
-    arguments.flags = libc::CLONE_PARENT as u64;
+    (arguments.flags, arguments.exit_signal) = (flags, exit_signal);
     if let Some(group) = group {
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = group.as_raw_fd() as u64;
@@ -136,6 +145,23 @@ pub(crate) fn close_others_on_exec() -> nix::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(result).map(drop)
+}
+
+/// Gives this process a new, empty session keyring, in which nobody else is. Where the kernel keeps no keys
+/// there are none to be kept apart.
+pub(crate) fn leave_session_keyring() -> io::Result<()> {
+    // SAFETY: with a null name a new keyring is made; nothing else is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Installs a compiled system-call filter for this thread, and all it becomes.

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use common::{PATIENCE, Rig, eventually, is_root, runs};
 use nix::sys::signal::{Signal, kill};
@@ -104,6 +105,45 @@ async fn a_sandbox_whose_shim_is_killed_is_lost_and_can_be_removed() {
     assert!(!runs(running.pid()));
     // The id is free for a new life.
     assert!(rig.sandbox("pod").await.ready);
+    rig.finish().await;
+}
+
+/// Whoever started it was killed, and the next one has removed the sandbox before the shim came to make any.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_is_late_finds_its_sandbox_gone() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new().await;
+    let sandbox = rig.sandbox("late").await.config.id;
+    let folder = rig.config.state_dir.join("sandboxes/late");
+    let record = fs::read(folder.join("config.json")).unwrap();
+    rig.runtime.remove_sandbox(&sandbox).await.unwrap();
+    fs::create_dir(&folder).unwrap();
+    let config = folder.join("config.json");
+    fs::write(&config, record).unwrap();
+    let removal = fs::File::open(&config).unwrap();
+    removal.lock().unwrap();
+
+    let program = rig.config.shim_path.clone().unwrap();
+    let shim = std::process::Command::new(program)
+        .arg(&folder)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let file = format!(":{} ", removal.metadata().unwrap().ino());
+    eventually("the shim waits for the removal", || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|line| line.contains("-> FLOCK") && line.contains(&file))
+    })
+    .await;
+    fs::remove_dir_all(&folder).unwrap();
+    drop(removal);
+
+    let output = shim.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(complaint.contains("the sandbox is gone"), "{complaint}");
     rig.finish().await;
 }
 

@@ -70,19 +70,19 @@ async fn a_terminal_has_a_name_a_size_and_control() {
     }
     let rig = Rig::new().await;
     let running = rig.run("pod", "sleep 600").await;
-    let script = "tty; read line; echo got $line; stty size; exit 3";
+    // The size may be set before or after the program looks.
+    let script = "tty; read line; echo got $line; \
+                  until [ \"$(stty size)\" = '43 132' ]; do sleep 0.01; done; stty size; exit 3";
     let mut session = start(&rig, &running, script, true, true).await;
     assert!(session.stderr.is_none());
     let mut stdin = session.stdin.take().unwrap();
     session.resize.send((132, 43)).await.unwrap();
-    // Wait until the size is set before the program is told to look at it.
     let mut output = String::new();
     let mut bytes = [0; 256];
     while !output.contains("/dev/pts/0") {
         let length = session.stdout.read(&mut bytes).await.unwrap();
         output.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
     stdin.write_all(b"hello\n").await.unwrap();
     output.push_str(&read_to_end(&mut session.stdout).await);
     assert!(output.contains("got hello\r\n43 132\r\n"), "{output:?}");

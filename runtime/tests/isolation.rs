@@ -7,8 +7,8 @@ use std::path::Path;
 
 use common::{Rig, eventually, is_root, status_field};
 use runtime::{
-    Access, CapabilityChanges, ContainerRuntime, Mount, MountSource, Propagation, Resources,
-    SeccompProfile,
+    Access, AppArmorProfile, CapabilityChanges, ContainerRuntime, Mount, MountSource, Propagation,
+    Resources, SeccompProfile,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,6 +70,8 @@ async fn unconfined_and_added_capabilities_take_effect() {
                   mount -t tmpfs x /tmp && echo mounted";
     let mut config = rig.container_config("c", &["sh", "-c", script]);
     config.seccomp = SeccompProfile::Unconfined;
+    // The default profile lets nobody mount.
+    config.app_armor = AppArmorProfile::Unconfined;
     config.capabilities.add = vec!["SYS_ADMIN".to_owned()];
     let (_, output) = rig.run_config_to_end(config).await;
     assert_eq!(status_field(&output, "Seccomp"), "0");

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use common::{Rig, Running, is_root, status_field};
 use runtime::{
-    Access, ContainerConfig, ContainerRuntime, Error, IdRange, Mount, MountSource, Propagation,
-    SandboxConfig, SandboxId,
+    Access, AppArmorProfile, ContainerConfig, ContainerRuntime, Error, IdRange, Mount, MountSource,
+    Propagation, SandboxConfig, SandboxId,
 };
 
 /// Says why where the machine cannot do it; every supported one can.
@@ -216,6 +216,7 @@ async fn root_has_its_power_where_it_is_root() {
                   ip link set lo mtu 1400 && echo linked; hostname other; hostname; \
                   mount -t tmpfs x /tmp && echo mounted; cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
     let mut config = rig.container_config("c", &["sh", "-c", &format!("{script}; echo end")]);
+    config.app_armor = AppArmorProfile::Unconfined;
     config.capabilities.add = vec!["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()];
     let mut running = start(&rig, &sandbox, config).await;
     running.exit().await;

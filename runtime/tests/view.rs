@@ -79,6 +79,54 @@ async fn memory_and_processors_are_its_own_also_after_a_change() {
     rig.finish().await;
 }
 
+/// The averages over one, five and fifteen minutes that this text begins with.
+fn averages(text: &str) -> [f64; 3] {
+    let mut numbers = text.split([' ', ',']).filter(|word| !word.is_empty());
+    [(); 3].map(|()| {
+        numbers.next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+    })
+}
+
+/// The machine's load is another: these tests make it, and others beside them.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_busy_it_is_depends_on_its_own_tasks_only() {
+    if !is_root() || !Path::new("/dev/fuse").exists() {
+        return;
+    }
+    let rig = Rig::new().await;
+    let running = bounded(&rig, "busy", own_users(&rig)).await;
+    let neighbour = bounded(&rig, "idle", false).await;
+    let seen = async |running: &Running, script: &str| {
+        String::from_utf8(rig.exec(running, script).await.output).unwrap()
+    };
+    // Half a processor's time, wanted by four.
+    let spin = "for i in 1 2 3 4; do (while :; do :; done) > /dev/null & done; echo started";
+    assert_eq!(seen(&running, spin).await, "started\n");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let text = loop {
+        let text = seen(&running, "cat /proc/loadavg").await;
+        // They are counted where they run and where they wait to be let run.
+        if averages(&text)[0] > 0.2 {
+            break text;
+        }
+        assert!(std::time::Instant::now() < deadline, "it never becomes busy: {text}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    let [one, five, fifteen] = averages(&text);
+    assert!(one <= 8.0 && one > five && five > fifteen, "{text}");
+    let tasks: Vec<&str> = text.split_whitespace().nth(3).unwrap().split('/').collect();
+    let (busy, all): (u64, u64) = (tasks[0].parse().unwrap(), tasks[1].parse().unwrap());
+    assert!((1..=all).contains(&busy) && (5..20).contains(&all), "{text}");
+    // What people look with finds the same.
+    let top = seen(&running, "top -b -n 1").await;
+    let (_, top) = top.split_once("Load average: ").unwrap_or_else(|| panic!("{top}"));
+    assert!(averages(top)[0] > 0.2, "{top}");
+    // The neighbour has none of it.
+    let idle = seen(&neighbour, "cat /proc/loadavg").await;
+    assert!(averages(&idle)[0] < 0.1, "{idle}");
+    rig.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_without_end_neither_hinder_the_shim_nor_outlive_the_container() {
     if !is_root() || !Path::new("/dev/fuse").exists() {

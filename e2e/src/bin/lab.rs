@@ -14,6 +14,7 @@ use e2e::lab::{Lab, LabConfig, StoreKind, init};
 ///
 /// Examples:
 ///   lab up --nodes 3 --store etcd
+///   lab up --nodes 4 --segments 2  # routed: node1, node2 | node3, node4
 ///   lab exec hub -- kubecfg get nodes
 ///   lab exec node1 -- ip address
 ///   lab kill node2 kubelet        # SIGKILL; `lab start node2` starts it again
@@ -36,6 +37,12 @@ enum Command {
         /// How many nodes.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=200))]
         nodes: u8,
+        /// On how many segments they are, with a router between that knows nothing of pods.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=20))]
+        segments: u8,
+        /// Pods and Services have addresses of IPv4 and of IPv6.
+        #[arg(long)]
+        dual_stack: bool,
         /// Where the master keeps its state.
         #[arg(long, value_enum, default_value = "embedded")]
         store: StoreKind,
@@ -100,7 +107,9 @@ fn act(Arguments { folder, command }: Arguments) -> Result<()> {
     match command {
         Command::Init { name, socket, stay, inner: false } => init::launch(&name, &socket, stay),
         Command::Init { name, socket, stay, inner: true } => init::serve(&name, &socket, stay),
-        Command::Up { nodes, store } => up(folder, nodes, store),
+        Command::Up { nodes, segments, dual_stack, store } => {
+            up(LabConfig { nodes, segments, dual_stack, store, ..plain(folder) })
+        }
         Command::Exec { machine, command } => {
             let lab = Lab::load(&folder)?;
             let mut run = lab.machine(&machine)?.command(&command[0]);
@@ -141,20 +150,27 @@ fn act(Arguments { folder, command }: Arguments) -> Result<()> {
     }
 }
 
-fn up(folder: PathBuf, nodes: u8, store: StoreKind) -> Result<()> {
-    if Lab::load(&folder).is_ok() {
-        bail!("there is a lab in {}: end it with `lab down`", folder.display());
-    }
-    let started = Instant::now();
-    eprintln!("making {nodes} nodes ...");
-    let mut lab = Lab::prepare(LabConfig {
+/// A lab that stays.
+fn plain(folder: PathBuf) -> LabConfig {
+    LabConfig {
         folder,
-        nodes,
-        store,
+        nodes: 1,
+        segments: 1,
+        dual_stack: false,
+        store: StoreKind::Embedded,
         master_args: Vec::new(),
         kubelet_args: Vec::new(),
         stay: true,
-    })?;
+    }
+}
+
+fn up(config: LabConfig) -> Result<()> {
+    if Lab::load(&config.folder).is_ok() {
+        bail!("there is a lab in {}: end it with `lab down`", config.folder.display());
+    }
+    let started = Instant::now();
+    eprintln!("making {} nodes on {} segments ...", config.nodes, config.segments);
+    let mut lab = Lab::prepare(config)?;
     eprintln!("starting the cluster ...");
     if let Err(error) = lab.start() {
         lab.down();

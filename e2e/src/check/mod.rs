@@ -4,6 +4,7 @@ mod client;
 mod http;
 mod traffic;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ pub use client::{Tool, installed};
 pub use http::get;
 pub use traffic::{Failure, Traffic, hostnames, served};
 
-use crate::lab::{Lab, LabConfig, StoreKind};
+use crate::image::write_shell_archive;
+use crate::lab::{Lab, LabConfig, StoreKind, program};
 
 /// Nothing that the tests wait for takes longer on a healthy machine, even a busy one.
 pub const DEADLINE: Duration = Duration::from_secs(90);
@@ -31,6 +33,8 @@ pub fn lab(nodes: u8, store: StoreKind) -> LabConfig {
         // Not below /tmp: that is memory on some machines, and overlayfs wants a real file system.
         folder: PathBuf::from("/var/tmp").join(folder),
         nodes,
+        segments: 1,
+        dual_stack: false,
         store,
         master_args: Vec::new(),
         kubelet_args: Vec::new(),
@@ -46,6 +50,22 @@ pub fn is_root() -> bool {
         eprintln!("left out: the lab needs root, for namespaces");
     }
     root
+}
+
+/// Imports the image with a shell on all nodes.
+///
+/// # Errors
+/// When it cannot be made or imported.
+pub fn import_shell(lab: &Lab) -> Result<()> {
+    let archive = lab.hub.folder.join("busybox.tar");
+    write_shell_archive(&archive)?;
+    let (kubelet, archive) = (program("kubelet")?, archive.display().to_string());
+    for node in &lab.nodes {
+        let root = node.folder.join("kubelet").display().to_string();
+        let kubelet = kubelet.display().to_string();
+        node.run(&[&kubelet, "image", "import", &archive, "--root-dir", &root])?;
+    }
+    Ok(())
 }
 
 /// A client of the lab's cluster; the calling thread has to be on the hub's network.
@@ -182,6 +202,13 @@ pub fn address(pod: &Pod) -> Result<&str> {
     status
         .and_then(|status| status.pod_ip.as_deref())
         .with_context(|| format!("pod {} has no address", name(pod)))
+}
+
+/// All of a pod's addresses, the main one first.
+#[must_use]
+pub fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    let listed = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+    listed.filter_map(|address| address.ip.parse().ok()).collect()
 }
 
 /// How often the containers of a pod were started again.

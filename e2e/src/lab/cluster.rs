@@ -1,6 +1,5 @@
 //! A lab with a cluster on it.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,6 +27,11 @@ pub struct LabConfig {
     pub folder: PathBuf,
     /// How many nodes, at most 200.
     pub nodes: u8,
+    /// On how many segments they are, about as many on each. The hub is the router between, and the
+    /// master is on the first one.
+    pub segments: u8,
+    /// Whether pods and Services have addresses of both families.
+    pub dual_stack: bool,
     /// Where the master keeps its state.
     pub store: StoreKind,
     /// Further arguments of the master.
@@ -45,6 +49,7 @@ pub struct Lab {
     id: String,
     folder: PathBuf,
     store: StoreKind,
+    dual_stack: bool,
     master_args: Vec<String>,
     kubelet_args: Vec<String>,
     stay: bool,
@@ -65,22 +70,49 @@ impl Lab {
     /// # Errors
     /// When that is not possible: it takes root, iproute2 and util-linux.
     pub fn prepare(config: LabConfig) -> Result<Self> {
-        let LabConfig { folder, nodes, store, master_args, kubelet_args, stay } = config;
+        let LabConfig {
+            folder,
+            nodes,
+            segments,
+            dual_stack,
+            store,
+            mut master_args,
+            kubelet_args,
+            stay,
+        } = config;
+        if dual_stack {
+            master_args.extend(network::BOTH_FAMILIES.map(str::to_owned));
+        }
         std::fs::create_dir_all(&folder)?;
-        let start = |name: &str, host: u8| {
-            Machine::start(name, Ipv4Addr::new(10, 77, 0, host), folder.join(name), stay)
+        let start = |name: &str, segment: u8, host: u8| {
+            Machine::start(name, network::addresses(segment, host), folder.join(name), stay)
         };
-        let hub = start("hub", 1)?;
-        let master = start("master", 10)?;
+        let hub = start("hub", 0, network::HUB)?;
+        let master = start("master", 0, 10)?;
+        let segments = segments.clamp(1, nodes.max(1));
         let nodes = (1..=nodes)
-            .map(|number| start(&format!("node{number}"), 20 + number))
+            .map(|number| {
+                let segment = (u16::from(number) - 1) * u16::from(segments) / u16::from(nodes);
+                start(&format!("node{number}"), u8::try_from(segment)?, 20 + number)
+            })
             .collect::<Result<Vec<_>>>()?;
-        network::set_up_hub(&hub)?;
+        network::set_up_hub(&hub, segments)?;
         for machine in std::iter::once(&master).chain(&nodes) {
             network::connect(&hub, machine)?;
         }
         let id = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
-        let lab = Self { id, folder, store, master_args, kubelet_args, stay, hub, master, nodes };
+        let lab = Self {
+            id,
+            folder,
+            store,
+            dual_stack,
+            master_args,
+            kubelet_args,
+            stay,
+            hub,
+            master,
+            nodes,
+        };
         std::fs::write(lab.folder.join("lab.json"), serde_json::to_vec(&lab)?)?;
         Ok(lab)
     }
@@ -173,11 +205,29 @@ impl Lab {
     /// # Errors
     /// When it cannot be started.
     pub fn start_kubelet(&self, node: &Machine, token: Option<&str>) -> Result<()> {
+        let mut addresses = node.address.to_string();
+        if self.dual_stack {
+            addresses.push_str(&format!(",{}", node.address6));
+        }
+        self.start_kubelet_at(node, token, &addresses)
+    }
+
+    /// As [`start_kubelet`](Self::start_kubelet), the node being reached under other addresses
+    /// (`--node-ip`).
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_kubelet_at(
+        &self,
+        node: &Machine,
+        token: Option<&str>,
+        addresses: &str,
+    ) -> Result<()> {
         let folder = |name: &str| path(&node.folder.join(name));
         let mut command = vec![
             path(&program("kubelet")?),
             format!("--node-name={}", node.name),
-            format!("--node-ip={}", node.address),
+            format!("--node-ip={addresses}"),
             format!("--root-dir={}", folder("kubelet")),
             format!("--run-dir={}", folder("run")),
             format!("--log-dir={}", folder("pods")),

@@ -1,7 +1,7 @@
 //! A machine of the lab.
 
 use std::io::{BufRead, BufReader};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ pub struct Machine {
     pub name: String,
     /// Its address on the lab's network.
     pub address: Ipv4Addr,
+    /// Likewise, of the other family.
+    pub address6: Ipv6Addr,
     /// State, logs and sockets of what runs on it.
     pub folder: PathBuf,
     /// The init's process id on the host.
@@ -36,7 +38,12 @@ impl Machine {
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn start(name: &str, address: Ipv4Addr, folder: PathBuf, stay: bool) -> Result<Self> {
+    pub fn start(
+        name: &str,
+        (address, address6): (Ipv4Addr, Ipv6Addr),
+        folder: PathBuf,
+        stay: bool,
+    ) -> Result<Self> {
         std::fs::create_dir_all(&folder)?;
         let socket = folder.join("init.sock");
         if socket.exists() {
@@ -62,7 +69,7 @@ impl Machine {
             let log = std::fs::read_to_string(folder.join("init.log")).unwrap_or_default();
             anyhow::anyhow!("machine {name} does not start: {}", log.trim())
         })?;
-        let machine = Self { name: name.to_owned(), address, folder, init_pid, plug };
+        let machine = Self { name: name.to_owned(), address, address6, folder, init_pid, plug };
         let deadline = Instant::now() + Duration::from_secs(10);
         while init::ask(&socket, &Request::Status { name: String::new() }).is_err() {
             if Instant::now() > deadline {

@@ -1,7 +1,7 @@
 //! HTTP/1.1 as far as a test needs it: one request for each connection.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +15,7 @@ static HANGING: AtomicBool = AtomicBool::new(false);
 
 /// Serves until the process ends; UDP datagrams on the same port are answered with the host name.
 pub(crate) fn serve(port: u16) -> io::Result<()> {
-    let datagrams = UdpSocket::bind(("0.0.0.0", port))?;
+    let datagrams = UdpSocket::bind(&everywhere(port)[..])?;
     thread::spawn(move || {
         let mut buffer = [0; 512];
         while let Ok((_, from)) = datagrams.recv_from(&mut buffer) {
@@ -23,7 +23,7 @@ pub(crate) fn serve(port: u16) -> io::Result<()> {
             let _ = datagrams.send_to(hostname().as_bytes(), from);
         }
     });
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    let listener = TcpListener::bind(&everywhere(port)[..])?;
     println!("listening on port {port}");
     for connection in listener.incoming() {
         match connection {
@@ -88,7 +88,7 @@ fn answer(mut connection: TcpStream) -> io::Result<()> {
     let (status, body) = match path {
         "/" => (200, format!("hello from {}\n", hostname())),
         "/hostname" => (200, format!("{}\n", hostname())),
-        "/peer" => (200, format!("{}\n", peer.ip())),
+        "/peer" => (200, format!("{}\n", peer.ip().to_canonical())),
         "/env" => {
             (200, std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect())
         }
@@ -148,11 +148,18 @@ pub(crate) fn hostname() -> String {
         .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
+/// At all addresses of both families, or of IPv4 where there is no other.
+fn everywhere(port: u16) -> [SocketAddr; 2] {
+    [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+}
+
 /// Fetches `http://HOST[:PORT][/PATH]`; returns status and body.
 pub(crate) fn get(url: &str) -> Result<(u16, Vec<u8>), Box<dyn std::error::Error>> {
     let rest = url.strip_prefix("http://").ok_or("only http:// is understood")?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    // The colons in brackets are an address's of IPv6.
+    let has_port = host.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+    let address = if has_port { host.to_owned() } else { format!("{host}:80") };
     let address = address.to_socket_addrs()?.next().ok_or("no such host")?;
     let mut connection = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     connection.set_read_timeout(Some(TIMEOUT))?;

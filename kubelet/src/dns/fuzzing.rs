@@ -1,5 +1,6 @@
-//! What has to hold of every packet, whatever is in it: the targets of the fuzzer.
+//! What has to hold of every packet and of every endpoint slice, whatever is in it: the targets of the fuzzer.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, RwLock};
 
 use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
@@ -12,7 +13,7 @@ use super::forward::{Forward, Told, read_answer};
 use super::message::{Asked, MAX_DATAGRAM, Question};
 use super::names::{Names, objects};
 use super::zone_of;
-use crate::state::ClusterState;
+use crate::state::{Change, ClusterState, EndpointSlice};
 
 /// A server that knows a little of everything.
 fn answerer() -> &'static Answerer {
@@ -103,4 +104,32 @@ pub fn answer(packet: &[u8]) {
     let records = told.records();
     assert_eq!(records.answers.len(), asked.answers.len());
     assert!(records.answers.iter().all(|record| record.ttl <= 3600));
+}
+
+/// A slice as a master tells of it: its Service's name leads to addresses that the slice has, which lead
+/// back to the Service; and taking it away leaves nothing of it.
+///
+/// # Panics
+/// When that does not hold.
+pub fn endpoint_slice(input: &[u8]) {
+    let Ok(slice) = serde_json::from_slice::<EndpointSlice>(input) else { return };
+    let key = ObjectKey::new("shop", "some-1");
+    let known: Vec<IpAddr> = slice.endpoints().flat_map(|endpoint| endpoint.addresses()).collect();
+    let mut state = ClusterState::default();
+    let mut names = Names::default();
+    let owner = slice.owner(&key);
+    state.endpoint_slices.insert(key.clone(), Arc::new(slice));
+    let change = Change::EndpointSlice(key.clone());
+    names.follow(&change, &state);
+    if let Some(owner) = &owner {
+        for endpoint in names.endpoints(owner) {
+            assert!(known.contains(&endpoint.address), "{endpoint:?}");
+            let mut back = names.endpoints_at(endpoint.address).map(|(owner, _)| owner);
+            assert!(back.any(|back| back == owner), "nothing leads back from {endpoint:?}");
+        }
+    }
+    state.endpoint_slices.remove(&key);
+    names.follow(&change, &state);
+    assert!(owner.iter().all(|owner| names.endpoints(owner).next().is_none()));
+    assert!(known.iter().all(|address| names.endpoints_at(*address).next().is_none()));
 }

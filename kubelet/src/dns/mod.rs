@@ -133,16 +133,16 @@ fn update(known: &Shared, change: &Change, state: &StateHandle) {
     let write = || known.write().unwrap_or_else(PoisonError::into_inner);
     match change {
         Change::Everything => {
-            let names = Names::of(state.read(names::objects));
-            let zone = state.read(zone_of);
-            let mut known = write();
-            // What goes is taken apart when nobody waits for it any more.
-            let before = std::mem::replace(&mut known.names, names);
-            if let Some(zone) = zone {
-                known.zone = zone;
+            if let Some(zone) = state.read(zone_of) {
+                write().zone = zone;
             }
-            drop(known);
-            drop(before);
+            // One after the other: neither are all names in memory twice, nor does a question wait for all.
+            let objects = state.read(names::objects);
+            let renewals =
+                known.read().unwrap_or_else(PoisonError::into_inner).names.renewals(objects);
+            for renewal in renewals {
+                write().names.renew(renewal);
+            }
         }
         Change::Node | Change::Peers => {
             if let Some(zone) = state.read(zone_of) {

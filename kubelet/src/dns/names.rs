@@ -1,19 +1,15 @@
 //! What has a name: Services and their endpoints, kept so that every question is a look-up and every
 //! change touches its own names only.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::Service;
-use proto::k8s::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use super::label;
-use crate::state::{Change, ClusterState};
-
-/// Tells whose endpoints a slice has.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+use crate::state::{Change, ClusterState, EndpointSlice, Standing};
 
 /// What is said of a Service under its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +39,8 @@ impl NamedEndpoint<'_> {
 
     /// Name, protocol and number of each port.
     pub(crate) fn ports(&self) -> impl Iterator<Item = Port<'_>> {
-        self.slice.ports.iter().flatten().filter_map(|port| {
-            let number = u16::try_from(port.port?).ok()?;
-            Some(Port::new(port.name.as_deref(), port.protocol.as_deref(), number))
-        })
+        let ports = self.slice.ports();
+        ports.map(|port| Port::new(Some(port.name), Some(port.protocol), port.number))
     }
 }
 
@@ -66,11 +60,12 @@ impl<'a> Port<'a> {
 }
 
 /// All that has a name.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Names {
     services: HashMap<ObjectKey, Arc<Service>>,
-    /// By Service, then by their own names.
-    slices: HashMap<ObjectKey, BTreeMap<String, Arc<EndpointSlice>>>,
+    /// By Service, with their own names, by which they are sorted. Nearly always one: a map would be mostly
+    /// room for more.
+    slices: HashMap<ObjectKey, Vec<(String, Arc<EndpointSlice>)>>,
     /// Which Service a slice is of, by the slice's key.
     owners: HashMap<ObjectKey, ObjectKey>,
     /// How many Services each namespace has.
@@ -100,6 +95,13 @@ impl Default for Names {
 /// Objects with names, as a state has them.
 pub(crate) type Objects = (Vec<(ObjectKey, Arc<Service>)>, Vec<(ObjectKey, Arc<EndpointSlice>)>);
 
+/// What became of an object; nothing: it is gone.
+#[derive(Debug)]
+pub(crate) enum Renewal {
+    Service(ObjectKey, Option<Arc<Service>>),
+    Slice(ObjectKey, Option<Arc<EndpointSlice>>),
+}
+
 /// Takes the objects out of a state, for whoever must not hold it for long.
 pub(crate) fn objects(state: &ClusterState) -> Objects {
     let services = state.services.iter().map(|(key, one)| (key.clone(), Arc::clone(one)));
@@ -118,6 +120,39 @@ impl Names {
             names.put_slice(&key, Some(slice));
         }
         names
+    }
+
+    /// What leads from these names to those of other objects. Objects that both have in common are
+    /// passed over, so that what a master says a second time costs next to nothing.
+    pub(crate) fn renewals(&self, (services, slices): Objects) -> Vec<Renewal> {
+        let mut renewals = Vec::new();
+        let kept: HashSet<&ObjectKey> = services.iter().map(|(key, _)| key).collect();
+        let gone = self.services.keys().filter(|key| !kept.contains(key));
+        renewals.extend(gone.map(|key| Renewal::Service(key.clone(), None)));
+        let kept: HashSet<&ObjectKey> = slices.iter().map(|(key, _)| key).collect();
+        let gone = self.owners.keys().filter(|key| !kept.contains(key));
+        renewals.extend(gone.map(|key| Renewal::Slice(key.clone(), None)));
+        for (key, service) in services {
+            if !self.services.get(&key).is_some_and(|known| Arc::ptr_eq(known, &service)) {
+                renewals.push(Renewal::Service(key, Some(service)));
+            }
+        }
+        for (key, slice) in slices {
+            let slices = self.owners.get(&key).and_then(|owner| self.slices.get(owner));
+            let mut known = slices.into_iter().flatten().filter(|(name, _)| *name == key.name);
+            if !known.any(|(_, known)| Arc::ptr_eq(known, &slice)) {
+                renewals.push(Renewal::Slice(key, Some(slice)));
+            }
+        }
+        renewals
+    }
+
+    /// Takes one in.
+    pub(crate) fn renew(&mut self, renewal: Renewal) {
+        match renewal {
+            Renewal::Service(key, service) => self.put_service(&key, service),
+            Renewal::Slice(key, slice) => self.put_slice(&key, slice),
+        }
     }
 
     /// Follows a change of the state, but for a change of everything.
@@ -158,7 +193,7 @@ impl Names {
     }
 
     fn put_slice(&mut self, key: &ObjectKey, slice: Option<Arc<EndpointSlice>>) {
-        let slice = slice.and_then(|slice| Some((owner_of(key, &slice)?, slice)));
+        let slice = slice.and_then(|slice| Some((slice.owner(key)?, slice)));
         let before = self.owners.get(key).cloned();
         let taken = before.as_ref().and_then(|owner| self.take_slice(owner, &key.name));
         let old = taken.as_deref().map(addresses_of_slice).unwrap_or_default();
@@ -166,7 +201,11 @@ impl Names {
             Some((owner, slice)) => {
                 let new = addresses_of_slice(&slice);
                 self.owners.insert(key.clone(), owner.clone());
-                self.slices.entry(owner).or_default().insert(key.name.clone(), slice);
+                let slices = self.slices.entry(owner).or_default();
+                // It was taken out above.
+                let place = slices.partition_point(|(name, _)| *name < key.name);
+                slices.reserve_exact(1);
+                slices.insert(place, (key.name.clone(), slice));
                 new
             }
             None => {
@@ -185,7 +224,8 @@ impl Names {
 
     fn take_slice(&mut self, owner: &ObjectKey, name: &str) -> Option<Arc<EndpointSlice>> {
         let slices = self.slices.get_mut(owner)?;
-        let taken = slices.remove(name);
+        let place = slices.iter().position(|(known, _)| known == name);
+        let taken = place.map(|place| slices.remove(place).1);
         if slices.is_empty() {
             self.slices.remove(owner);
         }
@@ -220,8 +260,8 @@ impl Names {
 
     /// The endpoints of a Service that take requests, as its slices have them.
     pub(crate) fn endpoints(&self, key: &ObjectKey) -> impl Iterator<Item = NamedEndpoint<'_>> {
-        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
-        slices.flat_map(|slice| endpoints_of(slice))
+        let slices = self.slices.get(key).into_iter().flatten();
+        slices.flat_map(|(_, slice)| endpoints_of(slice))
     }
 
     /// The addresses of a Service's endpoint, by its label below the Service's name.
@@ -260,18 +300,18 @@ impl Names {
         slices.flat_map(move |(_, key)| {
             let owner = self.owners.get(&**key);
             let slice = owner.and_then(|owner| Some((owner, self.slices.get(owner)?)));
-            let slice = slice.and_then(|(owner, slices)| Some((owner, slices.get(&key.name)?)));
+            let slice = slice.and_then(|(owner, slices)| {
+                Some((
+                    owner,
+                    slices.iter().find(|(name, _)| *name == key.name).map(|(_, one)| one)?,
+                ))
+            });
             slice.into_iter().flat_map(move |(owner, slice)| {
                 let there = endpoints_of(slice).filter(move |one| one.address == address);
                 there.map(move |endpoint| (owner, endpoint))
             })
         })
     }
-}
-
-fn owner_of(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(ObjectKey::new(&*key.namespace, &**name))
 }
 
 /// The addresses that stand for a Service; none if it is headless.
@@ -291,16 +331,11 @@ fn addresses_of_slice(slice: &EndpointSlice) -> BTreeSet<IpAddr> {
 }
 
 fn endpoints_of(slice: &EndpointSlice) -> impl Iterator<Item = NamedEndpoint<'_>> {
-    let ready = slice.endpoints.iter().flatten().filter(|endpoint| is_ready(endpoint));
+    // Those of a Service that publishes addresses which are not ready are called ready by who makes the
+    // slices.
+    let ready = slice.endpoints().filter(|endpoint| endpoint.standing() == Standing::Ready);
     ready.flat_map(move |endpoint| {
-        let hostname = endpoint.hostname.as_deref().filter(|name| !name.is_empty());
-        let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
-        addresses.map(move |address| NamedEndpoint { address, hostname, slice })
+        let hostname = endpoint.hostname();
+        endpoint.addresses().map(move |address| NamedEndpoint { address, hostname, slice })
     })
-}
-
-/// An endpoint that does not say takes requests. Those of a Service that publishes addresses which are
-/// not ready are called ready by who makes the slices.
-fn is_ready(endpoint: &Endpoint) -> bool {
-    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
 }

@@ -1,28 +1,29 @@
 //! The network of one node: a bridge, a veth pair per pod, a route per peer.
 
-use std::fs::{self, File};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use proto::k8s::api::core::v1::Node;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::link::LinkMessage;
 use sha2::{Digest, Sha256};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info};
 
-use super::ipam::{Ipam, IpamError, Lease, boot_id};
-use super::links::{self, Links, VETH_PREFIX, Veth};
+use super::ipam::{Ipam, IpamError, Lease, boot_id, uptime};
+use super::links::{self, Links, Problem, VETH_PREFIX, Veth};
 use super::news::News;
-use super::ranges::{PodRange, own_ipv4_range};
+use super::ranges::{PodRange, own_ranges};
 use super::{
-    HostPort, HostPorts, NetworkError, PodAddresses, PodHostPorts, PodNetwork, netns, routes,
+    Attachment, HostPort, HostPorts, NetworkError, PodAddresses, PodHostPorts, PodNetwork, netns,
+    routes, sysctl,
 };
+use crate::nft::Connection;
 use crate::state::StateHandle;
 
 /// How a node's pod network is called and where it is remembered.
@@ -33,6 +34,10 @@ pub struct NetworkConfig {
     /// Where the addresses in use are kept. What is here lives as long as the network namespaces
     /// of the pods, so a folder below the run dir is right.
     pub state_dir: PathBuf,
+    /// The UDP port of the tunnels to nodes on other segments.
+    pub vxlan_port: u16,
+    /// Name of the tables that keep everybody but nodes out of the tunnels.
+    pub table: String,
 }
 
 /// A bridge per node, a veth pair per pod, a route per peer.
@@ -45,7 +50,7 @@ pub struct BridgeNetwork {
 }
 
 /// What an interface carries where nothing says otherwise.
-const ETHERNET_MTU: u32 = 1500;
+pub(crate) const ETHERNET_MTU: u32 = 1500;
 
 impl BridgeNetwork {
     /// The network of this node. Reads which addresses are in use; touches no interface yet.
@@ -58,7 +63,7 @@ impl BridgeNetwork {
         let ipam =
             Ipam::open(&config.state_dir, &boot).map_err(|error| failed(error.to_string()))?;
         let host_ports = HostPorts::default();
-        let addresses = PodAddresses::default();
+        let addresses = PodAddresses::of_own_interfaces();
         for (pod_uid, lease) in ipam.pods() {
             host_ports.set(pod_uid, ports_of(lease));
             addresses.set(pod_uid, &lease.addresses);
@@ -77,17 +82,18 @@ impl BridgeNetwork {
     }
 
     /// Keeps the bridge and the routes to the other nodes' pods as the state says, until shutdown.
-    pub async fn run(&self, shutdown: CancellationToken) {
-        routes::run(&self.config, &self.state, shutdown).await;
+    /// Rules go through `connection`.
+    pub async fn run(&self, connection: Connection, shutdown: CancellationToken) {
+        routes::run(&self.config, &self.state, connection, shutdown).await;
     }
 
-    /// This node's pod range; waits until a master has given it one.
-    async fn own_range(&self) -> Ipv4Net {
+    /// This node's pod ranges, one of each family; waits until a master has given it one.
+    async fn own_ranges(&self) -> Vec<IpNet> {
         let mut changes = self.state.changes();
         loop {
-            let range = self.state.read(|state| state.node.as_deref().and_then(own_ipv4_range));
-            if let Some(range) = range {
-                return range;
+            let ranges = self.state.read(|state| state.node.as_deref().map(own_ranges));
+            if let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) {
+                return ranges;
             }
             if changes.recv().await == Err(RecvError::Closed) {
                 // The sender lives as long as the handle we hold.
@@ -100,12 +106,30 @@ impl BridgeNetwork {
     async fn leases<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Ipam) -> Result<T, IpamError> + Send + 'static,
-    ) -> Result<T, String> {
+    ) -> Result<T, IpamError> {
         let ipam = Arc::clone(&self.ipam);
-        let done = tokio::task::spawn_blocking(move || {
-            work(&mut ipam.lock().unwrap_or_else(PoisonError::into_inner))
-        });
-        done.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        let work = move || work(&mut ipam.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::task::spawn_blocking(work).await?
+    }
+
+    /// The pod's addresses, those it holds or new ones; waits while all that are free rest.
+    async fn lease(
+        &self,
+        pod_uid: &str,
+        ranges: &[IpNet],
+        ports: &[HostPort],
+    ) -> Result<Lease, IpamError> {
+        loop {
+            let (uid, ranges, ports) = (pod_uid.to_owned(), ranges.to_vec(), ports.to_vec());
+            let taken = self.leases(move |ipam| ipam.take(&uid, &ranges, &ports, uptime()?)).await;
+            match taken {
+                Err(IpamError::Resting { range, left }) => {
+                    info!(pod_uid, %range, ?left, "waits until an address has rested");
+                    tokio::time::sleep(left).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Makes the pod's interface, or what is missing of it.
@@ -113,14 +137,15 @@ impl BridgeNetwork {
         &self,
         pod_uid: &str,
         netns: &Path,
-        address: Ipv4Addr,
-        range: Ipv4Net,
+        addresses: &[IpAddr],
+        ranges: &[IpNet],
     ) -> Result<(), Problem> {
         let netns = File::open(netns).map_err(|error| {
             Problem::Reason(format!("no network namespace at {}: {error}", netns.display()))
         })?;
-        let (connection, handle) = netns::within(&netns, || {
-            ignore_redirects()?;
+        let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+        let (connection, handle) = netns::within(&netns, move || {
+            sysctl::prepare_pod(has_ipv6)?;
             let (connection, handle, _) = rtnetlink::new_connection()?;
             Ok((connection, handle))
         })
@@ -128,7 +153,7 @@ impl BridgeNetwork {
         tokio::spawn(connection);
         let pod = Links { handle };
         let node = Links::open()?;
-        let bridge = node.ensure_bridge(&self.config.bridge, range).await?;
+        let bridge = node.ensure_bridge(&self.config.bridge, ranges).await?;
         let name = veth_name(pod_uid);
         let mut news = None;
         if !is_connected(&node, &pod, &name, bridge).await? {
@@ -137,11 +162,12 @@ impl BridgeNetwork {
             let mtu = self.uplink_mtu(&node).await?;
             let netns = netns.as_raw_fd();
             news = Some(News::of(&[MulticastGroup::Link])?);
-            node.add_veth(&Veth { name: &name, bridge, netns, address, mtu }).await?;
+            let veth = Veth { name: &name, bridge, netns, addresses, mtu };
+            node.introduce(&veth).await?;
+            node.add_veth(&veth).await?;
         }
-        pod.set_up_pod(address, range.gateway())
-            .await?
-            .ok_or_else(|| Problem::Reason("its interface vanished".into()))?;
+        let gateways: Vec<IpAddr> = ranges.iter().map(|range| range.gateway()).collect();
+        pod.set_up_pod(addresses, &gateways).await?;
         if let Some(mut news) = news {
             node.wait_until_up(&name, &mut news).await?;
         }
@@ -155,7 +181,7 @@ impl BridgeNetwork {
             .read(|state| state.node.as_deref().map(internal_addresses))
             .unwrap_or_default();
         let interfaces = node.addresses().await?;
-        let uplink = interfaces.iter().find(|with| own.contains(&IpAddr::V4(with.address)));
+        let uplink = interfaces.iter().find(|with| own.contains(&with.address));
         let Some(uplink) = uplink.map(|with| with.interface) else { return Ok(ETHERNET_MTU) };
         let all = node.all().await?;
         let uplink = all.iter().find(|link| link.header.index == uplink);
@@ -165,29 +191,18 @@ impl BridgeNetwork {
 
 #[async_trait::async_trait]
 impl PodNetwork for BridgeNetwork {
-    async fn attach(
-        &self,
-        pod_uid: &str,
-        netns: &Path,
-        ports: &[HostPort],
-    ) -> Result<Vec<IpAddr>, NetworkError> {
+    async fn attach(&self, attachment: &Attachment<'_>) -> Result<Vec<IpAddr>, NetworkError> {
+        let Attachment { pod_uid, netns, ports, .. } = *attachment;
         let failed = |reason| NetworkError { operation: format!("attach pod {pod_uid}"), reason };
-        let range = self.own_range().await;
-        let (uid, wanted) = (pod_uid.to_owned(), ports.to_vec());
-        let lease = self
-            .leases(move |ipam| ipam.take(&uid, range.into(), &wanted))
-            .await
-            .map_err(failed)?;
+        let ranges = self.own_ranges().await;
+        let lease =
+            self.lease(pod_uid, &ranges, ports).await.map_err(|error| failed(error.to_string()))?;
         // No packet of the pod's passes before it is known who may talk to it.
         self.addresses.set(pod_uid, &lease.addresses);
         self.addresses.guarded(pod_uid).await;
-        for address in &lease.addresses {
-            // IPv6 comes with dual stack; no lease has such an address yet.
-            let IpAddr::V4(address) = address else { continue };
-            self.connect(pod_uid, netns, *address, range)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
-        }
+        self.connect(pod_uid, netns, &lease.addresses, &ranges)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         self.host_ports.set(pod_uid, ports_of(&lease));
         debug!(pod_uid, addresses = ?lease.addresses, "attached a pod");
         Ok(lease.addresses)
@@ -201,16 +216,21 @@ impl PodNetwork for BridgeNetwork {
         // Before the address can be another's.
         self.addresses.remove(pod_uid);
         let uid = pod_uid.to_owned();
-        self.leases(move |ipam| ipam.release(&uid)).await.map_err(failed)?;
+        self.leases(move |ipam| ipam.release(&uid, uptime()?))
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         debug!(pod_uid, "detached a pod");
         Ok(())
     }
 
     async fn retain(&self, alive: &[String]) -> Result<(), NetworkError> {
-        let held: Vec<String> =
-            self.leases(|ipam| Ok(ipam.pods().keys().cloned().collect())).await.map_err(
-                |reason| NetworkError { operation: "list the addresses in use".into(), reason },
-            )?;
+        let held: Vec<String> = self
+            .leases(|ipam| Ok(ipam.pods().keys().cloned().collect()))
+            .await
+            .map_err(|error| NetworkError {
+                operation: "list the addresses in use".into(),
+                reason: error.to_string(),
+            })?;
         for pod_uid in held.iter().filter(|uid| !alive.contains(uid)) {
             self.detach(pod_uid).await?;
         }
@@ -228,13 +248,13 @@ impl PodNetwork for BridgeNetwork {
 
 /// Removes all that a [`BridgeNetwork`] of this configuration has made in the kernel: routes,
 /// interfaces, the bridge. The folder with the addresses is the caller's.
-pub async fn teardown(config: &NetworkConfig) -> Result<(), NetworkError> {
+pub(super) async fn teardown(config: &NetworkConfig) -> Result<(), NetworkError> {
     let failed = |error: Problem| NetworkError {
         operation: format!("take down the pod network on {}", config.bridge),
         reason: error.to_string(),
     };
     let links = Links::open().map_err(|error| failed(error.into()))?;
-    routes::remove_all(&links).await.map_err(|error| failed(error.into()))?;
+    routes::remove_all(&links, &config.table).await?;
     remove_ports(&config.bridge, |_| true).await.map_err(failed)?;
     links.remove(&config.bridge).await.map_err(|error| failed(error.into()))
 }
@@ -269,22 +289,11 @@ async fn is_connected(
         && pod.find(links::POD_INTERFACE).await?.is_some())
 }
 
-/// Why a pod could not be connected, before it is told whose network this was.
-#[derive(Debug, thiserror::Error)]
-enum Problem {
-    #[error("{0}")]
-    Netlink(#[from] rtnetlink::Error),
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Reason(String),
-}
-
 fn ports_of(lease: &Lease) -> PodHostPorts {
     PodHostPorts { addresses: lease.addresses.clone(), ports: lease.host_ports.clone() }
 }
 
-fn internal_addresses(node: &Node) -> Vec<IpAddr> {
+pub(crate) fn internal_addresses(node: &Node) -> Vec<IpAddr> {
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     addresses
         .filter(|address| address.type_ == "InternalIP")
@@ -294,28 +303,8 @@ fn internal_addresses(node: &Node) -> Vec<IpAddr> {
 
 /// The name of a pod's interface on the node. Interface names are short: so much of the hash of
 /// the uid as fits.
-fn veth_name(pod_uid: &str) -> String {
+pub(crate) fn veth_name(pod_uid: &str) -> String {
     let hash = Sha256::digest(pod_uid.as_bytes());
     let hex: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("{VETH_PREFIX}{hex}")
-}
-
-/// Lets the node pass packets on. The file is of the caller's network namespace.
-pub(crate) fn allow_forwarding() -> io::Result<()> {
-    set_once("/proc/sys/net/ipv4/ip_forward", "1")
-}
-
-/// Inside a pod: the node is the only way out, whatever it may say of shorter ones. It says so
-/// because packets between two pods leave it over the bridge they came from.
-fn ignore_redirects() -> io::Result<()> {
-    set_once("/proc/sys/net/ipv4/conf/all/accept_redirects", "0")?;
-    set_once("/proc/sys/net/ipv4/conf/default/accept_redirects", "0")
-}
-
-/// Writes only what differs: the folder may be read-only where all is well already.
-pub(crate) fn set_once(path: &str, value: &str) -> io::Result<()> {
-    if fs::read_to_string(path)?.trim() != value {
-        fs::write(path, value)?;
-    }
-    Ok(())
 }

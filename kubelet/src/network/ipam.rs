@@ -1,14 +1,18 @@
-//! Which pod has which address, kept on disk.
+//! Which pod has which addresses, kept on disk.
 //!
 //! A lease is written before the interface it is for is made, and taken back after that interface
 //! is gone. A crash in between leaves a lease too many, never one too few, and
 //! [`retain`](super::PodNetwork::retain) finds it. The file is replaced as a whole by a rename.
+//!
+//! An address that was given back rests: others may not have heard yet that its holder is gone. First
+//! come the addresses that nobody had for longest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -16,15 +20,31 @@ use serde::{Deserialize, Serialize};
 use super::HostPort;
 use super::ranges::{address_at, offset_of, pod_offsets};
 
+/// How long an address that was given back is nobody's. Other nodes hear of its end within a fraction of a
+/// second and forget names after five; programs remember names for up to 30 seconds (Java), and that
+/// is the pause of the one network plugin that has one (AWS').
+pub(crate) const REST: Duration = Duration::from_secs(30);
+/// So many addresses are remembered as given back, beyond those that rest: as many as an IPv4 node has with
+/// the usual range. In larger ranges it is enough that the search goes on where it ended.
+const REMEMBERED: usize = 256;
+
 /// What one pod has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Lease {
-    /// The pod's addresses, one per family.
+    /// The pod's addresses, one per family, in the order of the node's ranges.
     pub(crate) addresses: Vec<IpAddr>,
     /// Ports of the node that lead to the pod.
     #[serde(default)]
     pub(crate) host_ports: Vec<HostPort>,
+}
+
+/// An address that was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Released {
+    address: IpAddr,
+    /// When, since the machine's start.
+    at: Duration,
 }
 
 /// All leases of a node.
@@ -33,45 +53,91 @@ pub(crate) struct Lease {
 pub(crate) struct Leases {
     /// Which boot these are of: after another one, no pod is left that could hold an address.
     boot: String,
-    /// Where the search for a free address goes on, so that one given back rests for as long as
-    /// the range allows.
-    next: Option<IpAddr>,
+    /// Where the search for a free address goes on, in the range of each family.
+    #[serde(default)]
+    cursors: Vec<IpAddr>,
+    /// What was given back, the last at the end.
+    #[serde(default)]
+    released: VecDeque<Released>,
     /// By pod uid.
     pods: BTreeMap<String, Lease>,
 }
 
 impl Leases {
-    /// The next free address of the range; nothing when all are taken.
-    fn free_address(&self, range: IpNet) -> Option<IpAddr> {
-        let candidates = pod_offsets(range);
-        let taken: BTreeSet<IpAddr> =
+    /// The address of the range that is free for longest.
+    fn free_address(&mut self, range: IpNet, now: Duration) -> Result<IpAddr, IpamError> {
+        let in_use: BTreeSet<IpAddr> =
             self.pods.values().flat_map(|lease| lease.addresses.iter().copied()).collect();
-        let start = self
-            .next
-            .and_then(|next| offset_of(range, next))
-            .filter(|next| candidates.contains(next))
-            .unwrap_or(candidates.start);
-        (start..candidates.end)
-            .chain(candidates.start..start)
-            .map(|offset| address_at(range, offset))
-            .find(|address| !taken.contains(address))
+        let released: BTreeSet<IpAddr> = self.released.iter().map(|one| one.address).collect();
+        let candidates = pod_offsets(range);
+        let cursor = self.cursors.iter().find_map(|cursor| offset_of(range, *cursor));
+        let start = cursor.filter(|at| candidates.contains(at)).unwrap_or(candidates.start);
+        // At most as many steps as there are addresses in the two sets.
+        let forgotten = (start..candidates.end).chain(candidates.start..start).find(|offset| {
+            let address = address_at(range, *offset);
+            !in_use.contains(&address) && !released.contains(&address)
+        });
+        if let Some(offset) = forgotten {
+            self.cursors.retain(|cursor| offset_of(range, *cursor).is_none());
+            self.cursors.push(address_at(range, offset + 1));
+            return Ok(address_at(range, offset));
+        }
+        let is_candidate = |address: IpAddr| {
+            offset_of(range, address).is_some_and(|offset| candidates.contains(&offset))
+                && !in_use.contains(&address)
+        };
+        let oldest = self.released.iter().find(|one| is_candidate(one.address)).copied();
+        let Some(oldest) = oldest else { return Err(IpamError::Exhausted(range)) };
+        let left = (oldest.at + REST).saturating_sub(now);
+        if left.is_zero() {
+            self.released.retain(|one| one.address != oldest.address);
+            Ok(oldest.address)
+        } else {
+            Err(IpamError::Resting { range, left })
+        }
     }
 
-    /// The pod's lease, with these host ports; a new one if it has none or one of another range.
-    fn take(&mut self, pod_uid: &str, range: IpNet, host_ports: &[HostPort]) -> Option<Lease> {
-        let held = self.pods.get(pod_uid).map(|lease| lease.addresses.clone());
-        let addresses = match held {
-            Some(addresses) => addresses,
-            None => {
-                let address = self.free_address(range)?;
-                let next = offset_of(range, address)? + 1;
-                self.next = Some(address_at(range, next));
-                vec![address]
-            }
+    /// The pod's lease with these host ports: the addresses it holds, or one of each range.
+    fn take(
+        &mut self,
+        pod_uid: &str,
+        ranges: &[IpNet],
+        host_ports: &[HostPort],
+        now: Duration,
+    ) -> Result<Lease, IpamError> {
+        let addresses = match self.pods.get(pod_uid) {
+            Some(lease) => lease.addresses.clone(),
+            None => ranges
+                .iter()
+                .map(|range| self.free_address(*range, now))
+                .collect::<Result<_, _>>()?,
         };
         let lease = Lease { addresses, host_ports: host_ports.to_vec() };
         self.pods.insert(pod_uid.to_owned(), lease.clone());
-        Some(lease)
+        Ok(lease)
+    }
+
+    fn release(&mut self, pod_uid: &str, now: Duration) {
+        let addresses = self.pods.remove(pod_uid).map(|lease| lease.addresses).unwrap_or_default();
+        self.released.extend(addresses.into_iter().map(|address| Released { address, at: now }));
+        let may_be_forgotten = |one: &Released| one.at + REST <= now;
+        while self.released.len() > REMEMBERED
+            && self.released.front().is_some_and(may_be_forgotten)
+        {
+            self.released.pop_front();
+        }
+    }
+
+    /// What is left of these after the machine has started anew: addresses that rest.
+    fn after_boot(mut self, boot: &str) -> Self {
+        let held: Vec<String> = self.pods.keys().cloned().collect();
+        for one in &mut self.released {
+            one.at = Duration::ZERO;
+        }
+        for pod_uid in held {
+            self.release(&pod_uid, Duration::ZERO);
+        }
+        Self { boot: boot.to_owned(), ..self }
     }
 }
 
@@ -88,12 +154,21 @@ pub(crate) enum IpamError {
     /// Every address is taken.
     #[error("all addresses of {0} are in use")]
     Exhausted(IpNet),
+    /// Those that are not taken were until a moment ago.
+    #[error("all addresses of {range} are in use or rest, one of them for another {left:?}")]
+    Resting { range: IpNet, left: Duration },
     /// The file could not be read or written.
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     /// The file holds something else.
     #[error("{path} is damaged: {source}")]
     Damaged { path: PathBuf, source: serde_json::Error },
+    /// The machine does not tell for how long it runs.
+    #[error("cannot tell the time: {0}")]
+    Clock(#[from] nix::Error),
+    /// The work ended before it was done.
+    #[error("{0}")]
+    Interrupted(#[from] tokio::task::JoinError),
 }
 
 impl Ipam {
@@ -110,11 +185,7 @@ impl Ipam {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Leases::default(),
             Err(error) => return Err(file(error)),
         };
-        let leases = if leases.boot == boot {
-            leases
-        } else {
-            Leases { boot: boot.to_owned(), next: leases.next, pods: BTreeMap::new() }
-        };
+        let leases = if leases.boot == boot { leases } else { leases.after_boot(boot) };
         Ok(Self { path, leases })
     }
 
@@ -123,43 +194,47 @@ impl Ipam {
         &self.leases.pods
     }
 
-    /// The pod's lease, the one it holds or a new one. It is written down when this returns.
+    /// The pod's lease, the one it holds or a new one. It is written down when this returns. `now` is
+    /// the time since the machine's start.
     pub(crate) fn take(
         &mut self,
         pod_uid: &str,
-        range: IpNet,
+        ranges: &[IpNet],
         host_ports: &[HostPort],
+        now: Duration,
     ) -> Result<Lease, IpamError> {
         let mut changed = self.leases.clone();
-        let lease = changed.take(pod_uid, range, host_ports).ok_or(IpamError::Exhausted(range))?;
+        let lease = changed.take(pod_uid, ranges, host_ports, now)?;
         self.keep(changed)?;
         Ok(lease)
     }
 
-    /// Takes the pod's address back.
-    pub(crate) fn release(&mut self, pod_uid: &str) -> Result<(), IpamError> {
+    /// Takes the pod's addresses back.
+    pub(crate) fn release(&mut self, pod_uid: &str, now: Duration) -> Result<(), IpamError> {
         let mut changed = self.leases.clone();
-        changed.pods.remove(pod_uid);
+        changed.release(pod_uid, now);
         self.keep(changed)
     }
 
     /// Memory follows the disk, so that a failed write changes nothing.
     fn keep(&mut self, changed: Leases) -> Result<(), IpamError> {
         if changed != self.leases {
-            self.write(&changed)
-                .map_err(|source| IpamError::File { path: self.path.clone(), source })?;
+            let failed = |source| IpamError::File { path: self.path.clone(), source };
+            // For the next kubelet, not for the next boot: whoever holds an address ends with the
+            // machine. So no pod's start waits for the disk.
+            let beside = self.path.with_extension("new");
+            let text = serde_json::to_vec(&changed).map_err(|error| failed(error.into()))?;
+            fs::write(&beside, text).map_err(failed)?;
+            fs::rename(&beside, &self.path).map_err(failed)?;
             self.leases = changed;
         }
         Ok(())
     }
+}
 
-    /// For the next kubelet, not for the next boot: whoever holds an address ends with the machine.
-    /// So no pod's start waits for the disk.
-    fn write(&self, leases: &Leases) -> io::Result<()> {
-        let beside = self.path.with_extension("new");
-        fs::write(&beside, serde_json::to_vec(leases)?)?;
-        fs::rename(&beside, &self.path)
-    }
+/// The time since the machine's start, in which it may have slept.
+pub(crate) fn uptime() -> Result<Duration, nix::Error> {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from)
 }
 
 /// Names the present boot of the machine.
@@ -168,88 +243,4 @@ pub(crate) fn boot_id() -> io::Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn range() -> IpNet {
-        "10.244.1.0/29".parse().unwrap()
-    }
-
-    fn take(ipam: &mut Ipam, pod: &str) -> String {
-        ipam.take(pod, range(), &[]).unwrap().addresses[0].to_string()
-    }
-
-    #[test]
-    fn gives_every_pod_an_address_of_its_own_and_the_same_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ipam = Ipam::open(folder.path(), "boot").unwrap();
-        assert_eq!(take(&mut ipam, "a"), "10.244.1.2");
-        assert_eq!(take(&mut ipam, "b"), "10.244.1.3");
-        assert_eq!(take(&mut ipam, "a"), "10.244.1.2");
-    }
-
-    #[test]
-    fn goes_round_before_it_gives_an_address_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ipam = Ipam::open(folder.path(), "boot").unwrap();
-        for last in [2, 3, 4, 5, 6, 2, 3] {
-            assert_eq!(take(&mut ipam, "pod"), format!("10.244.1.{last}"));
-            ipam.release("pod").unwrap();
-        }
-    }
-
-    #[test]
-    fn a_file_that_lost_its_contents_with_the_power_is_no_obstacle() {
-        let folder = tempfile::tempdir().unwrap();
-        for contents in [&b""[..], &[0; 64]] {
-            fs::write(folder.path().join("addresses.json"), contents).unwrap();
-            let ipam = Ipam::open(folder.path(), "boot").unwrap();
-            assert!(ipam.pods().is_empty());
-        }
-    }
-
-    #[test]
-    fn says_when_all_are_taken_and_changes_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ipam = Ipam::open(folder.path(), "boot").unwrap();
-        for pod in ["a", "b", "c", "d", "e"] {
-            take(&mut ipam, pod);
-        }
-        let before = ipam.leases.clone();
-        assert!(matches!(ipam.take("f", range(), &[]), Err(IpamError::Exhausted(_))));
-        assert_eq!(ipam.leases, before);
-        ipam.release("c").unwrap();
-        assert_eq!(take(&mut ipam, "f"), "10.244.1.4");
-    }
-
-    #[test]
-    fn remembers_across_a_restart_but_not_across_a_boot() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ipam = Ipam::open(folder.path(), "boot").unwrap();
-        let port =
-            HostPort { protocol: "TCP".into(), host_ip: None, host_port: 80, container_port: 8080 };
-        ipam.take("a", range(), std::slice::from_ref(&port)).unwrap();
-        drop(ipam);
-        let ipam = Ipam::open(folder.path(), "boot").unwrap();
-        assert_eq!(ipam.pods()["a"].host_ports, [port]);
-        let mut ipam = Ipam::open(folder.path(), "next boot").unwrap();
-        assert!(ipam.pods().is_empty());
-        assert_eq!(take(&mut ipam, "b"), "10.244.1.3", "an old address rests even then");
-    }
-
-    #[test]
-    fn refuses_a_damaged_file_rather_than_give_addresses_twice() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("addresses.json"), "{").unwrap();
-        assert!(matches!(Ipam::open(folder.path(), "boot"), Err(IpamError::Damaged { .. })));
-    }
-
-    #[test]
-    fn changes_nothing_when_the_disk_refuses() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ipam = Ipam::open(&folder.path().join("deep"), "boot").unwrap();
-        fs::remove_dir_all(folder.path()).unwrap();
-        assert!(matches!(ipam.take("a", range(), &[]), Err(IpamError::File { .. })));
-        assert!(ipam.pods().is_empty());
-    }
-}
+mod tests;

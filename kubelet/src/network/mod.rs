@@ -2,7 +2,9 @@
 //!
 //! * [`BridgeNetwork`] attaches pods: `ipam` has the addresses, `links` the interfaces, and `netns`
 //!   is how a pod's namespace is entered.
-//! * `routes` leads to the other nodes' pods and to Services; `news` is how it hears of the kernel.
+//! * [`CniNetwork`] has them attached by plugins instead.
+//! * `routes` leads to the other nodes' pods, through tunnels if need be, and to Services; `news` is how
+//!   it hears of the kernel.
 //! * [`HostPorts`] tells the proxy which ports of the node lead to pods: all rules of the packet
 //!   filter are the proxy's.
 //!
@@ -10,6 +12,7 @@
 //! machine, and nothing outside of it is touched but the pods' own.
 
 mod bridge;
+mod cni;
 mod host_ports;
 mod ipam;
 mod links;
@@ -18,26 +21,30 @@ mod news;
 mod pod_addresses;
 mod ranges;
 mod routes;
+mod sysctl;
 
 use std::net::IpAddr;
 use std::path::Path;
 
-pub(crate) use bridge::set_once;
-pub use bridge::{BridgeNetwork, NetworkConfig, teardown};
+pub(crate) use bridge::veth_name as interface_of;
+pub use bridge::{BridgeNetwork, NetworkConfig};
+pub use cni::{CniConfig, CniNetwork, keep_addresses_of_names, unready, watch_configuration};
 pub use host_ports::{HostPorts, PodHostPorts};
+pub(crate) use links::{OwnAddress, mac as hardware_address, own_addresses};
 pub(crate) use netns::within;
 pub(crate) use pod_addresses::Addresses;
 pub use pod_addresses::{PodAddresses, PodGuard};
 pub(crate) use ranges::{PodRange, own_ranges, ranges};
 use serde::{Deserialize, Serialize};
+pub(crate) use sysctl::set_once;
 
 /// A port of the node that leads to a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPort {
-    /// `TCP`, `UDP`.
+    /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
-    /// Address on the host; nothing means all.
+    /// Address on the host; an unspecified one means all of its family, nothing all of both.
     pub host_ip: Option<IpAddr>,
     /// Port on the host.
     pub host_port: u16,
@@ -55,21 +62,42 @@ pub struct NetworkError {
     pub reason: String,
 }
 
+/// A pod to be connected.
+#[derive(Clone, Copy, Debug)]
+pub struct Attachment<'a> {
+    /// Its uid.
+    pub pod_uid: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its network namespace.
+    pub netns: &'a Path,
+    /// The ports of the node that are to lead to it.
+    pub ports: &'a [HostPort],
+}
+
 /// Connects sandboxes. Both operations are idempotent per uid, and addresses survive a restart of
 /// the kubelet.
 #[async_trait::async_trait]
 pub trait PodNetwork: Send + Sync + 'static {
-    /// Gives the pod an address in the network namespace at `netns`; returns it, or the one it has.
-    async fn attach(
-        &self,
-        pod_uid: &str,
-        netns: &Path,
-        ports: &[HostPort],
-    ) -> Result<Vec<IpAddr>, NetworkError>;
+    /// Gives the pod an address of each of the node's families in its network namespace; returns
+    /// them, or those it has, the primary family's first.
+    async fn attach(&self, attachment: &Attachment<'_>) -> Result<Vec<IpAddr>, NetworkError>;
 
-    /// Takes the pod's interface, host ports and address back.
+    /// Takes the pod's interface, host ports and addresses back.
     async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError>;
 
     /// Detaches whatever belongs to pods that are not in `alive`, left from a crash.
     async fn retain(&self, alive: &[String]) -> Result<(), NetworkError>;
+}
+
+/// Removes all that networks of this configuration have made: what plugins attached, routes, interfaces,
+/// the bridge. The folder with the bridge's addresses is the caller's.
+///
+/// # Errors
+/// When the kernel or a plugin refuses.
+pub async fn teardown(config: &NetworkConfig, attached: &Path) -> Result<(), NetworkError> {
+    cni::teardown(attached).await?;
+    bridge::teardown(config).await
 }

@@ -15,6 +15,7 @@ pub struct PodAddresses {
     pods: Arc<watch::Sender<Addresses>>,
     /// The pods whose rules are in the kernel; nothing while nobody guards them.
     guarded: Arc<watch::Sender<Option<BTreeSet<String>>>>,
+    own_interfaces: bool,
 }
 
 impl Default for PodAddresses {
@@ -22,6 +23,7 @@ impl Default for PodAddresses {
         Self {
             pods: Arc::new(watch::Sender::new(Addresses::new())),
             guarded: Arc::new(watch::Sender::new(None)),
+            own_interfaces: false,
         }
     }
 }
@@ -30,9 +32,16 @@ impl Default for PodAddresses {
 pub struct PodGuard {
     pub(crate) pods: watch::Receiver<Addresses>,
     guarded: Arc<watch::Sender<Option<BTreeSet<String>>>>,
+    /// Whether the pods' interfaces are those of a [`BridgeNetwork`](super::BridgeNetwork).
+    pub(crate) own_interfaces: bool,
 }
 
 impl PodAddresses {
+    /// Of pods whose interfaces are made here.
+    pub(super) fn of_own_interfaces() -> Self {
+        Self { own_interfaces: true, ..Self::default() }
+    }
+
     pub(crate) fn set(&self, pod_uid: &str, addresses: &[IpAddr]) {
         self.pods.send_if_modified(|pods| {
             let old = pods.insert(pod_uid.to_owned(), addresses.to_vec());
@@ -63,7 +72,11 @@ impl PodAddresses {
             guarded.get_or_insert_default();
             false
         });
-        PodGuard { pods: self.pods.subscribe(), guarded: Arc::clone(&self.guarded) }
+        PodGuard {
+            pods: self.pods.subscribe(),
+            guarded: Arc::clone(&self.guarded),
+            own_interfaces: self.own_interfaces,
+        }
     }
 }
 

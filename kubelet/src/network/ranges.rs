@@ -90,29 +90,12 @@ pub(crate) fn own_ranges(node: &Node) -> Vec<IpNet> {
     ranges
 }
 
-/// The IPv4 range a node's pods get their addresses from.
-pub(crate) fn own_ipv4_range(node: &Node) -> Option<Ipv4Net> {
-    own_ranges(node).into_iter().find_map(ipv4)
-}
-
 /// The ranges of a list, in order. What is none is told by whoever made the list.
 pub(crate) fn ranges<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<IpNet> {
     let mut ranges: Vec<IpNet> = texts.into_iter().filter_map(|text| parse(text)).collect();
     ranges.sort_unstable();
     ranges.dedup();
     ranges
-}
-
-/// The IPv4 ranges among those of a list.
-pub(crate) fn ipv4_ranges<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<Ipv4Net> {
-    ranges(texts).into_iter().filter_map(ipv4).collect()
-}
-
-fn ipv4(range: IpNet) -> Option<Ipv4Net> {
-    match range {
-        IpNet::V4(range) => Some(range),
-        IpNet::V6(_) => None,
-    }
 }
 
 fn is_ipv4(range: &IpNet) -> bool {
@@ -189,7 +172,6 @@ mod tests {
         assert_eq!(own(&["10.244.1.0/24"]), ["10.244.1.0/24"]);
         let both = ["fd00:1::/64", "10.244.1.0/24", "10.244.2.0/24"];
         assert_eq!(own(&both), ["fd00:1::/64", "10.244.1.0/24"]);
-        assert_eq!(own_ipv4_range(&node(&both)).unwrap().to_string(), both[1]);
         assert_eq!(own_ranges(&Node::default()), []);
     }
 }

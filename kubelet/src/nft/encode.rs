@@ -275,6 +275,12 @@ fn add_set(message: &mut Messages, set: &Set, id: u32) {
         }
     }
     message.number(10, id);
+    if set.key == [Part::Interface] {
+        // Text is in the machine's byte order, which `nft` does not see by its type.
+        const KEY_BYTE_ORDER: u8 = 0;
+        let [a, b, c, d] = 1_u32.to_ne_bytes();
+        message.bytes(13, &[KEY_BYTE_ORDER, 4, a, b, c, d]);
+    }
     match set.kind {
         Kind::Intervals if set.key.len() > 1 => {
             // Ranges in several parts at once: the kernel has to know where each begins.
@@ -303,6 +309,7 @@ fn data_type(parts: &[Part]) -> u32 {
             Part::Port => 13,
             Part::Number => 19,
             Part::Interface => 41,
+            Part::Hardware => 9,
         };
         all << 6 | number
     })

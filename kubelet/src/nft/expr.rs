@@ -60,6 +60,18 @@ pub(crate) enum Field {
     Family,
     /// What a frame carries, two bytes in network byte order: 0x0800 IPv4, 0x86dd IPv6, 0x0806 ARP.
     EtherType,
+    /// Hardware address that a frame comes from, six bytes. For tables of bridges, as those that follow.
+    HardwareSource,
+    /// Hardware address that a frame goes to. The first byte of those of many is odd.
+    HardwareDestination,
+    /// The hardware address that a message of ARP says its sender has.
+    ArpHardwareSource,
+    /// The IPv4 address that a message of ARP says its sender has.
+    ArpSource,
+    /// What a message of ICMP is, one byte.
+    IcmpType,
+    /// The IPv6 address that a message of neighbour discovery is about.
+    NeighbourTarget,
     /// Source address, as on the wire.
     SourceAddress(Ip),
     /// Destination address, as on the wire.
@@ -172,9 +184,9 @@ pub(crate) enum Expr {
     Differs(Register, Bytes),
     /// One of so many numbers from the first on, by chance; in the machine's byte order.
     Random { modulus: u32, first: u32, into: Register },
-    /// Goes on if the set has this key.
+    /// Goes on if the set has this key. It is no map: kernels before 6.5 refuse to ask one for that.
     Contains(Name, Register),
-    /// Goes on unless the set has this key.
+    /// Goes on unless the set has this key. Likewise.
     Lacks(Name, Register),
     /// Goes on if the map has this key, with what it leads to.
     Get(Name, Register, Register),

@@ -160,6 +160,7 @@ fn load(nested: &mut Messages, field: Field, into: u32) {
         nested.text(1, name);
         nested.nest(2, |data| write(data));
     };
+    let link = 0;
     let network = 1;
     let transport = 2;
     let payload = |base: u32, offset: u32, length: u32| {
@@ -194,6 +195,13 @@ fn load(nested: &mut Messages, field: Field, into: u32) {
     match field {
         Field::Family => named("meta", &meta(15)),
         Field::EtherType => named("meta", &meta(1)),
+        Field::HardwareDestination => named("payload", &payload(link, 0, 6)),
+        Field::HardwareSource => named("payload", &payload(link, 6, 6)),
+        // Both follow from Ethernet and IPv4 being what is resolved.
+        Field::ArpHardwareSource => named("payload", &payload(network, 8, 6)),
+        Field::ArpSource => named("payload", &payload(network, 14, 4)),
+        Field::IcmpType => named("payload", &payload(transport, 0, 1)),
+        Field::NeighbourTarget => named("payload", &payload(transport, 8, 16)),
         Field::SourceAddress(Ip::V4) => named("payload", &payload(network, 12, 4)),
         Field::SourceAddress(Ip::V6) => named("payload", &payload(network, 8, 16)),
         Field::DestinationAddress(Ip::V4) => named("payload", &payload(network, 16, 4)),

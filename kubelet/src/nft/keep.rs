@@ -57,7 +57,8 @@ impl Connection {
         }
     }
 
-    fn try_to_reach(&self, tables: &[Table]) -> Result<(Arc<Nft>, Others), NftError> {
+    /// Likewise, or says why not.
+    pub(crate) fn try_to_reach(&self, tables: &[Table]) -> Result<(Arc<Nft>, Others), NftError> {
         let nft = self.get()?;
         let listening = nft.address().and_then(|own| Guard::listen(tables.to_vec(), own));
         let guard = listening.map_err(|source| NftError::Socket {

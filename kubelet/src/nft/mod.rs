@@ -31,7 +31,7 @@ pub(crate) use self::dump::Found;
 use self::encode::Transaction;
 pub(crate) use self::guard::Guard;
 pub use self::keep::Connection;
-pub(crate) use self::keep::Retry;
+pub(crate) use self::keep::{Others, Retry};
 use self::message::{Attributes, array, split};
 use self::socket::NetfilterSocket;
 use self::table::{Command, Table};

@@ -23,6 +23,8 @@ pub(crate) enum Part {
     Number,
     /// Name of an interface, padded with zeros.
     Interface,
+    /// Hardware address of Ethernet, six bytes and padding.
+    Hardware,
 }
 
 impl Part {
@@ -30,6 +32,7 @@ impl Part {
     pub(crate) fn length(self) -> usize {
         match self {
             Self::Ipv4 | Self::Protocol | Self::Port | Self::Number => 4,
+            Self::Hardware => 8,
             Self::Ipv6 | Self::Interface => 16,
         }
     }

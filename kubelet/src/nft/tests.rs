@@ -124,6 +124,13 @@ fn sets(ip: Ip) -> Vec<(Set, Vec<Element>)> {
             vec![port("eth0", 0, 255, (80, 90)), port("eth1", 4, 4, (0, u16::MAX))],
         ),
         (
+            set("senders", &[Part::Interface, Part::Hardware], Values::None, Kind::Plain),
+            vec![Element::new(
+                Bytes::EMPTY.with(&interface("eth0")).with(&[0x0a, 0x58, 10, 244, 0, 2]),
+                Value::None,
+            )],
+        ),
+        (
             set("clients", key, Values::Parts(&[Part::Number]), Kind::Remembered { limit: 9 }),
             vec![],
         ),
@@ -148,7 +155,7 @@ fn rules(family: Family, ip: Ip) -> Vec<Rule> {
             Expr::Equal(a, Bytes::EMPTY.with(&interface("eth0"))),
             Expr::Load(Field::SourceAddress(ip), b),
             Expr::Mask(b, ones),
-            Expr::Lacks("verdicts".into(), b),
+            Expr::Lacks("plain".into(), b),
             Expr::Load(Field::ConnectionMark, a),
             Expr::Constant(number(7), a),
             Expr::SetConnectionMark(a),
@@ -194,6 +201,19 @@ fn rules(family: Family, ip: Ip) -> Vec<Rule> {
             Expr::Equal(a, Bytes::EMPTY.with(&[0x86, 0xdd])),
             Expr::Load(Field::Family, a),
             Expr::Equal(a, Bytes::EMPTY.with(&[ip.number()])),
+        ]));
+    }
+    if family == Family::Bridge {
+        rules.push(rule(vec![
+            Expr::Load(Field::InputName, a),
+            Expr::Load(Field::HardwareSource, b),
+            Expr::Contains("senders".into(), a),
+            Expr::Load(Field::HardwareDestination, a),
+            Expr::Mask(a, Bytes::EMPTY.with(&[1])),
+            Expr::Load(Field::ArpHardwareSource, a),
+            Expr::Load(Field::ArpSource, b),
+            Expr::Load(Field::IcmpType, a),
+            Expr::Load(Field::NeighbourTarget, b),
         ]));
     }
     rules

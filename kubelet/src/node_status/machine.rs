@@ -16,8 +16,8 @@ use super::{Facts, Observe, Reserved, architecture};
 pub struct Machine {
     /// The file system it is on counts as the node's storage.
     pub root_dir: PathBuf,
-    /// The node's address.
-    pub address: IpAddr,
+    /// The node's addresses, the primary one first.
+    pub addresses: Vec<IpAddr>,
     /// As the operator says.
     pub max_pods: u32,
     /// What pods do not get, of a memory and a storage of so many bytes.
@@ -66,7 +66,7 @@ impl Observe for Machine {
             reserved: (self.reserved)(memory_bytes, storage_bytes),
             images: self.images.as_ref().map(Images::list).unwrap_or_default(),
             max_pods: self.max_pods,
-            addresses: vec![self.address],
+            addresses: self.addresses.clone(),
             hostname: nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default(),
@@ -150,16 +150,21 @@ mod tests {
 
     #[test]
     fn this_machine_can_be_observed() {
-        let address = [10, 0, 0, 1].into();
+        let addresses = vec![[10, 0, 0, 1].into(), "fd00::1".parse().unwrap()];
         let reserved = Box::new(|memory: u64, _| Reserved {
             memory: i64::try_from(memory / 2).unwrap(),
             ..Reserved::default()
         });
-        let machine =
-            Machine { root_dir: "/".into(), address, max_pods: 110, reserved, images: None };
+        let machine = Machine {
+            root_dir: "/".into(),
+            addresses: addresses.clone(),
+            max_pods: 110,
+            reserved,
+            images: None,
+        };
         let facts = machine.observe();
         assert!(facts.processors > 0 && facts.memory_bytes > 0 && facts.storage_bytes > 0);
         assert_eq!(facts.reserved.memory, i64::try_from(facts.memory_bytes / 2).unwrap());
-        assert_eq!(facts.addresses, [address]);
+        assert_eq!(facts.addresses, addresses);
     }
 }

@@ -11,6 +11,8 @@ pub struct Reserved {
     pub memory: i64,
     /// Bytes on disk.
     pub ephemeral_storage: i64,
+    /// Processes and threads.
+    pub processes: i64,
 }
 
 impl std::ops::Add for Reserved {
@@ -21,13 +23,16 @@ impl std::ops::Add for Reserved {
             cpu_milli: self.cpu_milli.saturating_add(other.cpu_milli),
             memory: self.memory.saturating_add(other.memory),
             ephemeral_storage: self.ephemeral_storage.saturating_add(other.ephemeral_storage),
+            processes: self.processes.saturating_add(other.processes),
         }
     }
 }
 
 /// Text that says nothing of what is reserved.
 #[derive(Debug, thiserror::Error)]
-#[error("\"{part}\" reserves nothing: {reason}; write cpu=200m,memory=500Mi,ephemeral-storage=1Gi")]
+#[error(
+    "\"{part}\" reserves nothing: {reason}; write cpu=200m,memory=500Mi,ephemeral-storage=1Gi,pid=1000"
+)]
 pub struct InvalidReserve {
     part: String,
     reason: String,
@@ -49,6 +54,7 @@ impl std::str::FromStr for Reserved {
             match name {
                 "cpu" => reserved.cpu_milli = amount.milli_value(),
                 "memory" => reserved.memory = amount.value(),
+                "pid" => reserved.processes = amount.value(),
                 "ephemeral-storage" => reserved.ephemeral_storage = amount.value(),
                 other => return Err(invalid(format!("\"{other}\" cannot be reserved"))),
             }
@@ -64,8 +70,13 @@ mod tests {
     #[test]
     fn what_is_reserved_is_read_as_kubernetes_writes_it() {
         let read = |text: &str| text.parse::<Reserved>();
-        let all = "cpu=200m,memory=500Mi, ephemeral-storage=1Gi";
-        let expected = Reserved { cpu_milli: 200, memory: 500 << 20, ephemeral_storage: 1 << 30 };
+        let all = "cpu=200m,memory=500Mi, ephemeral-storage=1Gi,pid=1000";
+        let expected = Reserved {
+            cpu_milli: 200,
+            memory: 500 << 20,
+            ephemeral_storage: 1 << 30,
+            processes: 1000,
+        };
         assert_eq!(read(all).unwrap(), expected);
         assert_eq!(read("").unwrap(), Reserved::default());
         for text in ["cpu", "cpu=x", "cpu=-1", "gpu=1"] {

@@ -76,8 +76,31 @@ fn a_machine_that_ends_is_not_ready() {
 }
 
 #[test]
+fn a_node_without_a_network_is_not_ready() {
+    let no_network = Some("there is no configuration".to_owned());
+    let health = Health { no_network, ..Health::default() };
+    let without = describe(&facts(), &health, None, at(1));
+    let ready = find(&without, "Ready");
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_deref()),
+        ("False", Some("KubeletNotReady"))
+    );
+    let said = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+                message:Network plugin returns error: there is no configuration";
+    assert_eq!(ready.message.as_deref(), Some(said));
+    let both = Health { shutting_down: true, ..health };
+    let both = describe(&facts(), &both, None, at(1));
+    let message = format!("[{said}, node is shutting down]");
+    assert_eq!(find(&both, "Ready").message.as_deref(), Some(message.as_str()));
+    let found = describe(&facts(), &Health::default(), Some(&without), at(2));
+    let ready = find(&found, "Ready");
+    assert_eq!((ready.status.as_str(), &ready.last_transition_time), ("True", &Some(Time(at(2)))));
+}
+
+#[test]
 fn pods_do_not_get_what_is_reserved_or_set_aside() {
-    let reserved = Reserved { cpu_milli: 250, memory: 1 << 30, ephemeral_storage: 10 << 30 };
+    let reserved =
+        Reserved { cpu_milli: 250, memory: 1 << 30, ephemeral_storage: 10 << 30, processes: 0 };
     let status = described(&Facts { reserved, ..facts() }, None, at(1));
     let (capacity, allocatable) = (status.capacity.unwrap(), status.allocatable.unwrap());
     assert_eq!(capacity["hugepages-2Mi"].0, "64Mi");

@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 
 use proto::k8s::api::core::v1::{Pod, Toleration};
+use proto::node_affinity;
 
 use super::allocation::Amounts;
 use super::observed::PodFailure;
 use super::resources::QosClass;
+use super::security::demands_app_armor;
+use super::selinux;
 use crate::node_status::Health;
 use crate::pressure::is_critical;
 use crate::pressure::threshold::Condition;
@@ -25,6 +28,10 @@ pub(crate) struct Surroundings<'a> {
     /// So many other pods are here.
     pub(crate) pods: usize,
     pub(crate) max_pods: usize,
+    /// Why AppArmor confines nobody here; nothing: it does.
+    pub(crate) no_app_armor: Option<&'a str>,
+    /// Why nobody has SELinux labels here; nothing: all do.
+    pub(crate) no_selinux: Option<&'a str>,
 }
 
 /// Why the pod is not taken, in Kubernetes' words.
@@ -54,9 +61,14 @@ pub(crate) fn admit(pod: &Pod, wants: Amounts, node: &Surroundings<'_>) -> Resul
             );
         }
     }
-    let wanted = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
-    if let (Some(labels), Some(wanted)) = (node.labels, wanted)
-        && wanted.iter().any(|(key, value)| labels.get(key) != Some(value))
+    if let Some(reason) = node.no_app_armor.filter(|_| demands_app_armor(pod)) {
+        return refuse("AppArmor", &format!("Cannot enforce AppArmor: {reason}"));
+    }
+    if let Some(reason) = node.no_selinux.filter(|_| selinux::is_demanded(pod)) {
+        return refuse("SELinux", &format!("Cannot enforce SELinux: {reason}"));
+    }
+    if let (Some(labels), Some(spec)) = (node.labels, pod.spec.as_ref())
+        && !node_affinity::admits(spec, spec.node_name.as_deref().unwrap_or_default(), labels)
     {
         let message =
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
@@ -126,6 +138,8 @@ mod tests {
             used: Amounts { cpu_milli: 1500, memory: 900 },
             pods: 109,
             max_pods: 110,
+            no_app_armor: None,
+            no_selinux: None,
         };
         change(&mut node);
         let wants = Amounts { cpu_milli: 500, memory: 100 };
@@ -164,7 +178,57 @@ mod tests {
     }
 
     #[test]
+    fn who_demands_a_label_is_not_taken_where_there_are_none() {
+        let reason = Some("SELinux is not enabled on the host");
+        let refusal = "SELinux: Pod was rejected: Cannot enforce SELinux: SELinux is not enabled on \
+                       the host";
+        for (options, wanted) in [
+            (json!({}), "admitted"),
+            (json!({"level": "s0:c1,c2"}), refusal),
+            (json!({"type": "spc_t"}), refusal),
+        ] {
+            let spec = with("securityContext", json!({"seLinuxOptions": options}));
+            assert_eq!(verdict(spec.clone(), &[], |node| node.no_selinux = reason), wanted);
+            assert_eq!(verdict(spec, &[], |_| {}), "admitted");
+        }
+    }
+
+    #[test]
+    fn who_demands_app_armor_is_not_taken_where_there_is_none() {
+        let reason = Some("AppArmor is not enabled on the host");
+        let of_pod =
+            |kind: &str| with("securityContext", json!({"appArmorProfile": {"type": kind}}));
+        let mut of_container = plain();
+        of_container["containers"][0]["securityContext"] =
+            json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "x"}});
+        let refusal = "AppArmor: Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on \
+                       the host";
+        for (spec, wanted) in [
+            (plain(), "admitted"),
+            (of_pod("Unconfined"), "admitted"),
+            (of_pod("RuntimeDefault"), refusal),
+            (of_container, refusal),
+        ] {
+            assert_eq!(verdict(spec.clone(), &[], |_| {}), "admitted");
+            assert_eq!(verdict(spec, &[], |node| node.no_app_armor = reason), wanted);
+        }
+    }
+
+    #[test]
     fn a_node_takes_what_is_meant_for_it() {
+        let demanding = |values: Value| {
+            let expression = json!({"key": "disk", "operator": "In", "values": values});
+            with(
+                "affinity",
+                json!({"nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [{"matchExpressions": [expression]}],
+                    },
+                }}),
+            )
+        };
+        assert_eq!(verdict(demanding(json!(["fast", "x"])), &[], |_| {}), "admitted");
+        assert!(verdict(demanding(json!(["x"])), &[], |_| {}).starts_with("NodeAffinity: "));
         let slow = || with("nodeSelector", json!({"disk": "slow"}));
         assert_eq!(verdict(with("nodeSelector", json!({"disk": "fast"})), &[], |_| {}), "admitted");
         assert_eq!(
@@ -210,6 +274,8 @@ mod tests {
             used: Amounts::default(),
             pods: 0,
             max_pods: 1,
+            no_app_armor: None,
+            no_selinux: None,
         };
         let failure = admit(&pod("p", plain()), Amounts::default(), &node).unwrap_err();
         assert_eq!(failure.reason, "NodeShutdown");

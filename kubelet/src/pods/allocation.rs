@@ -10,11 +10,13 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::k8s::api::core::v1::{Node, ResourceRequirements};
+use proto::k8s::api::core::v1::{Node, Pod, ResourceRequirements};
 use proto::k8s::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::quantity::Quantity;
 use tokio::sync::watch;
 
+use super::bounds::Asked;
+use super::resources::QosClass;
 use super::spec::Role;
 
 /// CPU in thousandths, memory in bytes.
@@ -40,6 +42,16 @@ impl Amounts {
         staying.max(starting)
     }
 
+    /// What running the pod takes beside its containers.
+    pub(crate) fn overhead(pod: &Pod) -> Self {
+        let list = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref());
+        let named = |name| list.and_then(|list| quantity(list, name));
+        Self {
+            cpu_milli: named("cpu").map_or(0, |cpu| cpu.milli_value()),
+            memory: named("memory").map_or(0, |memory| memory.value()),
+        }
+    }
+
     fn asked(resources: &ResourceRequirements) -> Self {
         let named = |name| {
             let lists = [resources.requests.as_ref(), resources.limits.as_ref()];
@@ -51,7 +63,8 @@ impl Amounts {
         }
     }
 
-    fn plus(self, other: Self) -> Self {
+    /// Both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self { cpu_milli: self.cpu_milli + other.cpu_milli, memory: self.memory + other.memory }
     }
 
@@ -133,28 +146,56 @@ pub(crate) fn decide(
 /// What every pod of this node was promised. Clones are the same ledger.
 #[derive(Clone)]
 pub(crate) struct Ledger {
-    pods: Arc<Mutex<BTreeMap<String, Amounts>>>,
+    book: Arc<Mutex<Book>>,
     freed: watch::Sender<()>,
+    asked: watch::Sender<Asked>,
+}
+
+#[derive(Default)]
+struct Book {
+    pods: BTreeMap<String, (QosClass, Amounts)>,
+    /// Of processors, by class: kept with each change.
+    asked: Asked,
+}
+
+impl Book {
+    fn set(&mut self, uid: &str, place: Option<(QosClass, Amounts)>) {
+        let had = match place {
+            Some(place) => self.pods.insert(uid.to_owned(), place),
+            None => self.pods.remove(uid),
+        };
+        for (place, sign) in [(had, -1), (place, 1)] {
+            let Some((class, amounts)) = place else { continue };
+            *self.asked.entry(class).or_default() += sign * amounts.cpu_milli;
+        }
+    }
 }
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { pods: Arc::default(), freed: watch::Sender::new(()) }
+        let asked = watch::Sender::new(Asked::new());
+        Self { book: Arc::default(), freed: watch::Sender::new(()), asked }
     }
 }
 
 impl Ledger {
     /// Enters what a pod has already, until the entry is dropped.
-    pub(crate) fn enter(&self, uid: &str, amounts: Amounts) -> Entry {
-        self.pods().insert(uid.to_owned(), amounts);
-        Entry { ledger: self.clone(), uid: uid.to_owned() }
+    pub(crate) fn enter(&self, uid: &str, class: QosClass, amounts: Amounts) -> Entry {
+        self.set(&mut self.book(), uid, Some((class, amounts)));
+        Entry { ledger: self.clone(), uid: uid.to_owned(), class }
     }
 
     /// What those of these pods that are in the ledger were promised, and how many they are.
     pub(crate) fn promised_to(&self, is_meant: impl Fn(&str) -> bool) -> (Amounts, usize) {
-        let pods = self.pods();
-        let meant = pods.iter().filter(|(uid, _)| is_meant(uid));
-        meant.fold((Amounts::default(), 0), |(sum, count), (_, one)| (sum.plus(*one), count + 1))
+        let book = self.book();
+        let meant = book.pods.iter().filter(|(uid, _)| is_meant(uid));
+        let none = (Amounts::default(), 0);
+        meant.fold(none, |(sum, count), (_, (_, one))| (sum.plus(*one), count + 1))
+    }
+
+    /// What the pods of each class were promised of processors, and the news of it.
+    pub(crate) fn asked(&self) -> watch::Receiver<Asked> {
+        self.asked.subscribe()
     }
 
     /// Tells when there is more room than before.
@@ -162,9 +203,20 @@ impl Ledger {
         self.freed.subscribe()
     }
 
-    fn pods(&self) -> MutexGuard<'_, BTreeMap<String, Amounts>> {
-        // Every change is one step, so it is whole whoever panicked.
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // Nothing in between two steps of a change can panic.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, book: &mut Book, uid: &str, place: Option<(QosClass, Amounts)>) {
+        book.set(uid, place);
+        self.asked.send_if_modified(|known| {
+            let is_news = *known != book.asked;
+            if is_news {
+                known.clone_from(&book.asked);
+            }
+            is_news
+        });
     }
 }
 
@@ -172,18 +224,19 @@ impl Ledger {
 pub(crate) struct Entry {
     ledger: Ledger,
     uid: String,
+    class: QosClass,
 }
 
 impl Entry {
     /// Promises the pod something else, if there is room.
     pub(crate) fn change(&self, wants: Amounts, allocatable: Amounts) -> Result<(), Pending> {
-        let mut pods = self.ledger.pods();
-        let had = pods.get(&self.uid).copied().unwrap_or_default();
-        let others = pods.iter().filter(|(uid, _)| **uid != self.uid);
-        let others = others.fold(Amounts::default(), |sum, (_, one)| sum.plus(*one));
+        let mut book = self.ledger.book();
+        let had = book.pods.get(&self.uid).map(|(_, had)| *had).unwrap_or_default();
+        let others = book.pods.iter().filter(|(uid, _)| **uid != self.uid);
+        let others = others.fold(Amounts::default(), |sum, (_, (_, one))| sum.plus(*one));
         decide(had, wants, others, allocatable)?;
-        pods.insert(self.uid.clone(), wants);
-        drop(pods);
+        self.ledger.set(&mut book, &self.uid, Some((self.class, wants)));
+        drop(book);
         self.ledger.freed.send_replace(());
         Ok(())
     }
@@ -191,7 +244,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.ledger.pods().remove(&self.uid);
+        self.ledger.set(&mut self.ledger.book(), &self.uid, None);
         self.ledger.freed.send_replace(());
     }
 }

@@ -17,10 +17,11 @@ impl Clock {
         Self { anchor: None }
     }
 
-    /// Starts at the machine's time of day and goes on with tokio's clock.
+    /// Starts at a time of day and goes on with tokio's clock. Two that start one after the other differ by what
+    /// passed on the machine meanwhile.
     #[cfg(test)]
-    pub(crate) fn tokio() -> Self {
-        Self { anchor: Some((SystemTime::now(), Instant::now())) }
+    pub(crate) fn tokio(now: SystemTime) -> Self {
+        Self { anchor: Some((now, Instant::now())) }
     }
 
     pub(crate) fn now(&self) -> Timestamp {

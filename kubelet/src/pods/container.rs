@@ -15,11 +15,13 @@ use runtime::{
 };
 
 use super::PodsConfig;
+use super::bounds;
 use super::env::{self, ConfigError, Sources};
 use super::names::{AttemptLabels, PodIdentity, log_path};
 use super::observed::Images;
 use super::resources::{cgroup_parent, resources};
 use super::security::{confinement, has_own_users, namespaces_of_host};
+use super::selinux;
 use crate::state::ClusterState;
 use crate::volumes::hostname::HostName;
 use crate::volumes::{PodDir, Volumes};
@@ -83,6 +85,7 @@ pub(crate) fn sandbox(
         annotations: identity.annotations(),
         hostname,
         cgroup_parent: cgroup_parent(&config.cgroup_root, pod, &identity.uid),
+        resources: bounds::of_pod(pod, config.pod_max_pids),
         sysctls: context
             .and_then(|context| context.sysctls.as_ref())
             .into_iter()
@@ -93,6 +96,7 @@ pub(crate) fn sandbox(
         shares_processes: pod.spec.as_ref().and_then(|spec| spec.share_process_namespace)
             == Some(true),
         own_users: has_own_users(pod, config.own_users),
+        selinux: selinux::of_pod(pod),
     }
 }
 
@@ -133,6 +137,13 @@ pub(crate) fn prepare(
         restart_delay: input.restart_delay,
     };
     let termination_message = dir.termination_message(&container.name, input.number);
+    let labelled = selinux::labelled(
+        pod,
+        container,
+        input.volumes,
+        [termination_message.clone()],
+        ETC_FILES.map(|name| dir.etc().join(name)),
+    );
     let mut mounts = etc_mounts(&dir.etc());
     let (of_volumes, sub_paths) =
         volume_mounts(container, input.volumes, &images.volumes, &sources)?;
@@ -163,6 +174,9 @@ pub(crate) fn prepare(
         unmasked_proc: confinement.unmasked_proc,
         capabilities: confinement.capabilities,
         seccomp: confinement.seccomp,
+        app_armor: confinement.app_armor,
+        selinux: selinux::of_container(pod, container),
+        labelled,
         no_new_privileges: confinement.no_new_privileges,
         read_only_root: confinement.read_only_root,
         joins_processes_of: input.target.cloned(),
@@ -191,8 +205,11 @@ pub(crate) fn termination_message_path(container: &Container) -> &str {
         .unwrap_or(TERMINATION_MESSAGE_PATH)
 }
 
+/// The files of `/etc` that are each pod's own.
+const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
 fn etc_mounts(etc: &Path) -> Vec<Mount> {
-    ["hosts", "hostname", "resolv.conf"]
+    ETC_FILES
         .map(|name| Mount {
             source: MountSource::Host(etc.join(name)),
             destination: format!("/etc/{name}"),

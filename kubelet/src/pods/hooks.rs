@@ -23,11 +23,12 @@ pub(crate) enum Hook {
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Hook {
-    /// What the handler asks for; the error is for the user.
+    /// What the handler asks for; the error is for the user. Only requests need the pod's address: a
+    /// pod that ends under a new kubelet has its hook called although nobody attached it here.
     pub(crate) fn of(
         handler: &LifecycleHandler,
         container: &Container,
-        pod: IpAddr,
+        pod: Option<IpAddr>,
     ) -> Result<Self, String> {
         if let Some(exec) = &handler.exec {
             return Ok(Self::Exec(exec.command.clone().unwrap_or_default()));
@@ -39,6 +40,7 @@ impl Hook {
                 Err(_) if is_empty(&get.port) => 80,
                 Err(problem) => return Err(problem),
             };
+            let pod = pod.ok_or("the pod has no address")?;
             let target = HttpTarget::new(get, port, pod)?;
             return Ok(Self::Http(target.sent_by("kube-lifecycle")));
         }
@@ -77,4 +79,27 @@ impl Hook {
 fn is_empty(port: &proto::k8s::apimachinery::pkg::util::intstr::IntOrString) -> bool {
     use proto::k8s::apimachinery::pkg::util::intstr::IntOrString;
     matches!(port, IntOrString::String(name) if name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn hook(handler: Value, pod: Option<IpAddr>) -> Result<Hook, String> {
+        let handler = serde_json::from_value(handler).unwrap();
+        Hook::of(&handler, &Container::default(), pod)
+    }
+
+    #[test]
+    fn only_a_request_needs_the_pods_address() {
+        let sleep = hook(json!({"sleep": {"seconds": 2}}), None);
+        assert!(matches!(sleep, Ok(Hook::Sleep(time)) if time == Duration::from_secs(2)));
+        let exec = hook(json!({"exec": {"command": ["true"]}}), None);
+        assert!(matches!(exec, Ok(Hook::Exec(command)) if command == ["true"]));
+        let get = json!({"httpGet": {"port": 8080}});
+        assert_eq!(hook(get.clone(), None).unwrap_err(), "the pod has no address");
+        assert!(matches!(hook(get, Some(IpAddr::from([10, 244, 0, 5]))), Ok(Hook::Http(_))));
+    }
 }

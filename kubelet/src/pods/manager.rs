@@ -19,6 +19,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::allocation::Ledger;
+use super::bounds;
 use super::clock::Clock;
 use super::names::{PodIdentity, is_safe_uid};
 use super::observed::PodFailure;
@@ -71,12 +72,22 @@ impl PodManager {
         // Before the list, so that nothing happens unseen between the two.
         let mut events = self.dependencies.runtime.events();
         let found = self.dependencies.runtime.list().await.map_err(PodsError::List)?;
+        let ledger = Ledger::default();
+        let weights = bounds::keep_weights(
+            self.config.cgroup_root.clone(),
+            ledger.asked(),
+            Arc::clone(&self.dependencies.runtime),
+            shutdown.clone(),
+        );
+        // It ends with this call, however that ends.
+        let mut beside = JoinSet::new();
+        beside.spawn(weights);
         let mut crew = Crew {
             context: Arc::new(Context {
                 config: self.config.clone(),
                 dependencies: self.dependencies.clone(),
                 clock: self.clock.clone(),
-                ledger: Ledger::default(),
+                ledger,
                 shutdown: shutdown.clone(),
             }),
             manager: Arc::clone(&self),

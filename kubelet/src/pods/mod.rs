@@ -9,6 +9,7 @@
 
 mod admission;
 mod allocation;
+pub(crate) mod bounds;
 mod clock;
 mod connect;
 mod container;
@@ -30,6 +31,7 @@ mod references;
 mod remains;
 mod resources;
 mod security;
+mod selinux;
 mod spec;
 mod status;
 mod streams;
@@ -57,6 +59,7 @@ pub use manager::PodManager;
 pub(crate) use names::{AttemptLabels, PodIdentity};
 pub(crate) use observed::PodFailure;
 pub(crate) use references::names_any_object;
+pub(crate) use resources::shares;
 pub(crate) use spec::is_static;
 
 /// What pods need to know of their node.
@@ -76,10 +79,14 @@ pub struct PodsConfig {
     pub memory_capacity_bytes: u64,
     /// So many pods the node takes.
     pub max_pods: usize,
-    /// Processes and threads a container may have.
+    /// Processes and threads a pod may have; -1: as many as there are.
     pub pod_max_pids: i64,
     /// Whether a pod that says nothing has users of its own.
     pub own_users: bool,
+    /// Why AppArmor confines nobody on this node; nothing: it does.
+    pub no_app_armor: Option<String>,
+    /// Why nobody has SELinux labels on this node; nothing: all do.
+    pub no_selinux: Option<String>,
 }
 
 /// [`PodsConfig::pod_max_pids`], unless the operator says otherwise: far beyond what a service

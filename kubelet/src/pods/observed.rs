@@ -277,11 +277,13 @@ pub(crate) enum PostStart {
 }
 
 /// A running container is to end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stopping {
     pub(crate) reason: StopReason,
     /// When that was decided: its time runs from here, its hook included.
     pub(crate) since: Timestamp,
+    /// Its hook was called and has not returned.
+    pub(crate) hook: bool,
     /// When it was sent its stop signal.
     pub(crate) signalled: Option<Timestamp>,
     /// When it was killed, since it did not end by itself.
@@ -289,7 +291,7 @@ pub(crate) struct Stopping {
 }
 
 /// Why a running container is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum StopReason {
     /// The pod goes.
     PodTerminates,

@@ -110,6 +110,11 @@ pub(crate) enum PodAction {
         signal: Option<i32>,
         reason: StopReason,
     },
+    /// Call the hook before its end again: the kubelet that called it saw no answer.
+    CallPreStop {
+        container: String,
+        id: ContainerId,
+    },
     /// Its hook is done or has had its time, and it is its turn.
     SignalContainer {
         container: String,
@@ -146,7 +151,8 @@ impl PodAction {
             Self::FetchImage { container } => Job::Image(container.clone()),
             Self::StartContainer { .. } => Job::Start,
             Self::CallPostStart { container, .. } => Job::PostStart(container.clone()),
-            Self::StopContainer { container, hook: true, .. } => Job::PreStop(container.clone()),
+            Self::StopContainer { container, hook: true, .. }
+            | Self::CallPreStop { container, .. } => Job::PreStop(container.clone()),
             Self::StopContainer { signal: None, .. } => return None,
             Self::StopContainer { container, .. }
             | Self::SignalContainer { container, .. }

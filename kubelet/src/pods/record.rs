@@ -4,19 +4,56 @@
 //! of containers whose records are gone, the outcome of a pod that is over, when it started. It
 //! is written before the status is reported, so that it is never behind what the master knows.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use jiff::Timestamp;
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{Pod, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use super::names::PodIdentity;
-use super::observed::PodFailure;
+use super::observed::{Observed, PodFailure, Stopping};
 use super::recover::Promises;
 use crate::volumes::PodDir;
+
+/// Containers that are to end, by their names.
+pub(crate) type Stops = BTreeMap<String, Stop>;
+
+/// An attempt that is to end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Stop {
+    /// Which attempt of its container it is.
+    pub(crate) number: u32,
+    pub(crate) stopping: Stopping,
+}
+
+/// What is to be remembered of the containers that are asked to end.
+pub(crate) fn stops(observed: &Observed) -> Stops {
+    let all = observed.containers.iter().filter_map(|record| {
+        let number = record.running()?.labels.number;
+        Some((record.name.clone(), Stop { number, stopping: record.stopping.clone()? }))
+    });
+    all.collect()
+}
+
+/// Goes on with what another kubelet began. A clock that was set back leaves nobody more time.
+pub(crate) fn resume_stops(observed: &mut Observed, stops: &Stops, now: Timestamp) {
+    for record in &mut observed.containers {
+        let number = record.running().map(|attempt| attempt.labels.number);
+        let stop = stops.get(&record.name).filter(|stop| Some(stop.number) == number);
+        record.stopping = stop.map(|stop| {
+            let mut stopping = stop.stopping.clone();
+            stopping.since = stopping.since.min(now);
+            stopping.signalled = stopping.signalled.map(|at| at.min(now));
+            stopping.killed = stopping.killed.map(|at| at.min(now));
+            stopping
+        });
+    }
+}
 
 /// The content of `record.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +69,10 @@ pub(crate) struct Record {
     /// Why it has to go, which its next kubelet goes on with.
     #[serde(default)]
     pub(crate) failed: Option<PodFailure>,
+    /// The containers that were asked to end, by their names: a new kubelet goes on with what is left of
+    /// their time.
+    #[serde(default)]
+    pub(crate) stops: Stops,
     /// The pod itself, if it comes from a file of this node: with the file nobody else knows how it is
     /// to end.
     #[serde(default)]
@@ -52,6 +93,7 @@ impl Record {
             status,
             promised: Some(promised),
             failed,
+            stops: Stops::new(),
             from_file: None,
         }
     }

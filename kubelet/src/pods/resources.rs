@@ -8,9 +8,10 @@ use proto::quantity::Quantity;
 use runtime::Resources;
 
 use super::PodsConfig;
+use super::bounds::all_of;
 
 /// How well a pod is served when the node runs short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum QosClass {
     Guaranteed,
     Burstable,
@@ -18,6 +19,8 @@ pub(crate) enum QosClass {
 }
 
 impl QosClass {
+    pub(crate) const ALL: [Self; 3] = [Self::Guaranteed, Self::Burstable, Self::BestEffort];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Guaranteed => "Guaranteed",
@@ -26,7 +29,8 @@ impl QosClass {
         }
     }
 
-    fn cgroup(self) -> &'static str {
+    /// Name of the group of its pods.
+    pub(crate) fn cgroup(self) -> &'static str {
         match self {
             Self::Guaranteed => "guaranteed",
             Self::Burstable => "burstable",
@@ -60,8 +64,7 @@ impl QosClass {
 
 /// The cgroup all containers of the pod are under.
 pub(crate) fn cgroup_parent(root: &str, pod: &Pod, uid: &str) -> String {
-    let root = root.trim_end_matches('/');
-    format!("{root}/{}/pod{uid}", QosClass::of(pod).cgroup())
+    format!("{}/pod{uid}", all_of(root, QosClass::of(pod)))
 }
 
 /// The bounds of one container.
@@ -75,7 +78,9 @@ pub(crate) fn resources(pod: &Pod, container: &Container, config: &PodsConfig) -
         cpu_quota_us: cpu_limit.map(|cpu| quota(cpu.milli_value())),
         cpu_period_us: cpu_limit.map(|_| PERIOD_US),
         memory_limit_bytes: memory_limit.map(|memory| memory.value()),
+        // The pod as a whole may have no more.
         pids_limit: Some(config.pod_max_pids),
+        huge_page_limits: BTreeMap::new(),
         oom_score_adj: Some(oom_score_adj(
             QosClass::of(pod),
             memory.map_or(0, |memory| memory.value()),
@@ -85,17 +90,19 @@ pub(crate) fn resources(pod: &Pod, container: &Container, config: &PodsConfig) -
 }
 
 /// The kernel's least weight; also what a container gets that asks for nothing.
-const MIN_SHARES: u64 = 2;
+pub(crate) const MIN_SHARES: u64 = 2;
 /// The kernel's default.
-const PERIOD_US: u64 = 100_000;
+pub(crate) const PERIOD_US: u64 = 100_000;
 /// The kernel refuses less.
 const MIN_QUOTA_US: i64 = 1_000;
 
-fn shares(milli_cpu: i64) -> u64 {
+/// The weight of so many thousandths of a processor.
+pub(crate) fn shares(milli_cpu: i64) -> u64 {
     u64::try_from(milli_cpu.saturating_mul(1024) / 1000).unwrap_or(0).clamp(MIN_SHARES, 262_144)
 }
 
-fn quota(milli_cpu: i64) -> i64 {
+/// The time per [`PERIOD_US`] of so many thousandths of a processor.
+pub(crate) fn quota(milli_cpu: i64) -> i64 {
     // 100 000 µs per 1000 m.
     milli_cpu.saturating_mul(100).max(MIN_QUOTA_US)
 }
@@ -214,6 +221,6 @@ mod tests {
     #[test]
     fn a_pods_cgroup_is_below_that_of_its_class() {
         let parent = cgroup_parent("/kutter/", &pod(serde_json::json!({})), "u-1");
-        assert_eq!(parent, "/kutter/besteffort/podu-1");
+        assert_eq!(parent, "/kutter/pods/besteffort/podu-1");
     }
 }

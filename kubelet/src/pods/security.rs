@@ -3,8 +3,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use proto::k8s::api::core::v1::{Container, Pod, PodSpec};
-use runtime::{CapabilityChanges, HostNamespaces, SeccompProfile, User};
+use proto::k8s::api::core::v1::{AppArmorProfile as PodAppArmorProfile, Container, Pod, PodSpec};
+use runtime::{AppArmorProfile, CapabilityChanges, HostNamespaces, SeccompProfile, User};
 
 use super::env::ConfigError;
 
@@ -16,6 +16,7 @@ pub(crate) struct Confinement {
     pub(crate) unmasked_proc: bool,
     pub(crate) capabilities: CapabilityChanges,
     pub(crate) seccomp: SeccompProfile,
+    pub(crate) app_armor: AppArmorProfile,
     pub(crate) no_new_privileges: bool,
     pub(crate) read_only_root: bool,
 }
@@ -102,11 +103,53 @@ pub(crate) fn confinement(
             drop: names(changes.and_then(|changes| changes.drop.as_ref())),
         },
         seccomp,
+        app_armor: app_armor(pod, container)?,
         no_new_privileges: of_container.and_then(|context| context.allow_privilege_escalation)
             == Some(false),
         read_only_root: of_container.and_then(|context| context.read_only_root_filesystem)
             == Some(true),
     })
+}
+
+/// What a container or its pod says of AppArmor. Who says nothing has the default, unless it is privileged.
+fn app_armor(pod: &Pod, container: &Container) -> Result<AppArmorProfile, ConfigError> {
+    let Some(profile) = wanted_app_armor(pod, container) else {
+        let context = container.security_context.as_ref();
+        return Ok(match context.and_then(|context| context.privileged) {
+            Some(true) => AppArmorProfile::Unconfined,
+            _ => AppArmorProfile::RuntimeDefault,
+        });
+    };
+    match profile.type_.as_str() {
+        "RuntimeDefault" => Ok(AppArmorProfile::RuntimeDefault),
+        "Unconfined" => Ok(AppArmorProfile::Unconfined),
+        "Localhost" => {
+            Ok(AppArmorProfile::Named(profile.localhost_profile.clone().unwrap_or_default()))
+        }
+        other => Err(ConfigError(format!("AppArmor profile type {other:?} is not supported"))),
+    }
+}
+
+fn wanted_app_armor<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a PodAppArmorProfile> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let of_container = container.security_context.as_ref();
+    of_container
+        .and_then(|context| context.app_armor_profile.as_ref())
+        .or(of_pod.and_then(|context| context.app_armor_profile.as_ref()))
+}
+
+/// Whether a pod says that it is to be confined by AppArmor; without saying so it can do without.
+pub(crate) fn demands_app_armor(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let is_set = |profile: &PodAppArmorProfile| profile.type_ != "Unconfined";
+    let of_pod = spec.security_context.as_ref();
+    let of_pod = of_pod.and_then(|context| context.app_armor_profile.as_ref());
+    let own = |container: &Container| {
+        let context = container.security_context.as_ref();
+        context.and_then(|context| context.app_armor_profile.as_ref()).is_some_and(is_set)
+    };
+    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    of_pod.is_some_and(is_set) || containers.any(own)
 }
 
 /// The file of a `Localhost` profile. The name is checked by the master; what it leads to is the node's.
@@ -276,6 +319,25 @@ mod tests {
         assert_eq!(found.seccomp, SeccompProfile::File("/root-dir/seccomp/audit.json".into()));
         for name in ["", "../x", "/etc/x", "a/../../x"] {
             assert!(confined(profile(name), json!({}), "").is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_container_says_which_app_armor_profile_before_the_pod_does() {
+        let named = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "tight"}});
+        let unconfined = json!({"appArmorProfile": {"type": "Unconfined"}});
+        let default = json!({"appArmorProfile": {"type": "RuntimeDefault"}, "privileged": true});
+        let power = json!({"privileged": true});
+        let tight = AppArmorProfile::Named("tight".to_owned());
+        for (of_pod, own, wanted) in [
+            (json!({}), json!({}), AppArmorProfile::RuntimeDefault),
+            (json!({}), power, AppArmorProfile::Unconfined),
+            (json!({}), default, AppArmorProfile::RuntimeDefault),
+            (named.clone(), json!({}), tight.clone()),
+            (named.clone(), unconfined.clone(), AppArmorProfile::Unconfined),
+            (unconfined, named, tight),
+        ] {
+            assert_eq!(confined(of_pod, own, "").unwrap().app_armor, wanted);
         }
     }
 

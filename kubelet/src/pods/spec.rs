@@ -47,7 +47,7 @@ pub(crate) fn container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Containe
 }
 
 /// The containers that the pod is made of, in the order of their start.
-pub(crate) fn own(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> {
+pub(crate) fn own(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> + Clone {
     let spec = pod.spec.iter();
     let initial = spec.clone().flat_map(|spec| spec.init_containers.iter().flatten());
     let initial = initial.map(|container| match container.restart_policy.as_deref() {

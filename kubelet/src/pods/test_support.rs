@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::{DEFAULT_POD_MAX_PIDS, PodManager, PodsConfig, PodsDependencies};
-use crate::network::{HostPort, NetworkError, PodNetwork};
+use crate::network::{Attachment, NetworkError, PodNetwork};
 use crate::node_status::Health;
 use crate::reporter::Reporter;
 use crate::state::{Change, ClusterState, StateHandle};
@@ -30,11 +30,13 @@ pub(crate) fn config() -> PodsConfig {
         log_dir: PathBuf::from("/nonexistent/logs"),
         cgroup_root: "/kutter".to_owned(),
         node_name: "node-1".to_owned(),
-        node_addresses: vec!["192.0.2.1".parse().unwrap()],
+        node_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         memory_capacity_bytes: 4 << 30,
         max_pods: 110,
         pod_max_pids: DEFAULT_POD_MAX_PIDS,
         own_users: false,
+        no_app_armor: None,
+        no_selinux: None,
     }
 }
 
@@ -48,7 +50,7 @@ pub(crate) struct Bench {
     pub(crate) state: StateHandle,
     pub(crate) reporter: Reporter,
     pub(crate) health: watch::Sender<Health>,
-    clock: Clock,
+    pub(crate) clock: Clock,
     began: tokio::time::Instant,
     running: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
     pub(crate) manager: Arc<PodManager>,
@@ -67,8 +69,9 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let (runtime, images) = (FakeRuntime::new(), FakeImages::default());
         let (network, state) = (FakeNetwork::default(), StateHandle::default());
-        let tokens = FakeTokens::default();
-        let (reporter, clock) = (Reporter::default(), Clock::tokio());
+        // One clock for all of them: when a container ended, the runtime says.
+        let (reporter, clock) = (Reporter::default(), Clock::tokio(runtime.now()));
+        let tokens = FakeTokens::new(clock.clone());
         let health = watch::Sender::new(Health::default());
         let dependencies = PodsDependencies {
             state: state.clone(),
@@ -349,14 +352,9 @@ impl FakeNetwork {
 
 #[async_trait::async_trait]
 impl PodNetwork for FakeNetwork {
-    async fn attach(
-        &self,
-        pod_uid: &str,
-        _netns: &Path,
-        _ports: &[HostPort],
-    ) -> Result<Vec<IpAddr>, NetworkError> {
+    async fn attach(&self, attachment: &Attachment<'_>) -> Result<Vec<IpAddr>, NetworkError> {
         let mut addresses = self.addresses.lock().unwrap();
-        let address = *addresses.entry(pod_uid.to_owned()).or_insert_with(|| {
+        let address = *addresses.entry(attachment.pod_uid.to_owned()).or_insert_with(|| {
             let mut given = self.given.lock().unwrap();
             *given += 1;
             IpAddr::V4(Ipv4Addr::new(10, 244, 0, *given))
@@ -384,9 +382,9 @@ pub(crate) struct FakeTokens {
     pub(crate) issued: Arc<Mutex<Vec<TokenRequest>>>,
 }
 
-impl Default for FakeTokens {
-    fn default() -> Self {
-        Self { clock: Clock::tokio(), failure: Arc::default(), issued: Arc::default() }
+impl FakeTokens {
+    fn new(clock: Clock) -> Self {
+        Self { clock, failure: Arc::default(), issued: Arc::default() }
     }
 }
 

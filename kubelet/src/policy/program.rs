@@ -1,4 +1,4 @@
-//! A [`Ruleset`] as chains and sets of the kernel, in a table for each version of the protocol.
+//! [Classes](super::class) as chains and sets of the kernel, in a table for each version of the protocol.
 //!
 //! ```text
 //! forward ─ looked at since the last change? ─▶ passes
@@ -12,11 +12,16 @@
 //! Answers are looked at as well, the other way round. A connection that was found to be allowed is
 //! marked with the number of the present rules: the next change has another one, and everything that
 //! is under way is looked at again. So there is nothing to search for and end when a rule goes.
+//!
+//! The number changes after what it is the number of, in a transaction of its own: in the middle of one, a packet may
+//! meet the new chains and the old elements, and would be marked as looked at by rules that it never met.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::ruleset::{Allowed, Direction, PortRange, Ruleset, digest};
+use super::class::{Class, Direction, digest};
+use super::reach::{Allowed, PortRange};
 use crate::nft::expr::{
     Chain, ChainKind, Expr, Field, Hook, HookPoint, Ip, Register, Rejection, Rule, Verdict, number,
     state,
@@ -66,7 +71,7 @@ impl End {
 /// The packets of a connection: those of who began it, and answers.
 const WAYS: [(u8, &str); 2] = [(0, ""), (1, "answers")];
 
-fn rule(comment: &'static str, exprs: Vec<Expr>) -> Rule {
+pub(super) fn rule(comment: &'static str, exprs: Vec<Expr>) -> Rule {
     Rule { exprs, comment }
 }
 
@@ -234,58 +239,117 @@ fn address(address: IpAddr) -> Bytes {
 }
 
 impl Content {
-    /// The table for one version; `round` is the number of these rules.
-    pub(super) fn of(ruleset: &Ruleset, ip: Ip, round: u32) -> Self {
+    /// What is in the table of every node, but for the chain that has the number of the rules.
+    pub(super) fn bare(ip: Ip) -> Self {
         let mut content = Self::default();
-        let key = address_part(ip);
-        content.chains.insert(FORWARD.into(), forward(ip, round));
         content.chains.insert(REFUSE.into(), refuse());
-        content.set(OWN, two_addresses(ip), Values::None, Kind::Plain);
-        for name in [INGRESS, EGRESS] {
-            content.set(name, key, Values::Verdicts, Kind::Plain);
-        }
-        for ((direction, own), class) in &ruleset.isolated {
-            if Ip::of(*own) != ip {
-                continue;
-            }
-            let set = match direction {
-                Direction::Ingress => INGRESS,
-                Direction::Egress => EGRESS,
-            };
-            let jump = Value::Verdict(Verdict::Jump(class.as_str().into()));
-            content.put(set, address(*own).into(), jump);
-            content.put(OWN, address(*own).address(*own).into(), Value::None);
-        }
-        for (name, (direction, class)) in &ruleset.classes {
-            content.chains.insert(name.clone(), class_chain(name, *direction, ip));
-            let (pods, blocks) = (pods_of(name), blocks_of(name));
-            content.set(&pods, key, Values::Verdicts, Kind::Plain);
-            content.set(&blocks, key, Values::Verdicts, Kind::Intervals);
-            for (peer, allowed) in class.peers.iter().filter(|(peer, _)| Ip::of(**peer) == ip) {
-                let verdict = content.verdict(allowed);
-                content.put(&pods, address(*peer).into(), verdict);
-            }
-            for (first, last, allowed) in &class.blocks {
-                if Ip::of(*first) == ip {
-                    let verdict = content.verdict(allowed);
-                    content.put(&blocks, Key::range(address(*first), address(*last)), verdict);
-                }
-            }
+        content.own_set(ip);
+        for direction in Direction::ALL {
+            content.isolated_set(ip, direction);
         }
         content
     }
 
-    fn set(&mut self, name: &str, key: &'static [Part], values: Values, kind: Kind) {
-        let set = Set { name: name.to_owned().into(), key, values, kind };
-        self.sets.insert(name.to_owned(), (Described(set), BTreeMap::new()));
+    pub(super) fn own_set(&mut self, ip: Ip) {
+        self.set(OWN, two_addresses(ip), Values::None, Kind::Plain);
     }
 
-    fn put(&mut self, set: &str, key: Key, value: Value) {
+    fn isolated_set(&mut self, ip: Ip, direction: Direction) -> &'static str {
+        let set = match direction {
+            Direction::Ingress => INGRESS,
+            Direction::Egress => EGRESS,
+        };
+        self.set(set, address_part(ip), Values::Verdicts, Kind::Plain);
+        set
+    }
+
+    /// A pod's address may reach itself.
+    pub(super) fn own(&mut self, own: IpAddr) {
+        self.put(OWN, address(own).address(own).into(), Value::None);
+    }
+
+    /// An address is of a class, or of none.
+    pub(super) fn isolate(
+        &mut self,
+        ip: Ip,
+        direction: Direction,
+        own: IpAddr,
+        class: Option<&String>,
+    ) {
+        let set = self.isolated_set(ip, direction);
+        if let Some(class) = class {
+            let jump = Value::Verdict(Verdict::Jump(class.as_str().into()));
+            self.put(set, address(own).into(), jump);
+        }
+    }
+
+    /// A class with all that it says.
+    pub(super) fn class(&mut self, ip: Ip, name: &str, class: &Class, in_use: &mut PortsInUse) {
+        self.chains.insert(name.to_owned(), class_chain(name, class.direction, ip));
+        self.set(&pods_of(name), address_part(ip), Values::Verdicts, Kind::Plain);
+        for (peer, allowed) in class.peers.iter().filter(|(peer, _)| Ip::of(**peer) == ip) {
+            self.peer(ip, name, *peer, Some(allowed), in_use);
+        }
+        let blocks = blocks_of(name);
+        self.set(&blocks, address_part(ip), Values::Verdicts, Kind::Intervals);
+        for (first, last, allowed) in &class.blocks {
+            if Ip::of(*first) == ip {
+                let verdict = in_use.verdict(allowed);
+                self.put(&blocks, Key::range(address(*first), address(*last)), verdict);
+            }
+        }
+    }
+
+    /// What a class says of an address of pods, or that it says nothing.
+    pub(super) fn peer(
+        &mut self,
+        ip: Ip,
+        class: &str,
+        peer: IpAddr,
+        allowed: Option<&Allowed>,
+        in_use: &mut PortsInUse,
+    ) {
+        let pods = pods_of(class);
+        self.set(&pods, address_part(ip), Values::Verdicts, Kind::Plain);
+        if let Some(allowed) = allowed {
+            let verdict = in_use.verdict(allowed);
+            self.put(&pods, address(peer).into(), verdict);
+        }
+    }
+
+    fn ports(&mut self, name: &str, ports: &[PortRange]) {
+        self.chains.insert(name.to_owned(), ports_chain(name));
+        self.set(name, &[Part::Protocol, Part::Port], Values::None, Kind::Intervals);
+        for PortRange { protocol, first, last } in ports {
+            let end = |port| Bytes::EMPTY.protocol(*protocol).port(port);
+            self.put(name, Key::range(end(*first), end(*last)), Value::None);
+        }
+    }
+
+    /// Makes a set, unless it is there.
+    pub(super) fn set(&mut self, name: &str, key: &'static [Part], values: Values, kind: Kind) {
+        if !self.sets.contains_key(name) {
+            let set = Set { name: name.to_owned().into(), key, values, kind };
+            self.sets.insert(name.to_owned(), (Described(set), BTreeMap::new()));
+        }
+    }
+
+    pub(super) fn put(&mut self, set: &str, key: Key, value: Value) {
         if let Some((_, elements)) = self.sets.get_mut(set) {
             elements.insert(key, value);
         }
     }
+}
 
+/// The chains that ask for ports, by how many elements lead to each. They are named after the ports.
+#[derive(Debug, Default)]
+pub(super) struct PortsInUse {
+    all: BTreeMap<String, (usize, Arc<Vec<PortRange>>)>,
+    /// How many led to those that were touched since the last time.
+    before: BTreeMap<String, usize>,
+}
+
+impl PortsInUse {
     /// Where a packet goes that is allowed to these ports.
     fn verdict(&mut self, allowed: &Allowed) -> Value {
         let Some(ports) = allowed else { return Value::Verdict(Verdict::Return) };
@@ -296,15 +360,42 @@ impl Content {
             bytes.extend(last.to_be_bytes());
         }
         let name = format!("ports-{}", digest(&bytes));
-        if !self.chains.contains_key(&name) {
-            self.chains.insert(name.clone(), ports_chain(&name));
-            self.set(&name, &[Part::Protocol, Part::Port], Values::None, Kind::Intervals);
-            for PortRange { protocol, first, last } in ports.iter() {
-                let end = |port| Bytes::EMPTY.protocol(*protocol).port(port);
-                self.put(&name, Key::range(end(*first), end(*last)), Value::None);
+        let (count, _) = self.all.entry(name.clone()).or_insert_with(|| (0, ports.clone()));
+        self.before.entry(name.clone()).or_insert(*count);
+        *count += 1;
+        Value::Verdict(Verdict::Goto(name.into()))
+    }
+
+    /// So many elements lead there no more.
+    pub(super) fn take_away(&mut self, gone: &Self) {
+        for (name, (fewer, _)) in &gone.all {
+            if let Some((count, _)) = self.all.get_mut(name) {
+                self.before.entry(name.clone()).or_insert(*count);
+                *count -= fewer;
             }
         }
-        Value::Verdict(Verdict::Goto(name.into()))
+    }
+
+    /// Puts those that came into what is there after, and those that nothing leads to any more into what was
+    /// before.
+    pub(super) fn settle(&mut self, before: &mut Content, after: &mut Content) {
+        for (name, was) in std::mem::take(&mut self.before) {
+            let Some((count, ports)) = self.all.get(&name) else { continue };
+            match (was, *count) {
+                (0, 0) => drop(self.all.remove(&name)),
+                (0, _) => after.ports(&name, ports),
+                (_, 0) => {
+                    before.ports(&name, ports);
+                    self.all.remove(&name);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Puts all into a content.
+    pub(super) fn put(&self, content: &mut Content) {
+        self.all.iter().for_each(|(name, (_, ports))| content.ports(name, ports));
     }
 }
 
@@ -318,12 +409,27 @@ fn add_chain(name: &str, chain: &Chain, commands: &mut Vec<Command>) {
     }
 }
 
+/// Gives the rules another number, once they are in the kernel.
+pub(super) fn numbered(ip: Ip, round: u32) -> Vec<Command> {
+    let mut commands = vec![Command::FlushChain { name: FORWARD.into() }];
+    add_chain(FORWARD, &forward(ip, round), &mut commands);
+    commands
+}
+
 /// Puts a table in place of whatever is there.
 pub(super) fn replacement(content: &Content) -> Vec<Command> {
     // The first makes sure that there is something to delete.
     let mut commands = vec![Command::AddTable, Command::DeleteTable, Command::AddTable];
     commands.extend(additions(&Content::default(), content));
-    commands.extend(changes(&Content::default(), content));
+    commands
+}
+
+/// Likewise, of rules with a number. What they allow before they have the [next](numbered) is looked at again.
+pub(super) fn numbered_replacement(content: &Content, ip: Ip, round: u32) -> Vec<Command> {
+    let mut commands = replacement(content);
+    let Chain { hook, .. } = forward(ip, round);
+    commands.push(Command::AddChain { name: FORWARD.into(), hook });
+    commands.extend(numbered(ip, round));
     commands
 }
 
@@ -333,13 +439,12 @@ pub(super) fn replacement(content: &Content) -> Vec<Command> {
 pub(super) fn additions(before: &Content, after: &Content) -> Vec<Command> {
     let mut commands = Vec::new();
     let new_sets = || after.sets.iter().filter(|(name, _)| !before.sets.contains_key(*name));
-    let new_chains = || {
-        let inner = after.chains.iter().filter(|(_, chain)| chain.hook.is_none());
-        inner.filter(|(name, _)| !before.chains.contains_key(*name))
-    };
+    let new_chains = || after.chains.iter().filter(|(name, _)| !before.chains.contains_key(*name));
     commands.extend(new_sets().map(|(_, (set, _))| Command::AddSet(set.0.clone())));
-    commands
-        .extend(new_chains().map(|(name, _)| Command::AddChain { name: name.clone(), hook: None }));
+    commands.extend(
+        new_chains()
+            .map(|(name, chain)| Command::AddChain { name: name.clone(), hook: chain.hook }),
+    );
     new_chains().for_each(|(name, chain)| add_chain(name, chain, &mut commands));
     for (_, (set, all)) in new_sets().filter(|(_, (_, all))| !all.is_empty()) {
         commands.push(Command::AddElements(set.0.clone(), elements(all.iter())));
@@ -347,7 +452,7 @@ pub(super) fn additions(before: &Content, after: &Content) -> Vec<Command> {
     commands
 }
 
-/// What else leads from one content to another.
+/// What else leads from one content to another, but for the number of the rules.
 pub(super) fn changes(before: &Content, after: &Content) -> Vec<Command> {
     let mut commands = Vec::new();
     let mut added = Vec::new();
@@ -367,17 +472,6 @@ pub(super) fn changes(before: &Content, after: &Content) -> Vec<Command> {
         }
     }
     commands.extend(added);
-    for (name, chain) in &after.chains {
-        match before.chains.get(name) {
-            Some(same) if same == chain => continue,
-            Some(_) => commands.push(Command::FlushChain { name: name.clone() }),
-            None if chain.hook.is_none() => continue,
-            None => {
-                commands.push(Command::AddChain { name: name.clone(), hook: chain.hook });
-            }
-        }
-        add_chain(name, chain, &mut commands);
-    }
     // Classes lead to ports: their elements go first, then all chains, and then the sets.
     let gone_sets = || before.sets.iter().filter(|(name, _)| !after.sets.contains_key(*name));
     let gone_chains = || before.chains.keys().filter(|name| !after.chains.contains_key(*name));

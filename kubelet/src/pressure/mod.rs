@@ -40,6 +40,7 @@ use self::images::InUse;
 use self::measure::Places;
 pub(crate) use self::rank::is_critical;
 use self::rank::{Candidate, has_storage_limit, over_limit, rank};
+pub(crate) use self::sense::process_limit;
 pub use self::sense::{MachineSense, Sense};
 use self::threshold::{Condition, Resource, Threshold};
 use crate::node_status::Health;

@@ -1,8 +1,11 @@
 //! Who has to go, and what that pod is told. Pure.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use proto::k8s::api::core::v1::Pod;
+use proto::k8s::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use proto::priority::{self, SYSTEM_CRITICAL};
 use proto::quantity::Quantity;
 
 use super::decide::Passed;
@@ -48,26 +51,28 @@ pub(super) struct Candidate<'a> {
     pub(super) volumes: Vec<(String, i64)>,
 }
 
-/// From this priority on a pod belongs to the system.
-const CRITICAL_PRIORITY: i32 = 2_000_000_000;
-
 /// Whether the node keeps a pod whatever happens: static pods, and those of the highest priority.
 pub(crate) fn is_critical(pod: &Pod) -> bool {
-    let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
-    priority >= CRITICAL_PRIORITY || crate::pods::is_static(pod)
+    priority::of(pod) >= SYSTEM_CRITICAL || crate::pods::is_static(pod)
 }
 
 /// What a pod asks for of a resource; nobody asks for inodes or processes.
 fn request(pod: &Pod, resource: Resource) -> i64 {
     let spec = pod.spec.as_ref();
     let containers = spec.into_iter().flat_map(|spec| &spec.containers);
-    containers.map(|container| container_request(container, resource)).sum()
+    let asked: i64 = containers.map(|container| container_request(container, resource)).sum();
+    let overhead = spec.and_then(|spec| spec.overhead.as_ref());
+    asked + amount(overhead, resource)
+}
+
+fn amount(list: Option<&BTreeMap<String, WireQuantity>>, resource: Resource) -> i64 {
+    let amount = list.and_then(|list| list.get(resource.name()));
+    amount.and_then(|amount| Quantity::try_from(amount).ok()).map_or(0, |amount| amount.value())
 }
 
 fn container_request(container: &proto::k8s::api::core::v1::Container, resource: Resource) -> i64 {
     let list = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-    let amount = list.and_then(|list| list.get(resource.name()));
-    amount.and_then(|amount| Quantity::try_from(amount).ok()).map_or(0, |amount| amount.value())
+    amount(list, resource)
 }
 
 /// Orders pods as Kubernetes does: first those that use more than they asked for, then by priority,
@@ -76,7 +81,7 @@ pub(super) fn rank(candidates: &mut [Candidate<'_>], resource: Resource) {
     candidates.sort_by_key(|candidate| {
         let used = candidate.all.of(resource);
         let above = used - request(candidate.pod, resource);
-        let priority = candidate.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+        let priority = priority::of(candidate.pod);
         // Nobody asks for processes, so nobody keeps to what was asked for.
         let within = resource != Resource::Pids && above <= 0;
         (within, priority, Reverse(above))

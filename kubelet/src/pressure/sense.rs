@@ -31,16 +31,21 @@ impl Sense for MachineSense {
         }
         disk(&self.root_dir, Signal::NodefsAvailable, Signal::NodefsInodesFree, &mut seen);
         disk(&self.images_dir, Signal::ImagefsAvailable, Signal::ImagefsInodesFree, &mut seen);
-        let limit = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"]
-            .into_iter()
-            .filter_map(|path| read(path).trim().parse::<i64>().ok())
-            .min();
-        if let (Some(capacity), Some(running)) = (limit, processes(&read("/proc/loadavg"))) {
+        let running = processes(&read("/proc/loadavg"));
+        if let (Some(capacity), Some(running)) = (process_limit(), running) {
             let level = Level { available: (capacity - running).max(0), capacity };
             seen.insert(Signal::PidAvailable, level);
         }
         seen
     }
+}
+
+/// So many processes and threads the machine can have.
+pub(crate) fn process_limit() -> Option<i64> {
+    ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"]
+        .into_iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
+        .min()
 }
 
 fn disk(path: &Path, bytes: Signal, inodes: Signal, seen: &mut Observations) {

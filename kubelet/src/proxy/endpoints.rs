@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use proto::k8s::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
-
 use super::address::{Protocol, Target};
 use crate::nft::expr::Ip;
+use crate::state::{Endpoint, EndpointSlice, Standing};
 
 /// Where this node is, as hints and endpoints name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,9 +44,9 @@ impl Endpoints {
         here: &Here,
     ) -> Self {
         let mut candidates = Vec::new();
-        for slice in slices.filter(|slice| version(slice) == Some(ip)) {
+        for slice in slices.filter(|slice| slice.ip() == Some(ip)) {
             let Some(number) = port_number(slice, port) else { continue };
-            let endpoints = slice.endpoints.iter().flatten();
+            let endpoints = slice.endpoints();
             candidates
                 .extend(endpoints.filter_map(|endpoint| Candidate::of(endpoint, number, ip, here)));
         }
@@ -73,11 +72,11 @@ pub(crate) fn ready_here<'a>(
     slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
     here: &Here,
 ) -> usize {
-    let endpoints = slices.flat_map(|slice| slice.endpoints.iter().flatten());
+    let endpoints = slices.flat_map(|slice| slice.endpoints());
     let ready = endpoints
-        .filter(|endpoint| endpoint.node_name.as_deref() == Some(&*here.node))
-        .filter(|endpoint| standing(endpoint.conditions.as_ref()) == Standing::Ready);
-    ready.filter_map(|endpoint| endpoint.addresses.first()).collect::<BTreeSet<_>>().len()
+        .filter(|endpoint| endpoint.node() == Some(&*here.node))
+        .filter(|endpoint| endpoint.standing() == Standing::Ready);
+    ready.map(Endpoint::address).collect::<BTreeSet<_>>().len()
 }
 
 fn targets<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<BTreeSet<Target>> {
@@ -85,20 +84,11 @@ fn targets<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<BTreeS
     (!targets.is_empty()).then_some(targets)
 }
 
-fn version(slice: &EndpointSlice) -> Option<Ip> {
-    match slice.address_type.as_str() {
-        "IPv4" => Some(Ip::V4),
-        "IPv6" => Some(Ip::V6),
-        _ => None,
-    }
-}
-
 fn port_number(slice: &EndpointSlice, port: &PortOf<'_>) -> Option<u16> {
-    let ports = slice.ports.iter().flatten();
+    let mut ports = slice.ports().filter(|candidate| candidate.name == port.name);
     ports
-        .filter(|candidate| candidate.name.as_deref().unwrap_or_default() == port.name)
-        .filter(|candidate| Protocol::parse(candidate.protocol.as_deref()) == Some(port.protocol))
-        .find_map(|candidate| u16::try_from(candidate.port?).ok())
+        .find(|candidate| Protocol::parse(Some(candidate.protocol)) == Some(port.protocol))
+        .map(|candidate| candidate.number)
 }
 
 /// An endpoint, as far as it matters who is sent there.
@@ -122,21 +112,18 @@ enum Hint {
 }
 
 impl Candidate {
-    fn of(endpoint: &Endpoint, port: u16, ip: Ip, here: &Here) -> Option<Self> {
-        // One endpoint has one address; Kubernetes keeps further ones without meaning.
-        let address = endpoint.addresses.first()?.parse().ok()?;
+    fn of(endpoint: Endpoint<'_>, port: u16, ip: Ip, here: &Here) -> Option<Self> {
+        let address = endpoint.address();
         if Ip::of(address) != ip {
             return None;
         }
-        let hints = endpoint.hints.as_ref();
-        let nodes = hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten();
-        let zones = hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten();
+        let zone = here.zone.as_deref();
         Some(Self {
             target: Target { address, port },
-            standing: standing(endpoint.conditions.as_ref()),
-            is_local: endpoint.node_name.as_deref() == Some(&*here.node),
-            node_hint: hint(nodes.map(|hint| hint.name == here.node)),
-            zone_hint: hint(zones.map(|hint| Some(&hint.name) == here.zone.as_ref())),
+            standing: endpoint.standing(),
+            is_local: endpoint.node() == Some(&*here.node),
+            node_hint: hint(endpoint.for_nodes().map(|name| name == here.node)),
+            zone_hint: hint(endpoint.for_zones().map(|name| Some(name) == zone)),
         })
     }
 }
@@ -179,27 +166,6 @@ impl Near {
             Self::Zone => candidate.zone_hint == Hint::Here,
             Self::Anywhere => true,
         }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Ready,
-    /// Being terminated, and still serving.
-    Leaving,
-    Out,
-}
-
-/// What is not said counts as Kubernetes documents it: ready, serving as far as ready, staying.
-fn standing(conditions: Option<&EndpointConditions>) -> Standing {
-    let Some(conditions) = conditions else { return Standing::Ready };
-    let ready = conditions.ready.unwrap_or(true);
-    if ready {
-        Standing::Ready
-    } else if conditions.serving.unwrap_or(ready) && conditions.terminating.unwrap_or(false) {
-        Standing::Leaving
-    } else {
-        Standing::Out
     }
 }
 

@@ -20,6 +20,8 @@ mod conntrack;
 mod diff;
 mod elements;
 mod endpoints;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod health;
 mod kernel;
 mod model;
@@ -48,6 +50,7 @@ use self::model::{Changed, Model};
 use self::news::{Heard, Seen};
 pub use self::ranges::{InvalidNodePortAddress, NodePortAddresses};
 use self::ruleset::Frame;
+pub(crate) use self::service::OTHER_PROXY;
 use crate::join::Chain;
 use crate::network::{HostPorts, PodHostPorts};
 pub use crate::nft::NftError as ProxyError;
@@ -63,6 +66,8 @@ pub struct ProxyConfig {
     pub table: String,
     /// This node's name, as endpoint slices have it.
     pub node_name: String,
+    /// Whether pods have addresses of the node's range, so that nothing is right before that is known.
+    pub pods_of_range: bool,
     /// At which of the node's addresses node ports are served.
     pub node_port_addresses: NodePortAddresses,
 }

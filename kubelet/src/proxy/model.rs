@@ -11,7 +11,6 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::Service;
-use proto::k8s::api::discovery::v1::EndpointSlice;
 
 use super::address::Frontend;
 use super::endpoints::{Endpoints, Here, ready_here};
@@ -22,9 +21,7 @@ use super::service::{
 };
 use crate::network::PodHostPorts;
 use crate::nft::expr::Ip;
-
-/// The label that says which Service a slice is of.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+use crate::state::EndpointSlice;
 
 /// What is new.
 #[derive(Debug, Default)]
@@ -80,7 +77,8 @@ pub(crate) struct Model {
 #[derive(Debug, Default)]
 struct Known {
     service: Option<Arc<Service>>,
-    slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    /// In no order. Nearly always one: a map would be mostly room for more.
+    slices: Vec<(ObjectKey, Arc<EndpointSlice>)>,
     /// What it claims.
     entrances: Vec<Entrance>,
 }
@@ -236,16 +234,19 @@ impl Model {
         slice: Option<Arc<EndpointSlice>>,
         touched: &mut BTreeSet<ObjectKey>,
     ) {
-        let of = slice.as_deref().and_then(|slice| service_of(&key, slice));
+        let of = slice.as_deref().and_then(|slice| slice.owner(&key));
         // Its label may have changed.
         if let Some(before) = self.slices.remove(&key) {
             if let Some(known) = self.services.get_mut(&before) {
-                known.slices.remove(&key);
+                known.slices.retain(|(known, _)| *known != key);
+                known.slices.shrink_to_fit();
             }
             touched.insert(before);
         }
         if let (Some(service), Some(slice)) = (of, slice) {
-            self.services.entry(service.clone()).or_default().slices.insert(key.clone(), slice);
+            let slices = &mut self.services.entry(service.clone()).or_default().slices;
+            slices.reserve_exact(1);
+            slices.push((key.clone(), slice));
             self.slices.insert(key, service.clone());
             touched.insert(service);
         }
@@ -297,7 +298,7 @@ impl Model {
                 let port = port_of(service, &entrance)?;
                 let of = (claim.service.clone(), claim.port, at.ip());
                 let endpoints = endpoints.entry(of).or_insert_with(|| {
-                    Endpoints::of(known.slices.values(), &port, at.ip(), &self.place.here)
+                    Endpoints::of(known.slices(), &port, at.ip(), &self.place.here)
                 });
                 let before = before.map(Arc::as_ref);
                 let own = &self.place.addresses;
@@ -335,7 +336,7 @@ impl Model {
         let port = known.and_then(|known| health_check_port(known.service.as_deref()?));
         match (known, port) {
             (Some(known), Some(port)) => {
-                let endpoints = ready_here(known.slices.values(), &self.place.here);
+                let endpoints = ready_here(known.slices(), &self.place.here);
                 self.health.insert(key.clone(), HealthCheck { port, endpoints });
             }
             _ => {
@@ -346,13 +347,11 @@ impl Model {
 }
 
 impl Known {
+    fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.slices.iter().map(|(_, slice)| slice)
+    }
+
     fn is_nothing(&self) -> bool {
         self.service.is_none() && self.slices.is_empty()
     }
-}
-
-/// The Service a slice is of.
-fn service_of(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(ObjectKey::new(&*key.namespace, name.as_str()))
 }

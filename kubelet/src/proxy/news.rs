@@ -97,7 +97,7 @@ impl Heard {
     }
 
     /// Looks at what was heard of. Takes references only: the session waits meanwhile. Nothing before
-    /// this node knows its range.
+    /// this node knows its range, if its pods have addresses of that.
     pub(super) fn look(&mut self, state: &ClusterState, config: &ProxyConfig) -> Option<Seen> {
         let place = place(state, config)?;
         let Self { everything, services, slices } = std::mem::take(self);
@@ -136,5 +136,6 @@ fn place(state: &ClusterState, config: &ProxyConfig) -> Option<Place> {
         addresses: node_addresses(node).collect(),
         ranges: ranges.collect(),
     };
-    place.ranges.values().any(|ranges| ranges.own.is_some()).then_some(place)
+    let known = !config.pods_of_range || place.ranges.values().any(|ranges| ranges.own.is_some());
+    known.then_some(place)
 }

@@ -13,7 +13,7 @@ use super::ruleset::{Choice, Otherwise, ServicePort};
 use crate::nft::expr::Ip;
 
 /// Says that another program proxies a Service.
-const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+pub(crate) const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 
 /// A way to a port of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

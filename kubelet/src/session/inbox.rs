@@ -158,7 +158,10 @@ impl Inbox {
         let (edits, changes): (Vec<Edit>, Vec<Change>) = edits.unzip();
         let edit = move |state: &mut ClusterState| edits.into_iter().for_each(|edit| edit(state));
         match &mut self.snapshot {
-            Some(snapshot) => edit(snapshot),
+            Some(snapshot) => {
+                edit(snapshot);
+                self.state.read(|known| changes.iter().for_each(|one| snapshot.share(one, known)));
+            }
             None => self.state.write(changes, edit),
         }
         Received::Applied
@@ -167,7 +170,10 @@ impl Inbox {
     /// Changes the snapshot that is coming in, or the state.
     fn edit(&mut self, edit: Edit, change: Change) {
         match &mut self.snapshot {
-            Some(snapshot) => edit(snapshot),
+            Some(snapshot) => {
+                edit(snapshot);
+                self.state.read(|known| snapshot.share(&change, known));
+            }
             None => self.state.write([change], edit),
         }
     }

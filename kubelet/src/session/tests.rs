@@ -1,6 +1,11 @@
+use std::collections::BTreeMap;
+
 use proto::node::session_down::Message;
 use proto::node::session_up;
-use proto::node::{ObjectPut, ObjectRemoved, SnapshotBegin, SnapshotEnd, Welcome};
+use proto::node::{
+    ObjectPut, ObjectRemoved, PolicyPeer, PolicyPeers, PolicyPeersRemoved, SnapshotBegin,
+    SnapshotEnd, Welcome,
+};
 use proto::{ObjectKey, Peer};
 use serde_json::json;
 use tokio::sync::broadcast::error::TryRecvError;
@@ -116,6 +121,27 @@ fn every_kind_of_object_comes_and_goes() {
 }
 
 #[test]
+fn of_a_service_is_kept_what_nodes_read() {
+    let (mut inbox, state) = inbox();
+    let proxied = "service.kubernetes.io/service-proxy-name";
+    let service = serde_json::json!({
+        "metadata": {
+            "name": "x", "namespace": "default", "uid": "7", "labels": {proxied: "else", "app": "x"},
+            "annotations": {"note": "long"}, "managedFields": [{"manager": "kubectl"}],
+        },
+        "spec": {"clusterIP": "10.96.0.1", "selector": {"app": "x"}, "ports": [{"port": 80}]},
+    });
+    inbox.receive(put_json("services", "x", service.to_string()));
+    let kept = state.read(|state| serde_json::to_value(&*state.services[&key("x")]).unwrap());
+    let expected = serde_json::json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "x", "namespace": "default", "labels": {proxied: "else"}},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+    });
+    assert_eq!(kept, expected);
+}
+
+#[test]
 fn what_does_not_decode_leaves_what_was_there() {
     let (mut inbox, state) = inbox();
     inbox.receive(put("services", "x", "1"));
@@ -147,4 +173,54 @@ fn statuses_go_before_events_and_unsent_events_are_given_back() {
     assert!(matches!(next(), Some(session_up::Message::NodeStatus(_))));
     assert!(matches!(next(), Some(session_up::Message::Event(_))));
     assert_eq!(outgoing.into_events().len(), 1);
+}
+
+#[test]
+fn a_set_of_peers_that_has_become_empty_is_not_kept() {
+    let (mut inbox, state) = inbox();
+    let peers = |whole, put: &[&str], removed: &[&str]| {
+        let put =
+            put.iter().map(|pod| PolicyPeer { pod: (*pod).to_owned(), ..PolicyPeer::default() });
+        let removed = removed.iter().map(|pod| (*pod).to_owned()).collect();
+        let set = "s".to_owned();
+        Message::PolicyPeers(PolicyPeers { set, whole, put: put.collect(), removed })
+    };
+    let kept = || state.read(|state| state.policy_peers.get("s").map(BTreeMap::len));
+    inbox.receive(peers(true, &["a", "b"], &[]));
+    inbox.receive(peers(false, &[], &["a"]));
+    assert_eq!(kept(), Some(1));
+    inbox.receive(peers(false, &[], &["b"]));
+    assert_eq!(kept(), None);
+    inbox.receive(peers(true, &["a"], &[]));
+    inbox.receive(Message::PolicyPeersRemoved(PolicyPeersRemoved { set: "s".to_owned() }));
+    assert_eq!(kept(), None);
+    inbox.receive(peers(false, &[], &["never there"]));
+    assert_eq!(kept(), None);
+}
+
+#[test]
+fn what_a_second_snapshot_says_again_is_in_memory_once() {
+    let (mut inbox, state) = inbox();
+    let mut tell = |version: &str| {
+        inbox.receive(Message::SnapshotBegin(SnapshotBegin {}));
+        for resource in ["pods", "services", "endpointslices", "configmaps", "secrets"] {
+            inbox.receive(put(resource, "same", "1"));
+        }
+        inbox.receive(put("pods", "other", version));
+        inbox.receive(Message::SnapshotEnd(SnapshotEnd {}));
+        state.read(|state| {
+            let same = key("same");
+            (
+                (state.pods[&same].clone(), state.pods[&key("other")].clone()),
+                (state.services[&same].clone(), state.endpoint_slices[&same].clone()),
+                (state.config_maps[&same].clone(), state.secrets[&same].clone()),
+            )
+        })
+    };
+    let (first, second) = (tell("1"), tell("2"));
+    assert!(Arc::ptr_eq(&first.0.0, &second.0.0));
+    assert!(Arc::ptr_eq(&first.1.0, &second.1.0) && Arc::ptr_eq(&first.1.1, &second.1.1));
+    assert!(Arc::ptr_eq(&first.2.0, &second.2.0) && Arc::ptr_eq(&first.2.1, &second.2.1));
+    let versions = [first, second].map(|told| told.0.1.metadata.resource_version.clone());
+    assert_eq!(versions, [Some("1".to_owned()), Some("2".to_owned())]);
 }

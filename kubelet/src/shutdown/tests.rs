@@ -57,7 +57,7 @@ fn what_contradicts_itself_is_refused() {
 async fn the_pods_have_ended_in_order_before_the_kubelet_does() {
     let mut bench = Bench::new();
     bench.start();
-    for (name, priority) in [("dns", CRITICAL_PRIORITY), ("web", 0), ("other", 0)] {
+    for (name, priority) in [("dns", SYSTEM_CRITICAL), ("web", 0), ("other", 0)] {
         bench.put(of_priority(name, priority));
         bench.until_phase(&format!("uid-{name}"), "Running").await;
     }

@@ -21,7 +21,8 @@ fn full() -> StateHandle {
         state.pods.insert(key("p"), object("p"));
         state.config_maps.insert(key("c"), object("c"));
         state.secrets.insert(key("s"), object("s"));
-        state.services.insert(key("w"), object("w"));
+        let service = crate::state::kept(Arc::unwrap_or_clone(object("w")));
+        state.services.insert(key("w"), Arc::new(service));
         state.endpoint_slices.insert(key("e"), object("e"));
         state.node = Some(object("n1"));
         let peer = Peer {

@@ -4,19 +4,22 @@
 //! to look again: the state itself is what counts.
 
 mod objects;
+mod slice;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 
 use proto::k8s::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
-use proto::k8s::api::discovery::v1::EndpointSlice;
 use proto::k8s::api::networking::v1::NetworkPolicy;
 use proto::policy::PodPeer;
 use proto::{ObjectKey, Peer};
 use tokio::sync::broadcast;
 
+pub use self::objects::kept;
 pub(crate) use self::objects::{Edit, Object, policy_peer, put, removal};
+pub use self::slice::EndpointSlice;
+pub(crate) use self::slice::{Endpoint, Standing};
 
 /// Everything this node knows of the cluster.
 #[derive(Debug, Default)]

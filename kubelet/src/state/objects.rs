@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proto::k8s::api::core::v1::{ConfigMap, Pod, Secret, Service};
-use proto::k8s::api::discovery::v1::EndpointSlice;
 use proto::k8s::api::networking::v1::NetworkPolicy;
+use proto::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::policy::PodPeer;
 use proto::{ObjectKey, Peer};
 use serde::de::DeserializeOwned;
 
-use super::{Change, ClusterState};
+use super::{Change, ClusterState, EndpointSlice};
+use crate::proxy::OTHER_PROXY;
 use crate::static_pods::{MIRROR_ANNOTATION, SOURCE_ANNOTATION};
 
 /// A change of the state, still to be made.
@@ -40,7 +41,14 @@ pub(crate) fn put(
         "pods" => pod(key, json).map(Some),
         "configmaps" => object(key, json, Change::ConfigMap, |state| &mut state.config_maps),
         "secrets" => object(key, json, Change::Secret, |state| &mut state.secrets),
-        "services" => object(key, json, Change::Service, |state| &mut state.services),
+        "services" => {
+            let service = Arc::new(kept(serde_json::from_slice(json)?));
+            let change = Change::Service(key.clone());
+            let edit = move |state: &mut ClusterState| {
+                state.services.insert(key, service);
+            };
+            Ok(Some((Box::new(edit), change)))
+        }
         "endpointslices" => {
             object(key, json, Change::EndpointSlice, |state| &mut state.endpoint_slices)
         }
@@ -64,6 +72,28 @@ pub(crate) fn put(
     }
 }
 
+/// A Service without what no node reads: every node has all of a cluster's. Nothing of `spec` goes but
+/// what is answered by the endpoint slices.
+pub fn kept(service: Service) -> Service {
+    let Service { metadata, mut spec, mut status } = service;
+    let mut labels = metadata.labels.unwrap_or_default();
+    labels.retain(|name, _| name == OTHER_PROXY);
+    let metadata = ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        creation_timestamp: metadata.creation_timestamp,
+        labels: (!labels.is_empty()).then_some(labels),
+        ..ObjectMeta::default()
+    };
+    if let Some(spec) = &mut spec {
+        spec.selector = None;
+    }
+    if let Some(status) = &mut status {
+        status.conditions = None;
+    }
+    Service { metadata, spec, status }
+}
+
 /// The change that a pod's coming into a set means, or its going out of it.
 pub(crate) fn policy_peer(key: ObjectKey, peer: Option<PodPeer>) -> (Edit, Change) {
     let change = Change::PolicyPeer(key.clone());
@@ -75,6 +105,10 @@ pub(crate) fn policy_peer(key: ObjectKey, peer: Option<PodPeer>) -> (Edit, Chang
         None => {
             if let Some(set) = state.policy_peers.get_mut(&key.namespace) {
                 set.remove(&key.name);
+                // A set that no policy names any more would be kept for ever.
+                if set.is_empty() {
+                    state.policy_peers.remove(&key.namespace);
+                }
             }
         }
     };
@@ -158,7 +192,7 @@ pub(crate) enum Object {
 }
 
 impl Object {
-    /// As the master sent it.
+    /// As the master sent it, as far as it is kept.
     pub(crate) fn json(&self) -> Result<Box<serde_json::value::RawValue>, serde_json::Error> {
         match self {
             Self::Pod(object) => serde_json::value::to_raw_value(object.as_ref()),
@@ -207,6 +241,37 @@ impl ClusterState {
             }
         };
         Some((resource, key, object))
+    }
+
+    /// Has the object of a change in common with another state, if both say the same of it. So what a master
+    /// tells of everything a second time is not in memory a second time while it comes in.
+    pub fn share(&mut self, change: &Change, with: &Self) {
+        fn same<T: PartialEq>(own: Option<&mut Arc<T>>, other: Option<&Arc<T>>) {
+            if let (Some(own), Some(other)) = (own, other)
+                && own == other
+            {
+                own.clone_from(other);
+            }
+        }
+        match change {
+            Change::Everything | Change::Mirror(_) | Change::Peers | Change::Node => {}
+            Change::Pod(key) => same(self.pods.get_mut(key), with.pods.get(key)),
+            Change::ConfigMap(key) => {
+                same(self.config_maps.get_mut(key), with.config_maps.get(key));
+            }
+            Change::Secret(key) => same(self.secrets.get_mut(key), with.secrets.get(key)),
+            Change::Service(key) => same(self.services.get_mut(key), with.services.get(key)),
+            Change::EndpointSlice(key) => {
+                same(self.endpoint_slices.get_mut(key), with.endpoint_slices.get(key));
+            }
+            Change::NetworkPolicy(key) => {
+                same(self.network_policies.get_mut(key), with.network_policies.get(key));
+            }
+            Change::PolicyPeer(key) => same(
+                self.policy_peers.get_mut(&key.namespace).and_then(|set| set.get_mut(&key.name)),
+                with.policy_peers.get(&key.namespace).and_then(|set| set.get(&key.name)),
+            ),
+        }
     }
 
     /// A change for each object of [`object_of`](Self::object_of).

@@ -5,11 +5,11 @@ use std::fmt;
 
 use proto::k8s::api::core::v1::{Pod, PodSpec, PodStatus, Toleration};
 use proto::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use proto::pod_defaults;
+use proto::{pod_defaults, priority};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{HASH_ANNOTATION, SOURCE_ANNOTATION, rules};
+use super::{HASH_ANNOTATION, SOURCE_ANNOTATION, rules, unsupported};
 
 /// Something that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,7 @@ pub(super) fn pod(text: &[u8], file: &str, node: &str) -> Result<Pod, Vec<Proble
     unknown(&tree, &decoded, "", &mut problems);
     let pod = complete(pod, file, node);
     problems.extend(rules::check(&pod, node));
+    problems.extend(pod.spec.iter().flat_map(unsupported::check));
     if problems.is_empty() { Ok(pod) } else { Err(problems) }
 }
 
@@ -85,6 +86,10 @@ fn complete(pod: Pod, file: &str, node: &str) -> Pod {
     metadata.uid.get_or_insert(uid);
     let mut spec: PodSpec = spec.unwrap_or_default();
     pod_defaults::pod(&mut spec);
+    // A node knows the classes that every cluster has; the API's image of the pod is given the same.
+    if let Some(class) = spec.priority_class_name.as_deref().and_then(priority::system_class) {
+        spec.priority.get_or_insert(class.value);
+    }
     spec.node_name.get_or_insert_with(|| node.to_owned());
     // As in Kubernetes: it is not for others to say that it has to leave.
     let stays = Toleration {

@@ -1,7 +1,7 @@
 //! Static pods: those that this node has in files of a folder, and runs without anybody's word.
 //!
 //! ```text
-//! folder ──inotify──> StaticPods ── manifest: text -> Pod ── rules: what it may say
+//! folder ──inotify──> StaticPods ── manifest: text -> Pod ── rules, unsupported: what it may say
 //!                         └──> state.static_pods ──> pod workers
 //!                                     └──> mirrors ──> what the API shows of them
 //! ```
@@ -13,7 +13,7 @@
 mod manifest;
 pub(crate) mod mirrors;
 mod rules;
-mod watch;
+mod unsupported;
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,6 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,9 +29,9 @@ use proto::k8s::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::folder_watch::{News, Watch};
 use crate::reporter::Reporter;
 use crate::state::{Change, StateHandle};
-use watch::{News, Watch};
 
 /// Where a pod comes from: `file` for those here, `api` for all others.
 pub(crate) const SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
@@ -230,11 +229,6 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("cannot be read: {error}")),
     }
-}
-
-/// Whether a name that was just made is complete: that of a link to another file is.
-fn is_complete(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink() || found.nlink() > 1)
 }
 
 fn key_of(pod: &Pod) -> ObjectKey {

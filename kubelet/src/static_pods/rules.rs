@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use proto::k8s::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements, Volume};
-use proto::names;
 use proto::quantity::Quantity;
+use proto::{names, priority};
 
 use super::manifest::Problem;
 use crate::pods::names_any_object;
@@ -39,6 +39,7 @@ pub(super) fn check(pod: &Pod, node: &str) -> Vec<Problem> {
         found.add("spec.nodeName", format!("Invalid value: {said:?}: it runs on {node:?}"));
     }
     api_objects(&spec, &mut found);
+    importance(&spec, &mut found);
     meaningless(&spec, &mut found);
     structure(&spec, &mut found);
     found.0
@@ -123,6 +124,25 @@ fn api_source(volume: &Volume) -> Option<&'static str> {
     ];
     let found = kinds.into_iter().find(|(is_there, _)| *is_there);
     found.or_else(|| in_projected.into_iter().next()).map(|(_, field)| field)
+}
+
+/// How important it is, its node says without asking anybody.
+fn importance(spec: &PodSpec, found: &mut Findings) {
+    let name = spec.priority_class_name.as_deref().filter(|name| !name.is_empty());
+    let known = priority::SYSTEM_CLASSES.map(|class| class.name);
+    let value = match name.map(priority::system_class) {
+        None => priority::DEFAULT,
+        Some(Some(class)) => class.value,
+        Some(None) => return found.one_of("spec.priorityClassName", name, &known),
+    };
+    if let Some(said) = spec.priority.filter(|said| *said != value) {
+        let what = format!(
+            "Invalid value: {said}: spec.priorityClassName says {value}; remove it, or name \
+             another class: {}",
+            known.join(", ")
+        );
+        found.add("spec.priority", what);
+    }
 }
 
 /// Nobody schedules it, so nobody would do as these say.

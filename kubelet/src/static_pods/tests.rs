@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::Pod;
+use proto::pod_fields::{self, Answer};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,17 @@ fn a_file_is_a_pod_of_its_node() {
     let hash = &pod.metadata.annotations.as_ref().unwrap()[HASH_ANNOTATION];
     assert_eq!(pod.metadata.uid.as_ref(), Some(hash));
     assert!(crate::pods::is_static(&pod));
+}
+
+#[test]
+fn a_class_of_the_system_is_known_without_the_api() {
+    let text = manifest("etcd", "x");
+    let priority = |text: &str| read(text).unwrap().spec.unwrap().priority;
+    assert_eq!(priority(&text), None);
+    let critical = text.replace("spec: {", "spec: {priorityClassName: system-node-critical, ");
+    assert_eq!(priority(&critical), Some(2_000_001_000));
+    let agreeing = critical.replace("spec: {", "spec: {priority: 2000001000, ");
+    assert_eq!(priority(&agreeing), Some(2_000_001_000));
 }
 
 #[test]
@@ -95,6 +107,13 @@ fn what_is_wrong_is_told_with_its_field() {
             "spec.initContainers[0].envFrom[0]: Forbidden",
         ),
         (spec("affinity: {nodeAffinity: {}}"), "spec.affinity: Forbidden"),
+        (
+            spec("priorityClassName: mine"),
+            "spec.priorityClassName: Unsupported value: \"mine\": supported values: \"system-node-critical\", \"system-cluster-critical\"",
+        ),
+        (spec("priority: 5"), "spec.priority: Invalid value: 5: spec.priorityClassName says 0"),
+        (spec("runtimeClassName: kata"), "spec.runtimeClassName: Forbidden: is not supported"),
+        (spec("volumes: [{name: v, nfs: {server: s, path: /}}]"), "spec.volumes[0].nfs: Forbidden"),
         (spec("nodeName: n2"), "spec.nodeName: Invalid value: \"n2\""),
         (spec("restartPolicy: Sometimes"), "spec.restartPolicy: Unsupported value: \"Sometimes\""),
         (manifest("a", ""), "spec.containers[0].image: Required value: a container runs an image"),
@@ -104,6 +123,24 @@ fn what_is_wrong_is_told_with_its_field() {
     ] {
         let told = read(&text).unwrap_err();
         assert!(told.contains(expected), "{text}\n{told}");
+    }
+}
+
+#[test]
+fn what_masters_refuse_is_refused_in_files_too() {
+    let fields = pod_fields::all().unwrap_or_else(|problems| panic!("{problems}"));
+    let refused = fields.iter().filter(|field| field.answer == Answer::Refused);
+    for field in refused {
+        let pod = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+            "spec": pod_fields::spec_with(field, &fields),
+        });
+        let told = read(&pod.to_string()).unwrap_err();
+        // Static pods have none of these at all.
+        let whole = field.pointer.starts_with("/ephemeralContainers/");
+        let path = if whole { "ephemeralContainers".to_owned() } else { field.path() };
+        let named = |line: &str| line.replace("[0]", "").contains(&path.replace("[0]", ""));
+        assert!(told.lines().any(named), "{path}: {told}");
     }
 }
 

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubelet::network::{BridgeNetwork, HostPort, NetworkConfig, PodNetwork};
+use kubelet::network::{Attachment, BridgeNetwork, HostPort, NetworkConfig, PodNetwork};
 use kubelet::nft::Connection;
 use kubelet::proxy::{self, ProxyConfig};
 use kubelet::state::{Change, ClusterState, StateHandle};
@@ -52,6 +52,9 @@ impl Namespace {
         let (send, receive) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+            // Nobody has the same address, and a router that is still asking whether its link-local one
+            // is taken passes nothing on for seconds.
+            std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").expect("IPv6");
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             send.send(nix::unistd::gettid().as_raw()).unwrap();
@@ -110,38 +113,25 @@ impl Namespace {
         server: impl ToString,
     ) -> io::Result<Answer> {
         let server: SocketAddr = server.to_string().parse().unwrap();
-        self.run(within(patience, async move {
-            let mut stream = TcpStream::connect(server).await?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).await?;
-            Ok(Answer::of(&text))
-        }))
+        self.run(over_tcp_within(patience, server))
     }
 
     /// What a server says over UDP, from a socket of its own.
     pub(crate) fn ask_udp(&self, server: impl ToString) -> io::Result<Answer> {
-        let server: SocketAddr = server.to_string().parse().unwrap();
-        self.run(within(PATIENCE, async move {
-            let socket = UdpSocket::bind("0.0.0.0:0").await?;
-            socket.connect(server).await?;
-            socket.send(b"who?").await?;
-            let mut buffer = [0; 256];
-            let length = socket.recv(&mut buffer).await?;
-            Ok(Answer::of(&String::from_utf8_lossy(&buffer[..length])))
-        }))
+        self.run(over_udp(server.to_string().parse().unwrap()))
     }
 
-    /// Starts servers that say who they are and who asked.
+    /// Starts servers of both families that say who they are and who asked.
     pub(crate) fn serve(&self, name: &str, port: u16) {
         let name = name.to_owned();
         self.run(async move {
-            let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.unwrap();
-            let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await.unwrap();
+            let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await.unwrap();
+            let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).await.unwrap();
             let tcp_name = name.clone();
             tokio::spawn(async move {
                 loop {
                     let (mut stream, client) = tcp.accept().await.unwrap();
-                    let text = format!("{tcp_name} {}", client.ip());
+                    let text = format!("{tcp_name} {}", client.ip().to_canonical());
                     // A client that has gone away is its own affair.
                     let _ = stream.write_all(text.as_bytes()).await;
                 }
@@ -150,12 +140,41 @@ impl Namespace {
                 let mut buffer = [0; 256];
                 loop {
                     let Ok((_, client)) = udp.recv_from(&mut buffer).await else { continue };
-                    let text = format!("{name} {}", client.ip());
+                    let text = format!("{name} {}", client.ip().to_canonical());
                     let _ = udp.send_to(text.as_bytes(), client).await;
                 }
             });
         });
     }
+}
+
+/// What a server says over TCP, on a connection of its own; in the namespace of the thread.
+pub(crate) async fn over_tcp(server: SocketAddr) -> io::Result<Answer> {
+    over_tcp_within(PATIENCE, server).await
+}
+
+async fn over_tcp_within(patience: Duration, server: SocketAddr) -> io::Result<Answer> {
+    let asking = async {
+        let mut stream = TcpStream::connect(server).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(Answer::of(&text))
+    };
+    within(patience, asking).await
+}
+
+/// What a server says over UDP, from a socket of its own; in the namespace of the thread.
+pub(crate) async fn over_udp(server: SocketAddr) -> io::Result<Answer> {
+    let asking = async {
+        let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).await?;
+        socket.connect(server).await?;
+        socket.send(b"who?").await?;
+        let mut buffer = [0; 256];
+        let length = socket.recv(&mut buffer).await?;
+        Ok(Answer::of(&String::from_utf8_lossy(&buffer[..length])))
+    };
+    within(PATIENCE, asking).await
 }
 
 async fn within<T>(patience: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -178,9 +197,10 @@ impl Answer {
     }
 }
 
-/// Nodes on one segment.
+/// Nodes on one segment, or on several with a router between.
 pub(crate) struct Cluster {
-    segment: Namespace,
+    segments: Vec<Namespace>,
+    pub(crate) router: Option<Namespace>,
     pub(crate) nodes: Vec<TestNode>,
     _folder: tempfile::TempDir,
 }
@@ -205,23 +225,71 @@ pub(crate) struct TestPod {
 impl Cluster {
     /// Nodes `node-0` … at `192.168.77.10` …, whose pods are in `10.244.N.0/24`.
     pub(crate) fn new(size: u8) -> Self {
-        let segment = Namespace::new();
-        segment.command("ip link add wire type bridge");
-        segment.command("ip link set wire up");
+        Self::on_segments(&[size], None)
+    }
+
+    /// So many nodes on each segment, with a router between that knows nothing of pods. Segment S is
+    /// `192.168.(77 + S).0/24` and `fd00:(77 + S)::/64`; nodes have addresses of both.
+    pub(crate) fn routed(sizes: &[u8]) -> Self {
+        let router = Namespace::new();
+        router.command("ip link set lo up");
+        router.run(async {
+            for file in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                std::fs::write(format!("/proc/sys/net/{file}"), "1").unwrap();
+            }
+        });
+        for range in ["10.244.0.0/16", "10.96.0.0/16", "fd00:10::/56", "fd00:96::/112"] {
+            router.command(&format!("ip route add unreachable {range}"));
+        }
+        Self::on_segments(sizes, Some(router))
+    }
+
+    fn on_segments(sizes: &[u8], router: Option<Namespace>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let nodes: Vec<TestNode> =
-            (0..size).map(|number| TestNode::new(number, &segment, folder.path())).collect();
-        let cluster = Self { segment, nodes, _folder: folder };
+        let (mut segments, mut nodes): (Vec<Namespace>, Vec<TestNode>) = (Vec::new(), Vec::new());
+        for (number, size) in (77..).zip(sizes) {
+            let segment = Namespace::new();
+            segment.command("ip link add wire type bridge");
+            segment.command("ip link set wire up");
+            if let Some(router) = &router {
+                plug(&segment, router, "router", &format!("to{number}"), number, 1);
+            }
+            for _ in 0..*size {
+                let node = u8::try_from(nodes.len()).unwrap();
+                nodes.push(TestNode::new(node, number, &segment, folder.path()));
+                if router.is_some() {
+                    let namespace = &nodes.last().unwrap().namespace;
+                    namespace.command(&format!("ip route add default via 192.168.{number}.1"));
+                    namespace.command(&format!("ip -6 route add default via fd00:{number}::1"));
+                }
+            }
+            segments.push(segment);
+        }
+        let cluster = Self { segments, router, nodes, _folder: folder };
         for node in &cluster.nodes {
             cluster.introduce(node);
         }
         cluster
     }
 
+    /// From now on the first segment carries packets of so many bytes at most.
+    pub(crate) fn narrow(&self, mtu: u32) {
+        if let Some(router) = &self.router {
+            router.command(&format!("ip link set to77 mtu {mtu}"));
+            self.segments[0].command(&format!("ip link set router mtu {mtu}"));
+        }
+        for node in &self.nodes {
+            if node.address.octets()[2] == 77 {
+                self.segments[0].command(&format!("ip link set {} mtu {mtu}", node.name));
+                node.namespace.command(&format!("ip link set uplink mtu {mtu}"));
+            }
+        }
+    }
+
     /// An address on the segment that is no node's.
     pub(crate) fn outsider(&self) -> Namespace {
         let outsider = Namespace::new();
-        plug_in(&self.segment, &outsider, "outsider", Ipv4Addr::new(192, 168, 77, 200));
+        plug(&self.segments[0], &outsider, "outsider", "uplink", 77, 200);
         outsider
     }
 
@@ -285,14 +353,22 @@ impl Cluster {
     }
 }
 
-/// Joins a namespace to the segment.
-fn plug_in(segment: &Namespace, namespace: &Namespace, port: &str, address: Ipv4Addr) {
+/// Joins a namespace to a segment, as host `host` of it.
+fn plug(
+    segment: &Namespace,
+    namespace: &Namespace,
+    port: &str,
+    uplink: &str,
+    number: u8,
+    host: u8,
+) {
     let tid = namespace.tid;
-    segment.command(&format!("ip link add {port} type veth peer name uplink netns {tid}"));
+    segment.command(&format!("ip link add {port} type veth peer name {uplink} netns {tid}"));
     segment.command(&format!("ip link set {port} master wire up"));
     namespace.command("ip link set lo up");
-    namespace.command(&format!("ip address add {address}/24 dev uplink"));
-    namespace.command("ip link set uplink up");
+    namespace.command(&format!("ip address add 192.168.{number}.{host}/24 dev {uplink}"));
+    namespace.command(&format!("ip address add fd00:{number}::{host}/64 dev {uplink} nodad"));
+    namespace.command(&format!("ip link set {uplink} up"));
     // What is sent before the wire is ready is lost, and sent again after a second only.
     eventually(
         "the wire",
@@ -302,17 +378,22 @@ fn plug_in(segment: &Namespace, namespace: &Namespace, port: &str, address: Ipv4
 }
 
 impl TestNode {
-    fn new(number: u8, segment: &Namespace, folder: &std::path::Path) -> Self {
+    fn new(number: u8, segment_number: u8, segment: &Namespace, folder: &std::path::Path) -> Self {
         let namespace = Namespace::new();
         let name = format!("node-{number}");
-        let address = Ipv4Addr::new(192, 168, 77, 10 + number);
-        plug_in(segment, &namespace, &name, address);
+        let address = Ipv4Addr::new(192, 168, segment_number, 10 + number);
+        plug(segment, &namespace, &name, "uplink", segment_number, 10 + number);
         let state = StateHandle::default();
-        let network_config =
-            NetworkConfig { bridge: "kutter0".into(), state_dir: folder.join(&name) };
+        let network_config = NetworkConfig {
+            bridge: "kutter0".into(),
+            state_dir: folder.join(&name),
+            vxlan_port: 8472,
+            table: "kutter-tunnel".into(),
+        };
         let proxy_config = ProxyConfig {
             table: "kutter".into(),
             node_name: name.clone(),
+            pods_of_range: true,
             node_port_addresses: Default::default(),
         };
         let stop = CancellationToken::new();
@@ -368,14 +449,24 @@ impl TestNode {
     }
 
     pub(crate) fn attach(&self, uid: &str, namespace: &Namespace, ports: &[HostPort]) -> Ipv4Addr {
+        match self.attach_all(uid, namespace, ports)[..] {
+            [IpAddr::V4(address)] => address,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    /// All addresses that a pod gets.
+    pub(crate) fn attach_all(
+        &self,
+        uid: &str,
+        namespace: &Namespace,
+        ports: &[HostPort],
+    ) -> Vec<IpAddr> {
         let (network, path) = (Arc::clone(&self.network), namespace.path());
         let (uid, ports) = (uid.to_owned(), ports.to_vec());
-        let addresses =
-            self.namespace.run(async move { network.attach(&uid, &path, &ports).await }).unwrap();
-        match addresses[..] {
-            [IpAddr::V4(address)] => address,
-            _ => panic!("{addresses:?}"),
-        }
+        self.namespace
+            .run(async move { network.attach(&attachment(&uid, &path, &ports)).await })
+            .unwrap()
     }
 
     pub(crate) fn detach(&self, uid: &str) {
@@ -395,7 +486,8 @@ impl TestNode {
         self.namespace.run(async move {
             kubelet::policy::teardown(&format!("{}-policy", proxy.table)).await.unwrap();
             proxy::teardown(&proxy.table).await.unwrap();
-            kubelet::network::teardown(&network).await.unwrap();
+            let attached = network.state_dir.join("cni");
+            kubelet::network::teardown(&network, &attached).await.unwrap();
         });
     }
 
@@ -423,7 +515,8 @@ fn start(
     let network =
         Arc::new(BridgeNetwork::new(network_config.clone(), state.clone()).expect("a network"));
     let (kept, shutdown) = (Arc::clone(&network), stop.clone());
-    namespace.spawn(async move { kept.run(shutdown).await });
+    let rules = connection.clone();
+    namespace.spawn(async move { kept.run(rules, shutdown).await });
     namespace.spawn(proxy::run(
         state.clone(),
         network.host_ports(),
@@ -432,6 +525,15 @@ fn start(
         stop.clone(),
     ));
     network
+}
+
+/// What a kubelet says of a pod to be attached.
+pub(crate) fn attachment<'a>(
+    uid: &'a str,
+    netns: &'a Path,
+    ports: &'a [HostPort],
+) -> Attachment<'a> {
+    Attachment { pod_uid: uid, namespace: "default", name: uid, netns, ports }
 }
 
 /// Asks until the answer is as expected: state reaches the kernel a moment after it is told.

@@ -2,9 +2,14 @@
 //!
 //! Needs root; without it each test says so and passes.
 
+mod cni;
+mod families;
 mod flows;
 mod ground;
 mod pods;
 mod policies;
+mod routes;
+mod segments;
 mod services;
+mod strangers;
 mod takeover;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kubelet::network::PodNetwork;
 use kubelet::state::Change;
 
-use crate::ground::{Cluster, Namespace, eventually, is_root};
+use crate::ground::{Cluster, Namespace, attachment, eventually, is_root};
 
 #[test]
 fn pods_reach_pods_on_the_same_node_without_nat() {
@@ -34,8 +34,8 @@ fn pods_reach_pods_on_other_nodes_without_nat() {
     let b = cluster.nodes[2].pod("b");
     b.namespace.serve("b", 8080);
     let server = format!("{}:8080", b.address);
-    eventually("the routes", || cluster.nodes[2].routes(), |routes| routes.len() == 3);
-    eventually("the routes", || cluster.nodes[0].routes(), |routes| routes.len() == 3);
+    eventually("the routes", || cluster.nodes[2].routes(), |routes| routes.len() == 4);
+    eventually("the routes", || cluster.nodes[0].routes(), |routes| routes.len() == 4);
     let answer = a.namespace.ask_tcp(&server).unwrap();
     assert_eq!((answer.server.as_str(), answer.client), ("b", a.address.into()));
     let answer = cluster.nodes[1].namespace.ask_tcp(&server).unwrap();
@@ -88,8 +88,9 @@ fn routes_follow_the_other_nodes_at_once() {
 
     // The node is gone.
     node.state.write([Change::Peers], |state| state.peers.clear());
-    let left = eventually("no route", || node.routes(), |routes| routes.len() == 1);
+    let left = eventually("no route", || node.routes(), |routes| routes.len() == 2);
     assert!(left[0].starts_with("10.96.0.0/16 dev kutter0"), "{left:?}");
+    assert!(left[1].starts_with("unreachable 10.244.0.0/16"), "{left:?}");
 }
 
 #[test]
@@ -99,10 +100,10 @@ fn leaves_routes_of_others_alone() {
     }
     let cluster = Cluster::new(2);
     let node = &cluster.nodes[0];
-    eventually("a route", || node.routes(), |routes| routes.len() == 2);
+    eventually("a route", || node.routes(), |routes| routes.len() == 3);
     node.namespace.command("ip route add 172.31.0.0/16 via 192.168.77.11");
     node.state.write([Change::Peers], |state| state.peers.clear());
-    eventually("no route", || node.routes(), |routes| routes.len() == 1);
+    eventually("no route", || node.routes(), |routes| routes.len() == 2);
     let all = node.namespace.command("ip -4 route show");
     assert!(all.contains("172.31.0.0/16 via 192.168.77.11"), "{all}");
 }
@@ -186,7 +187,10 @@ fn many_pods_are_attached_at_once() {
     let mut addresses = node.namespace.run(async move {
         let attached = paths.iter().enumerate().map(|(number, path)| {
             let network = Arc::clone(&network);
-            async move { network.attach(&format!("pod-{number}"), path, &[]).await.unwrap() }
+            async move {
+                let uid = format!("pod-{number}");
+                network.attach(&attachment(&uid, path, &[])).await.unwrap()
+            }
         });
         futures::future::join_all(attached).await.concat()
     });
@@ -204,7 +208,7 @@ fn teardown_leaves_nothing() {
     let cluster = Cluster::new(2);
     let node = &cluster.nodes[0];
     let _pods = [node.pod("a"), node.pod("b")];
-    eventually("the routes", || node.routes(), |routes| routes.len() == 2);
+    eventually("the routes", || node.routes(), |routes| routes.len() == 3);
     node.teardown();
     assert_eq!(node.routes(), Vec::<String>::new());
     let links = node.namespace.command("ip -o link show");

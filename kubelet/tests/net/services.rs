@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubelet::network::HostPort;
-use kubelet::state::{Change, ClusterState};
+use kubelet::state::{self, Change, ClusterState};
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::Service;
 use proto::k8s::api::discovery::v1::EndpointSlice;
@@ -41,7 +41,7 @@ fn node_port_service(name: &str, address: Ipv4Addr, number: u16) -> Arc<Service>
 }
 
 /// The slice of a Service: addresses, the node of each, whether each is ready.
-pub(crate) fn slice(service: &str, endpoints: &[(Ipv4Addr, &str, bool)]) -> Arc<EndpointSlice> {
+pub(crate) fn slice(service: &str, endpoints: &[(Ipv4Addr, &str, bool)]) -> EndpointSlice {
     let endpoints: Vec<Value> = endpoints
         .iter()
         .map(|(address, node, ready)| {
@@ -65,7 +65,7 @@ pub(crate) fn slice(service: &str, endpoints: &[(Ipv4Addr, &str, bool)]) -> Arc<
         ],
         "endpoints": endpoints,
     });
-    Arc::new(serde_json::from_value(object).unwrap())
+    serde_json::from_value(object).unwrap()
 }
 
 pub(crate) fn put_service(cluster: &Cluster, service: &Arc<Service>) {
@@ -75,11 +75,18 @@ pub(crate) fn put_service(cluster: &Cluster, service: &Arc<Service>) {
     });
 }
 
-pub(crate) fn put_slice(cluster: &Cluster, slice: &Arc<EndpointSlice>) {
-    let key = ObjectKey::new("default", slice.metadata.name.clone().unwrap());
+pub(crate) fn put_slice(cluster: &Cluster, slice: &EndpointSlice) {
+    let (key, kept) = kept(slice);
     cluster.tell(&[Change::EndpointSlice(key.clone())], |state: &mut ClusterState| {
-        state.endpoint_slices.insert(key.clone(), Arc::clone(slice));
+        state.endpoint_slices.insert(key.clone(), Arc::clone(&kept));
     });
+}
+
+/// A slice as nodes keep it, and its key.
+pub(crate) fn kept(slice: &EndpointSlice) -> (ObjectKey, Arc<state::EndpointSlice>) {
+    let key = ObjectKey::new("default", slice.metadata.name.clone().unwrap());
+    let kept = serde_json::from_value(serde_json::to_value(slice).unwrap()).unwrap();
+    (key, Arc::new(kept))
 }
 
 /// Two nodes; a client and a server on the first, a server on the second.
@@ -103,7 +110,7 @@ impl Web {
         put_service(&web.cluster, service);
         web.endpoints(&[("near", true), ("far", true)]);
         for node in &web.cluster.nodes {
-            eventually("routes", || node.routes(), |routes| routes.len() == 2);
+            eventually("routes", || node.routes(), |routes| routes.len() == 3);
         }
         for node in &web.cluster.nodes {
             eventually(
@@ -321,10 +328,10 @@ fn connections_outlive_the_change_of_endpoints_and_the_kubelet() {
         .unwrap(),
     );
     put_service(&web.cluster, &echo);
-    let mut echo_slice = slice("echo", &[(web.far.address, "node-1", true)]).as_ref().clone();
+    let mut echo_slice = slice("echo", &[(web.far.address, "node-1", true)]);
     echo_slice.ports =
         serde_json::from_value(json!([{"name": "", "protocol": "TCP", "port": 8081}])).unwrap();
-    put_slice(&web.cluster, &Arc::new(echo_slice));
+    put_slice(&web.cluster, &echo_slice);
     let connect = || {
         web.client.namespace.run(async {
             let connect = tokio::net::TcpStream::connect("10.96.0.11:7");
@@ -570,13 +577,13 @@ fn thousands_of_services_are_made_in_one_transaction() {
             let endpoints: Vec<_> = (1..=4)
                 .map(|last| (Ipv4Addr::new(10, 244, (number % 250) as u8, last), "node-9", true))
                 .collect();
-            (service(&name, address(number), json!({})), slice(&name, &endpoints))
+            (service(&name, address(number), json!({})), kept(&slice(&name, &endpoints)))
         })
         .collect();
     web.cluster.tell(&[Change::Everything], |state| {
-        for (service, slice) in &others {
-            let key = ObjectKey::new("default", service.metadata.name.clone().unwrap());
+        for (service, (key, slice)) in &others {
             state.endpoint_slices.insert(key.clone(), Arc::clone(slice));
+            let key = ObjectKey::new("default", service.metadata.name.clone().unwrap());
             state.services.insert(key, Arc::clone(service));
         }
     });

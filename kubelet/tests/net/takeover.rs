@@ -1,7 +1,6 @@
 //! A kubelet that starts again carries on with the rules that are there.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use kubelet::network::HostPort;
 use kubelet::state::{Change, ClusterState};
@@ -10,10 +9,10 @@ use proto::k8s::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
 use crate::ground::{TestNode, eventually, is_root};
-use crate::services::{Web, put_service, put_slice, service, slice, tally_tcp, web_service};
+use crate::services::{Web, kept, put_service, put_slice, service, slice, tally_tcp, web_service};
 
-fn put(state: &mut ClusterState, slice: Arc<EndpointSlice>) {
-    let key = ObjectKey::new("default", slice.metadata.name.clone().unwrap());
+fn put(state: &mut ClusterState, slice: EndpointSlice) {
+    let (key, slice) = kept(&slice);
     state.endpoint_slices.insert(key, slice);
 }
 

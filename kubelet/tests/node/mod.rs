@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kubelet::network::{HostPort, NetworkError, PodNetwork};
+use kubelet::network::{Attachment, NetworkError, PodNetwork};
 use kubelet::pods::{DEFAULT_POD_MAX_PIDS, PodManager, PodsConfig, PodsDependencies};
 use kubelet::reporter::Reporter;
 use kubelet::state::{Change, StateHandle};
@@ -85,7 +85,10 @@ impl Node {
             memory_capacity_bytes: 4 << 30,
             max_pods: 110,
             pod_max_pids: DEFAULT_POD_MAX_PIDS,
-            own_users: true,
+            // As the kubelet finds out when it starts.
+            own_users: runtime.own_users().is_ok(),
+            no_app_armor: None,
+            no_selinux: None,
         };
         let dependencies = PodsDependencies {
             state: state.clone(),
@@ -290,12 +293,7 @@ struct NoNetwork;
 
 #[async_trait::async_trait]
 impl PodNetwork for NoNetwork {
-    async fn attach(
-        &self,
-        _pod_uid: &str,
-        _netns: &Path,
-        _ports: &[HostPort],
-    ) -> Result<Vec<IpAddr>, NetworkError> {
+    async fn attach(&self, _attachment: &Attachment<'_>) -> Result<Vec<IpAddr>, NetworkError> {
         Ok(vec!["192.0.2.7".parse().unwrap()])
     }
 

@@ -1,5 +1,5 @@
 //! What every cluster has from the start, kept true by the leader: the namespaces that clients expect,
-//! and the Service `default/kubernetes` that leads to the masters that run.
+//! the priority classes of the system, and the Service `default/kubernetes` that leads to the masters that run.
 
 mod objects;
 
@@ -9,13 +9,16 @@ use std::time::Duration;
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{Endpoints, Service};
 use proto::k8s::api::discovery::v1::EndpointSlice;
+use proto::priority::SYSTEM_CLASSES;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::error::ApiError;
 use crate::api::kinds::lease::NODE_NAMESPACE;
-use crate::api::kinds::{EndpointSlices, EndpointsKind, Kind, Namespaces, Services};
+use crate::api::kinds::{
+    EndpointSlices, EndpointsKind, Kind, Namespaces, PriorityClasses, Services, priority_class,
+};
 use crate::api::objects::{DeleteOptions, Objects, Part};
 use crate::cache::{Interest, KeySubscription, Subscription};
 use crate::masters;
@@ -67,7 +70,10 @@ pub async fn made(objects: &Objects) {
         let namespaces = NAMESPACES
             .iter()
             .all(|name| there(Namespaces::RESOURCE.plural, &ObjectKey::new("", *name)));
-        if namespaces && there(Services::RESOURCE.plural, &objects::service_key()) {
+        let classes = SYSTEM_CLASSES
+            .iter()
+            .all(|class| there(PriorityClasses::RESOURCE.plural, &ObjectKey::new("", class.name)));
+        if namespaces && classes && there(Services::RESOURCE.plural, &objects::service_key()) {
             return;
         }
         if revisions.changed().await.is_err() {
@@ -93,11 +99,15 @@ impl Followed {
             let key = ObjectKey::new("", *name);
             follow(Namespaces::RESOURCE.plural, key)
         });
+        let classes = SYSTEM_CLASSES.iter().map(|class| {
+            let key = ObjectKey::new("", class.name);
+            follow(PriorityClasses::RESOURCE.plural, key)
+        });
         let service =
             SERVICE_RESOURCES.iter().map(|resource| follow(resource, objects::service_key()));
         Self {
             masters: caches.keys(keys::MASTERS).list_and_subscribe().2,
-            objects: namespaces.chain(service).flatten().collect(),
+            objects: namespaces.chain(classes).chain(service).flatten().collect(),
         }
     }
 
@@ -133,6 +143,12 @@ async fn keep(objects: &Objects, address: IpAddr, fence: &[Compare]) -> Result<(
         let key = ObjectKey::new("", name);
         if current::<Namespaces>(objects, &key)?.is_none() {
             create::<Namespaces>(objects, objects::namespace(name), fence).await?;
+        }
+    }
+    for class in priority_class::initial() {
+        let key = ObjectKey::new("", class.metadata.name.clone().unwrap_or_default());
+        if current::<PriorityClasses>(objects, &key)?.is_none() {
+            create::<PriorityClasses>(objects, class, fence).await?;
         }
     }
     let masters = masters::running(objects.caches());

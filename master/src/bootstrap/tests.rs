@@ -96,6 +96,11 @@ async fn a_new_cluster_has_its_namespaces_and_its_service() {
             current::<Namespaces>(&cluster.objects, &key).expect("it decodes");
         assert!(namespace.is_some(), "{name}");
     }
+    for class in SYSTEM_CLASSES {
+        let key = ObjectKey::new("", class.name);
+        let found = current::<PriorityClasses>(&cluster.objects, &key).expect("it decodes");
+        assert_eq!(found.and_then(|class| class.value), Some(class.value), "{}", class.name);
+    }
     let service = current::<Services>(&cluster.objects, &objects::service_key())
         .expect("it decodes")
         .expect("it exists");

@@ -5,9 +5,10 @@
 
 mod deployment;
 mod driver;
-mod endpoints;
+pub(crate) mod endpoints;
 mod event_expiry;
 mod garbage;
+mod holders;
 mod namespace;
 mod namespace_defaults;
 mod node_leases;
@@ -17,7 +18,10 @@ mod pods;
 mod queue;
 mod quota;
 mod replication;
+mod service_lb;
+mod service_repair;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +34,7 @@ use tracing::{error, info, warn};
 
 use self::driver::{Controller, SyncError};
 use self::pods::PodViews;
+pub use self::service_lb::{InvalidPort, Port};
 
 use crate::api::error::ApiError;
 use crate::api::kinds::{ReplicaSets, ReplicationControllers};
@@ -48,6 +53,8 @@ pub struct Config {
     pub node_monitor_grace_period: Duration,
     /// How long after that its pods are replaced.
     pub pod_eviction_timeout: Duration,
+    /// Whether Services of type `LoadBalancer` get addresses of nodes; then the ports that nodes keep.
+    pub service_lb: Option<BTreeSet<Port>>,
     /// The certificate by which clients know the masters, PEM; put into each namespace.
     pub root_ca: String,
 }
@@ -57,6 +64,7 @@ impl Default for Config {
         Self {
             node_monitor_grace_period: Duration::from_secs(20),
             pod_eviction_timeout: Duration::from_secs(30),
+            service_lb: None,
             root_ca: String::new(),
         }
     }
@@ -147,6 +155,10 @@ async fn lead(
     start(&mut running, &context, &stop, defaults);
     start(&mut running, &context, &stop, node_leases::NodeLeases::new(context.clone()));
     start(&mut running, &context, &stop, quota::QuotaCounter::new(context.clone()));
+    start(&mut running, &context, &stop, service_repair::ServiceRepair::new(context.clone()));
+    if let Some(reserved) = config.service_lb.clone() {
+        start(&mut running, &context, &stop, service_lb::ServiceLb::new(context.clone(), reserved));
+    }
     info!("controllers are running");
     // Each ends only when stopped. Dropping the set, when the lead is lost, aborts them all.
     running.join_all().await;

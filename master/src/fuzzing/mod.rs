@@ -15,3 +15,12 @@ mod tests;
 
 pub use bodies::{json_body, patch, protobuf_body, yaml_body};
 pub use requests::{quantity, selector, url};
+
+/// A Service, pods, and slices that somebody has meddled with: one pass leads to slices that say what
+/// the pods are, with the fewest changes; another finds nothing to do.
+///
+/// # Panics
+/// When that does not hold.
+pub fn endpoint_slices(input: &[u8]) {
+    crate::controllers::endpoints::fuzzing::endpoint_slices(input);
+}

@@ -6,6 +6,7 @@ use prost::Message as _;
 use serde_json::Value;
 
 use super::harness::run;
+use crate::dice::Dice;
 
 /// The manifests that the end-to-end tests and the examples use, those that are wrong included.
 fn manifests() -> Vec<Vec<u8>> {
@@ -212,4 +213,15 @@ fn urls() -> Vec<Vec<u8>> {
 #[test]
 fn url_parts() {
     run(super::url, &urls(), 30_000);
+}
+
+/// Bytes are choices here, so random ones are as good as any.
+#[test]
+fn endpoint_slices() {
+    let mut dice = Dice::new(11);
+    let mut corpus = vec![Vec::new()];
+    for length in (0..1_200).step_by(60) {
+        corpus.push((0..length).map(|_| u8::try_from(dice.below(256)).expect("a byte")).collect());
+    }
+    run(super::endpoint_slices, &corpus, 300);
 }

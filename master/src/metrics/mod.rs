@@ -100,6 +100,8 @@ pub(crate) struct Scheduling {
     pub(crate) scheduled: Counter,
     pub(crate) refused: Counter,
     pub(crate) failed: Counter,
+    /// Pods for which others had to give way.
+    pub(crate) preempted: Counter,
 }
 
 pub(crate) static SCHEDULING: Scheduling = Scheduling {
@@ -109,6 +111,7 @@ pub(crate) static SCHEDULING: Scheduling = Scheduling {
     scheduled: Counter::new(),
     refused: Counter::new(),
     failed: Counter::new(),
+    preempted: Counter::new(),
 };
 
 /// What Pod Security counts: pods and templates that were held against a level.
@@ -198,7 +201,8 @@ pub(crate) fn render(requests: &requests::Requests, caches: &Caches) -> String {
 }
 
 fn scheduling(text: &mut Text) {
-    let Scheduling { active, backoff, unschedulable, scheduled, refused, failed } = &SCHEDULING;
+    let Scheduling { active, backoff, unschedulable, scheduled, refused, failed, preempted } =
+        &SCHEDULING;
     text.family("scheduler_pending_pods", "gauge", "Pods without a node, by queue.");
     for (queue, pods) in
         [("active", active), ("backoff", backoff), ("unschedulable", unschedulable)]
@@ -212,6 +216,9 @@ fn scheduling(text: &mut Text) {
         let labels = [("profile", "default-scheduler"), ("result", result)];
         text.sample("scheduler_schedule_attempts_total", &labels, attempts.get());
     }
+    let about = "Pods for which others had to give way.";
+    text.family("scheduler_preemption_attempts_total", "counter", about);
+    text.sample("scheduler_preemption_attempts_total", &[], preempted.get());
 }
 
 #[cfg(test)]

@@ -1,22 +1,29 @@
 //! What a pod demands of a node.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint};
 use proto::ObjectKey;
 use proto::containers::lasting;
-use proto::k8s as k8s_openapi;
+use proto::{k8s as k8s_openapi, priority};
 
+use super::affinity::Affinity;
+use super::filter::{AVOIDING_EFFECT, NodeInfo};
 use super::resized;
 use super::resources::{self, Resources};
 
 /// All that decides on which nodes a pod can run. Pods with equal demands fit the same nodes, so
 /// they share one value, one place in the queue and one answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Demand {
+    /// Of all that follows. A pod is looked up by its demand many times, which is longer than it looks.
+    hash: u64,
     /// Higher goes first.
     pub(crate) priority: i32,
+    /// Whether less important pods give way to it.
+    pub(crate) preempts: bool,
     /// What it takes from a node's allocatable.
     pub(crate) requests: Resources,
     /// CPU (thousandths) and memory (bytes) it counts for when nodes are compared.
@@ -27,23 +34,106 @@ pub(crate) struct Demand {
     pub(crate) tolerations: Vec<Toleration>,
     /// Ports of the node itself that it takes.
     pub(crate) host_ports: Vec<HostPort>,
+    /// Whose pod it is, and what others know it by: others may want to be near it, or not.
+    pub(crate) namespace: Arc<str>,
+    pub(crate) labels: Arc<BTreeMap<String, String>>,
+    /// What it wants of nodes and of others. Most want nothing.
+    pub(crate) affinity: Option<Box<Affinity>>,
 }
 
 impl Demand {
-    pub(crate) fn of(spec: &PodSpec) -> Self {
-        Self {
-            priority: spec.priority.unwrap_or(0),
+    pub(crate) fn of(
+        spec: &PodSpec,
+        namespace: &str,
+        labels: &Arc<BTreeMap<String, String>>,
+    ) -> Self {
+        let mut this = Self {
+            hash: 0,
+            priority: spec.priority.unwrap_or(priority::DEFAULT),
+            preempts: spec.preemption_policy.as_deref() != Some(priority::PREEMPT_NEVER),
             requests: resources::pod_requests(spec),
             nominal: resources::pod_nominal(spec),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             tolerations: spec.tolerations.iter().flatten().map(Toleration::from).collect(),
             host_ports: host_ports(spec),
+            namespace: namespace.into(),
+            labels: Arc::clone(labels),
+            affinity: Affinity::of(spec, namespace, labels).map(Box::new),
+        };
+        this.hash = this.digest();
+        this
+    }
+
+    fn digest(&self) -> u64 {
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let Self {
+            hash: _,
+            priority,
+            preempts,
+            requests,
+            nominal,
+            node_selector,
+            tolerations,
+            host_ports,
+            namespace,
+            labels,
+            affinity,
+        } = self;
+        let amounts = (priority, preempts, requests, nominal);
+        KEYS.hash_one((
+            amounts,
+            node_selector,
+            tolerations,
+            host_ports,
+            namespace,
+            labels,
+            affinity,
+        ))
+    }
+
+    /// Whether the node is one of those on which the pod may be: by its labels and name.
+    pub(crate) fn admits_node(&self, node: &NodeInfo) -> bool {
+        self.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
+            && self
+                .affinity
+                .as_ref()
+                .is_none_or(|affinity| affinity.admits(&node.name, &node.labels))
+    }
+
+    /// Whether it can live with all that repels from the node.
+    pub(crate) fn tolerates_all(&self, node: &NodeInfo) -> bool {
+        node.taints.iter().all(|taint| self.tolerates(taint))
+    }
+
+    /// How many taints say of the node that this pod is better elsewhere.
+    pub(crate) fn avoids(&self, node: &NodeInfo) -> i64 {
+        if node.avoided.is_empty() {
+            return 0;
         }
+        let count = node.avoided.iter().filter(|taint| !self.tolerates(taint)).count();
+        i64::try_from(count).unwrap_or(i64::MAX)
+    }
+
+    /// Whether it may be indifferent to some of them.
+    pub(crate) fn may_not_avoid(&self) -> bool {
+        let meant = |one: &Toleration| one.effect.is_empty() || one.effect == AVOIDING_EFFECT;
+        self.tolerations.iter().any(meant)
+    }
+
+    /// Whether where other pods are decides where this one may be.
+    pub(crate) fn heeds_pods(&self) -> bool {
+        self.affinity.as_ref().is_some_and(|affinity| affinity.heeds_pods())
     }
 
     /// Whether one of the tolerations covers the taint.
     pub(crate) fn tolerates(&self, taint: &Taint) -> bool {
         self.tolerations.iter().any(|toleration| toleration.covers(taint))
+    }
+}
+
+impl Hash for Demand {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
@@ -122,6 +212,8 @@ pub(crate) struct PodInfo {
     pub(crate) labels: Arc<BTreeMap<String, String>>,
     /// The uid of its controller: pods of one controller are spread.
     pub(crate) controller: Option<Arc<str>>,
+    /// When it was made, in seconds since 1970.
+    pub(crate) created: i64,
 }
 
 impl PodInfo {
@@ -133,15 +225,18 @@ impl PodInfo {
             .flatten()
             .find(|owner| owner.controller == Some(true))
             .map(|owner| owner.uid.as_str().into());
+        let labels = Arc::new(metadata.labels.clone().unwrap_or_default());
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
         Self {
             key: ObjectKey::new(
                 metadata.namespace.clone().unwrap_or_default(),
                 metadata.name.clone().unwrap_or_default(),
             ),
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
-            demand: Arc::new(Demand::of(&resized::counted(pod))),
-            labels: Arc::new(metadata.labels.clone().unwrap_or_default()),
+            demand: Arc::new(Demand::of(&resized::counted(pod), namespace, &labels)),
+            labels,
             controller,
+            created: metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         }
     }
 }

@@ -33,6 +33,15 @@ impl Diagnosis {
             }
             Reason::TooManyPods => "Too many pods".to_owned(),
             Reason::Insufficient(resource) => format!("Insufficient {resource}"),
+            Reason::NoTopology => "node(s) didn't match pod topology spread constraints (missing \
+                                   required label)"
+                .to_owned(),
+            Reason::Skew => "node(s) didn't match pod topology spread constraints".to_owned(),
+            Reason::PodAffinity => "node(s) didn't match pod affinity rules".to_owned(),
+            Reason::PodAntiAffinity => "node(s) didn't match pod anti-affinity rules".to_owned(),
+            Reason::ExistingAntiAffinity => {
+                "node(s) didn't satisfy existing pods anti-affinity rules".to_owned()
+            }
         };
         *self.reasons.entry(words).or_default() += 1;
     }

@@ -4,36 +4,34 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Service};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use proto::k8s as k8s_openapi;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::changes::{created, node_of};
+use self::news::News;
 use super::demand::PodInfo;
-use super::filter::NodeInfo;
-use super::model::{Model, NodeId};
+use super::eviction::{self, Awaiting};
+use super::model::Model;
 use super::queue::{Queue, Verdict};
 use crate::api::error::ApiError;
-use crate::api::kinds::pod::Pods;
-use crate::api::objects::{Binding, Objects, Part};
-use crate::cache::{CachedObject, Lagged, ObjectEvent, Subscription, Update};
+use crate::api::objects::{Binding, Objects};
+use crate::cache::{Lagged, ObjectEvent, Subscription, Update};
 use crate::events::{EventRecorder, Occurrence, reference};
 use crate::metrics::SCHEDULING;
 use crate::store::Compare;
 
+mod changes;
+mod news;
+
 /// The `spec.schedulerName` of the pods it looks after, and the source of its events.
-const NAME: &str = "default-scheduler";
+pub(super) const NAME: &str = "default-scheduler";
 /// Pods bound at a time: their transactions share the store's disk writes.
 const BATCH: usize = 100;
 /// Batches under way: while one is written the next is decided; more would only make later
 /// decisions rest on more assumptions.
 const BATCHES: usize = 2;
-/// `PodScheduled` conditions written at a time.
-const TELLING: usize = 16;
 /// Between attempts to bind a pod for which a write failed, doubling up to the second value.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
@@ -98,8 +96,12 @@ struct Scheduling {
     later: BTreeMap<(Instant, u64), PodInfo>,
     /// Of the pods in `later` or `binding`: how often binding has failed.
     attempts: HashMap<Arc<str>, u32>,
+    /// Pods for which others give way.
+    awaiting: Awaiting,
+    /// The ends of others that are being written, with the pod for which it is done.
+    evicting: JoinSet<(Arc<str>, Result<(), ApiError>)>,
     telling: JoinSet<()>,
-    to_tell: VecDeque<(PodInfo, Verdict)>,
+    to_tell: VecDeque<News>,
 }
 
 impl Scheduling {
@@ -113,6 +115,8 @@ impl Scheduling {
             binding: JoinSet::new(),
             later: BTreeMap::new(),
             attempts: HashMap::new(),
+            awaiting: Awaiting::default(),
+            evicting: JoinSet::new(),
             telling: JoinSet::new(),
             to_tell: VecDeque::new(),
         }
@@ -120,18 +124,23 @@ impl Scheduling {
 
     /// Runs until it is dropped, or has missed a change.
     async fn run(mut self) -> Lagged {
-        let Some([mut services, mut nodes, mut pods]) = self.start() else {
+        let Some([mut namespaces, mut services, mut nodes, mut pods]) = self.start() else {
             // Without these kinds there is nothing to schedule.
             return std::future::pending().await;
         };
         loop {
             self.tell_more();
             SCHEDULING.active.set(self.queue.len() - self.queue.waiting());
-            SCHEDULING.unschedulable.set(self.queue.waiting());
+            SCHEDULING.unschedulable.set(self.queue.waiting() + self.awaiting.len());
             SCHEDULING.backoff.set(self.later.len());
             let can_decide = self.queue.has_ready() && self.binding.len() < BATCHES;
             let retry = self.later.first_key_value().map(|((at, _), _)| *at);
             tokio::select! {
+                update = namespaces.next() => match update {
+                    Ok(Update::Event(event)) => self.namespace_changed(&event),
+                    Ok(Update::Progress(_)) => {}
+                    Err(lagged) => return lagged,
+                },
                 update = services.next() => match update {
                     Ok(Update::Event(event)) => self.service_changed(&event),
                     Ok(Update::Progress(_)) => {}
@@ -154,6 +163,11 @@ impl Scheduling {
                         self.bound(bound, result);
                     }
                 }
+                Some(ended) = self.evicting.join_next() => {
+                    if let Ok((pod, Err(error))) = ended {
+                        self.not_evicted(&pod, &error);
+                    }
+                }
                 Some(_) = self.telling.join_next() => {}
                 () = sleep_until(retry) => self.retry(Instant::now()),
                 () = std::future::ready(()), if can_decide => self.decide(),
@@ -161,12 +175,17 @@ impl Scheduling {
         }
     }
 
-    /// Takes in everything there is: Services and nodes first, so that pods find them.
-    fn start(&mut self) -> Option<[Subscription; 3]> {
+    /// Takes in everything there is: pods last, so that they find the others.
+    fn start(&mut self) -> Option<[Subscription; 4]> {
         let caches = Arc::clone(self.objects.caches());
+        let (_, namespaces, namespace_changes) =
+            caches.resource("namespaces")?.list_and_subscribe();
         let (_, services, service_changes) = caches.resource("services")?.list_and_subscribe();
         let (_, nodes, node_changes) = caches.resource("nodes")?.list_and_subscribe();
         let (_, mut pods, pod_changes) = caches.resource("pods")?.list_and_subscribe();
+        for namespace in namespaces {
+            self.namespace_changed(&ObjectEvent::Added(namespace));
+        }
         for service in services {
             self.service_changed(&ObjectEvent::Added(service));
         }
@@ -175,105 +194,95 @@ impl Scheduling {
         }
         // Later changes come in their order; these should be in the order they came too, and pods
         // that have a node before all that need one.
-        pods.sort_by_key(|pod| (node_of(pod).is_empty(), pod.revision));
+        pods.sort_by_cached_key(|pod| match node_of(pod) {
+            "" => (true, created(pod), pod.revision),
+            _ => (false, None, pod.revision),
+        });
         for pod in pods {
             self.pod_changed(&ObjectEvent::Added(pod));
         }
         info!(waiting = self.queue.len(), "scheduling");
-        Some([service_changes, node_changes, pod_changes])
+        Some([namespace_changes, service_changes, node_changes, pod_changes])
     }
 
-    fn service_changed(&mut self, event: &ObjectEvent) {
-        let object = event.object();
-        let selector = match event {
-            ObjectEvent::Deleted(_) => BTreeMap::new(),
-            _ => match object.decode::<Service>() {
-                Ok(service) => service.spec.and_then(|spec| spec.selector).unwrap_or_default(),
-                Err(error) => return undecodable("service", object, &error),
-            },
-        };
-        self.model.set_service(object.key.clone(), selector);
+    /// A pod for which others have given way, or which fits elsewhere now.
+    fn try_again(&mut self, pod: PodInfo, ticket: u64) {
+        let demand = Arc::clone(&pod.demand);
+        // That its kind fits nowhere, everybody was told.
+        drop(self.queue.put_back(pod, ticket));
+        self.queue.wake(|other| *other == *demand);
     }
 
-    fn node_changed(&mut self, event: &ObjectEvent) {
-        let object = event.object();
-        if let ObjectEvent::Deleted(_) = event {
-            self.model.remove_node(&object.key.name);
-            return;
+    /// Nobody needs to give way to the pod any more, and others may have the room.
+    fn no_longer_awaiting(&mut self, uid: &str) {
+        self.awaiting.remove(uid);
+        if let Some(node) = self.model.denominate(uid) {
+            self.wake(node);
         }
-        match object.decode::<Node>() {
-            Ok(node) => {
-                if let Some(id) = self.model.set_node(NodeInfo::of(&node)) {
-                    self.wake(id);
+    }
+
+    /// A pod fits nowhere: others give way to it, or it waits.
+    fn fits_nowhere(&mut self, pod: PodInfo, ticket: u64) {
+        let diagnosis = self.model.diagnose(&pod).message();
+        let plan = match self.model.preempt(&pod) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                let why: Verdict = format!("{diagnosis}{}", refusal.message()).into();
+                debug!(pod = %pod.key, %why, "fits no node");
+                let mut freed = Vec::new();
+                for pod in self.queue.refuse(pod, ticket, &why) {
+                    freed.extend(self.model.denominate(&pod.uid));
+                    let why = Arc::clone(&why);
+                    self.to_tell.push_back(News { pod, why, nominated: None });
                 }
-            }
-            Err(error) => undecodable("node", object, &error),
-        }
-    }
-
-    fn pod_changed(&mut self, event: &ObjectEvent) {
-        let object = event.object();
-        let gone = matches!(event, ObjectEvent::Deleted(_)) || is_finished(object);
-        if gone {
-            self.queue.remove(&object.uid);
-            self.later.retain(|_, pod| *pod.uid != *object.uid);
-            if let Some(id) = self.model.remove_pod(&object.uid) {
-                self.wake(id);
-            }
-            return;
-        }
-        let node = node_of(object);
-        if node.is_empty() {
-            self.needs_node(object);
-            return;
-        }
-        self.queue.remove(&object.uid);
-        // Most changes of a pod that has a node are its status, which is no matter of ours unless its
-        // specification was ever changed: then the status tells how far a resize has come.
-        if let ObjectEvent::Modified { old, new } = event
-            && new.generation <= 1
-            && old.labels == new.labels
-            && old.controller_uid == new.controller_uid
-            && self.model.confirm(&object.uid, node)
-        {
-            return;
-        }
-        match object.decode::<Pod>() {
-            Ok(pod) => {
-                if let Some(node) = self.model.set_pod(PodInfo::of(&pod), node) {
+                for node in freed {
                     self.wake(node);
                 }
+                return;
             }
-            Err(error) => undecodable("pod", object, &error),
+        };
+        let node = Arc::clone(self.model.name(plan.node));
+        for lesser in self.model.lesser_nominees(&pod, plan.node) {
+            self.model.denominate(&lesser);
+            if let Some((lesser, ticket)) = self.awaiting.remove(&lesser) {
+                self.try_again(lesser, ticket);
+            }
         }
-    }
-
-    fn needs_node(&mut self, object: &CachedObject) {
-        if object.deleting {
-            self.queue.remove(&object.uid);
+        self.model.nominate(pod.clone(), &node);
+        for victim in &plan.victims {
+            self.model.set_leaving(&victim.uid);
+        }
+        self.awaiting.insert(pod.clone(), ticket, plan.awaited);
+        let nominated = Some(Arc::clone(&node));
+        self.to_tell.push_back(News { pod: pod.clone(), why: diagnosis.into(), nominated });
+        if plan.victims.is_empty() {
             return;
         }
-        // Somebody else's, or its binding is on its way or will be tried again.
-        if object.fields.get("spec.schedulerName").is_some_and(|name| !is_ours(name))
-            || self.model.has_pod(&object.uid)
-            || self.later.values().any(|pod| *pod.uid == *object.uid)
-        {
-            return;
-        }
-        match object.decode::<Pod>() {
-            Ok(pod) => {
-                let pod = PodInfo::of(&pod);
-                if let Some(verdict) = self.queue.push(pod.clone()) {
-                    self.to_tell.push_back((pod, verdict));
-                }
-            }
-            Err(error) => undecodable("pod", object, &error),
-        }
+        SCHEDULING.preempted.add_one();
+        let (objects, fence) = (self.objects.clone(), self.fence.clone());
+        let recorder = self.recorder.clone();
+        self.evicting.spawn(async move {
+            let done =
+                eviction::evict(&objects, &fence, &recorder, (&pod, &node), &plan.victims).await;
+            (pod.uid, done)
+        });
     }
 
-    /// A node has more to offer than before: what fits it now is tried again.
-    fn wake(&mut self, node: NodeId) {
-        self.queue.wake(|demand| self.model.fits_on(demand, node));
+    /// Those who should give way could not be told: the pod is tried again in a while.
+    fn not_evicted(&mut self, pod: &Arc<str>, error: &ApiError) {
+        let Some((pod, ticket)) = self.awaiting.remove(pod) else { return };
+        warn!(pod = %pod.key, %error, "failed to make room");
+        if let Some(node) = self.model.denominate(&pod.uid) {
+            self.wake(node);
+        }
+        self.postpone(pod, ticket);
+    }
+
+    fn postpone(&mut self, pod: PodInfo, ticket: u64) {
+        let attempts = self.attempts.entry(Arc::clone(&pod.uid)).or_default();
+        let wait = RETRY.0.saturating_mul(1 << (*attempts).min(16)).min(RETRY.1);
+        *attempts += 1;
+        self.later.insert((Instant::now() + wait, ticket), pod);
     }
 
     /// Finds nodes for the pods that are next, up to a batch, and sends it off.
@@ -281,18 +290,17 @@ impl Scheduling {
         let mut batch = Vec::new();
         for _ in 0..BATCH {
             let Some((pod, ticket)) = self.queue.pop() else { break };
+            self.model.attend(&pod.demand);
             match self.model.place(&pod) {
                 Some(id) => {
                     let node = Arc::clone(self.model.name(id));
                     self.model.assume(pod.clone(), id);
+                    self.wake_concerned(Some(&pod.demand), true);
                     batch.push(Bound { pod, ticket, node });
                 }
                 None => {
-                    let verdict: Verdict = self.model.diagnose(&pod.demand).message().into();
                     SCHEDULING.refused.add_one();
-                    debug!(pod = %pod.key, %verdict, "fits no node");
-                    let told = self.queue.refuse(pod, ticket, &verdict);
-                    self.to_tell.extend(told.into_iter().map(|pod| (pod, Arc::clone(&verdict))));
+                    self.fits_nowhere(pod, ticket);
                 }
             }
         }
@@ -327,18 +335,16 @@ impl Scheduling {
         };
         if let Some(id) = self.model.forget(&pod.uid) {
             self.wake(id);
+            self.wake_concerned(Some(&pod.demand), false);
         }
         if self.model.has_pod(&pod.uid) || !self.still_needs_node(&pod) {
             debug!(pod = %pod.key, %node, %error, "somebody else was faster");
             self.attempts.remove(&pod.uid);
             return;
         }
-        let attempts = self.attempts.entry(Arc::clone(&pod.uid)).or_default();
-        let wait = RETRY.0.saturating_mul(1 << (*attempts).min(16)).min(RETRY.1);
-        *attempts += 1;
         SCHEDULING.failed.add_one();
         warn!(pod = %pod.key, %node, %error, "failed to bind");
-        self.later.insert((Instant::now() + wait, ticket), pod);
+        self.postpone(pod, ticket);
     }
 
     fn retry(&mut self, now: Instant) {
@@ -348,8 +354,8 @@ impl Scheduling {
             let ((_, ticket), pod) = entry.remove_entry();
             if self.model.has_pod(&pod.uid) || !self.still_needs_node(&pod) {
                 self.attempts.remove(&pod.uid);
-            } else if let Some(verdict) = self.queue.put_back(pod.clone(), ticket) {
-                self.to_tell.push_back((pod, verdict));
+            } else if let Some(why) = self.queue.put_back(pod.clone(), ticket) {
+                self.to_tell.push_back(News { pod, why, nominated: None });
             }
         }
     }
@@ -361,69 +367,6 @@ impl Scheduling {
             *cached.uid == *pod.uid && !cached.deleting && node_of(&cached).is_empty()
         })
     }
-
-    /// Says of pods why they have no node.
-    fn tell_more(&mut self) {
-        while self.telling.len() < TELLING
-            && let Some((pod, verdict)) = self.to_tell.pop_front()
-        {
-            let object = reference("Pod", &pod.key, &pod.uid);
-            let message = verdict.to_string();
-            self.recorder.record(Occurrence::warning(NAME, object, "FailedScheduling", message));
-            let (objects, fence) = (self.objects.clone(), self.fence.clone());
-            self.telling.spawn(async move {
-                let tell = |stored: &mut Pod| set_unschedulable(stored, &pod.uid, &verdict);
-                let told = objects.update::<Pods>(&pod.key, Part::Status, &fence, tell).await;
-                if let Err(error) = told {
-                    debug!(pod = %pod.key, %error, "failed to write why the pod has no node");
-                }
-            });
-        }
-    }
-}
-
-/// Sets the condition; tells whether that changed anything. A pod that has a node by now keeps its
-/// peace.
-fn set_unschedulable(pod: &mut Pod, uid: &str, verdict: &str) -> bool {
-    let has_node = pod.spec.iter().any(|spec| spec.node_name.iter().any(|node| !node.is_empty()));
-    if has_node || pod.metadata.uid.as_deref() != Some(uid) {
-        return false;
-    }
-    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-    let old = conditions.iter().position(|condition| condition.type_ == "PodScheduled");
-    let old = old.map(|index| conditions.remove(index));
-    let same_status = old.as_ref().filter(|old| old.status == "False");
-    let since = same_status.and_then(|old| old.last_transition_time.clone());
-    let new = PodCondition {
-        type_: "PodScheduled".to_owned(),
-        status: "False".to_owned(),
-        reason: Some("Unschedulable".to_owned()),
-        message: Some(verdict.to_owned()),
-        last_transition_time: since.or_else(|| Some(Time(Timestamp::now()))),
-        ..PodCondition::default()
-    };
-    let changed = old.is_none_or(|old| {
-        (&old.status, &old.reason, &old.message) != (&new.status, &new.reason, &new.message)
-    });
-    conditions.push(new);
-    changed
-}
-
-fn is_ours(scheduler: &str) -> bool {
-    scheduler.is_empty() || scheduler == NAME
-}
-
-fn node_of(pod: &CachedObject) -> &str {
-    pod.fields.get("spec.nodeName").map_or("", String::as_str)
-}
-
-fn is_finished(pod: &CachedObject) -> bool {
-    let phase = pod.fields.get("status.phase").map(String::as_str);
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn undecodable(kind: &str, object: &CachedObject, error: &serde_json::Error) {
-    warn!(kind, key = %object.key, %error, "an object in the store does not decode");
 }
 
 async fn sleep_until(at: Option<Instant>) {

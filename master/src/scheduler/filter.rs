@@ -11,6 +11,9 @@ use super::resources::Resources;
 /// Effects that keep a pod without a toleration from being placed.
 const REPELLING_EFFECTS: [&str; 2] = ["NoSchedule", "NoExecute"];
 
+/// The effect that keeps a pod away as long as there is room elsewhere.
+pub(super) const AVOIDING_EFFECT: &str = "PreferNoSchedule";
+
 /// A node as it describes itself, without what runs on it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct NodeInfo {
@@ -23,6 +26,8 @@ pub(crate) struct NodeInfo {
     pub(crate) unschedulable: bool,
     /// Those that repel: as written, and those that its conditions mean.
     pub(crate) taints: Vec<Taint>,
+    /// Those for which pods are rather put elsewhere.
+    pub(crate) avoided: Vec<Taint>,
 }
 
 impl NodeInfo {
@@ -39,25 +44,31 @@ impl NodeInfo {
             allocatable_pods: pods.map_or(0, |pods| pods.value()),
             unschedulable: spec.and_then(|spec| spec.unschedulable) == Some(true),
             taints: repelling_taints(node),
+            avoided: taints(node, &[AVOIDING_EFFECT]).collect(),
         }
     }
 
-    /// Whether a pod without tolerations may be placed here at all.
+    /// Whether nothing speaks against any pod here, as far as the node says.
     pub(crate) fn is_plain(&self) -> bool {
+        self.is_open() && self.avoided.is_empty()
+    }
+
+    /// Whether a pod without tolerations may be placed here at all.
+    pub(crate) fn is_open(&self) -> bool {
         !self.unschedulable && self.taints.is_empty()
     }
+}
+
+/// The taints as they are written that have one of the effects.
+fn taints(node: &Node, effects: &[&str]) -> impl Iterator<Item = Taint> {
+    let all = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    all.filter(move |taint| effects.contains(&taint.effect.as_str())).cloned()
 }
 
 /// The taints that repel. The node lifecycle controller writes the ones for a node that is not
 /// ready; between the condition and that write, the condition alone has to keep pods away.
 fn repelling_taints(node: &Node) -> Vec<Taint> {
-    let mut taints: Vec<Taint> = node
-        .spec
-        .iter()
-        .flat_map(|spec| spec.taints.iter().flatten())
-        .filter(|taint| REPELLING_EFFECTS.contains(&taint.effect.as_str()))
-        .cloned()
-        .collect();
+    let mut taints: Vec<Taint> = taints(node, &REPELLING_EFFECTS).collect();
     let ready = node
         .status
         .iter()
@@ -130,6 +141,16 @@ pub(crate) enum Reason<'a> {
     HostPort,
     TooManyPods,
     Insufficient(&'a str),
+    /// It lacks a label by which pods are spread.
+    NoTopology,
+    /// Pods would not be spread evenly enough.
+    Skew,
+    /// Those that the pod wants to be near are not there.
+    PodAffinity,
+    /// Those that the pod wants to be apart from are.
+    PodAntiAffinity,
+    /// Others do not want to be near the pod.
+    ExistingAntiAffinity,
 }
 
 /// Tells every reason of the first check that fails. The order of the checks is Kubernetes', so
@@ -150,7 +171,7 @@ pub(crate) fn filter<'a>(
         }
         return report(Reason::UntoleratedTaint(taint));
     }
-    if !demand.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value)) {
+    if !demand.admits_node(node) {
         return report(Reason::NodeSelector);
     }
     let taken = |port: &HostPort| usage.host_ports.keys().any(|other| other.conflicts_with(port));

@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use proto::ObjectKey;
 
+use super::affinity::Term;
+use super::crowds::{Crowds, Pull};
 use super::demand::{Demand, PodInfo};
-use super::diagnosis::Diagnosis;
-use super::filter::{self, NodeInfo, Usage};
-use super::score::{self, Score};
-use super::spread::{Counts, Group, Spread};
+use super::filter::{NodeInfo, Usage};
+use super::score;
+use super::spread::{Group, Spread};
 use crate::selection::Selection;
 
-/// How many fitting nodes are compared before the best of them is taken. Nodes are met in the order
-/// of their load, so more would only refine the choice by Service and by the pod's own size.
-const LOOK: usize = 64;
+mod around;
+mod choice;
+mod room;
 
 /// A node's place in the model.
 pub(crate) type NodeId = u32;
@@ -31,6 +32,8 @@ struct Entry {
     info: Option<NodeInfo>,
     usage: Usage,
     pods: HashSet<Arc<str>>,
+    /// Pods for which room is being made here.
+    nominees: Vec<Arc<str>>,
     /// Under which load it is found in the index.
     load: i64,
 }
@@ -47,6 +50,8 @@ struct Placed {
     pod: PodInfo,
     node: NodeId,
     assumed: bool,
+    /// Its deletion is under way.
+    leaving: bool,
 }
 
 /// See the module's documentation.
@@ -57,14 +62,19 @@ pub(crate) struct Model {
     free: Vec<NodeId>,
     /// Nodes without taints or cordon, the emptiest first.
     plain: BTreeSet<(i64, NodeId)>,
+    /// Nodes that say no more than that pods are better elsewhere.
+    avoided: BTreeSet<(i64, NodeId)>,
     /// The other nodes that exist.
     special: BTreeSet<(i64, NodeId)>,
     labels: HashMap<String, HashMap<String, BTreeSet<NodeId>>>,
     pods: HashMap<Arc<str>, Placed>,
+    /// How many of these have which priority.
+    priorities: BTreeMap<i32, usize>,
+    /// Pods for which room is being made, with the node.
+    nominees: HashMap<Arc<str>, (PodInfo, NodeId)>,
     services: Selection<Arc<str>>,
     spread: Spread,
-    /// Every demand once, however many pods share it.
-    demands: HashSet<Arc<Demand>>,
+    crowds: Crowds,
 }
 
 impl Model {
@@ -115,26 +125,36 @@ impl Model {
 
     /// A pod is gone or finished. Gives the node that has more room now.
     pub(crate) fn remove_pod(&mut self, uid: &str) -> Option<NodeId> {
-        let Placed { pod, node, .. } = self.pods.remove(uid)?;
+        let Placed { pod, node, leaving, .. } = self.pods.remove(uid)?;
+        let labels = labels_of(&self.nodes, node);
+        if leaving {
+            self.crowds.set_leaving(&pod.demand, node, labels, false);
+        }
+        self.crowds.remove(&pod.demand, node, labels);
+        for (term, pull) in wishes(&pod.demand) {
+            self.crowds.wish(term, pull, node, labels, false);
+        }
         let plain = self.node(node).plain();
         for group in self.groups_of(&pod) {
             self.spread.subtract(&group, node, plain);
         }
         self.services.remove_pod(&pod.key.namespace, &pod.labels, uid);
         self.change_usage(node, |usage| usage.subtract(&pod.demand));
-        self.node_mut(node).pods.remove(uid);
-        let demand = Arc::clone(&pod.demand);
-        drop(pod);
-        // One in the set, one here.
-        if Arc::strong_count(&demand) == 2 {
-            self.demands.remove(&demand);
+        let priority = pod.demand.priority;
+        if let Some(count) = self.priorities.get_mut(&priority) {
+            *count -= 1;
+            if *count == 0 {
+                self.priorities.remove(&priority);
+            }
         }
+        self.node_mut(node).pods.remove(uid);
         (!self.release_if_empty(node)).then_some(node)
     }
 
     /// Counts a pod on the node that was chosen for it, before the store knows.
     pub(crate) fn assume(&mut self, pod: PodInfo, node: NodeId) {
         self.remove_pod(&pod.uid);
+        self.denominate(&pod.uid);
         self.insert(pod, node, true);
     }
 
@@ -143,6 +163,11 @@ impl Model {
     pub(crate) fn forget(&mut self, uid: &str) -> Option<NodeId> {
         self.pods.get(uid)?.assumed.then_some(())?;
         self.remove_pod(uid)
+    }
+
+    /// What a pod that is counted on a node demands.
+    pub(crate) fn demand_of(&self, uid: &str) -> Option<Arc<Demand>> {
+        self.pods.get(uid).map(|placed| Arc::clone(&placed.pod.demand))
     }
 
     /// Whether the pod is counted on a node.
@@ -155,11 +180,14 @@ impl Model {
     pub(crate) fn is_empty(&self) -> bool {
         self.ids.is_empty()
             && self.plain.is_empty()
+            && self.avoided.is_empty()
             && self.special.is_empty()
             && self.labels.is_empty()
             && self.pods.is_empty()
-            && self.demands.is_empty()
+            && self.priorities.is_empty()
+            && self.nominees.is_empty()
             && self.spread.is_empty()
+            && self.crowds.is_empty()
             && self.services.is_empty()
     }
 
@@ -187,113 +215,6 @@ impl Model {
         &self.node(node).name
     }
 
-    /// Whether a pod with this demand could run on the node now.
-    pub(crate) fn fits_on(&self, demand: &Demand, node: NodeId) -> bool {
-        let entry = self.node(node);
-        entry.info.as_ref().is_some_and(|info| filter::fits(demand, info, &entry.usage))
-    }
-
-    /// The best node for a pod; nothing when it fits none.
-    pub(crate) fn place(&self, pod: &PodInfo) -> Option<NodeId> {
-        let demand = &*pod.demand;
-        let groups = self.groups_of(pod);
-        if let Some(nodes) = self.smallest_labelled(demand) {
-            return self.best(&groups, demand, nodes.iter().copied(), usize::MAX);
-        }
-        let plain = self.place_on_plain(&groups, demand);
-        if demand.tolerations.is_empty() {
-            return plain;
-        }
-        let special = self.special.iter().map(|(_, node)| *node);
-        self.best(&groups, demand, special.chain(plain), usize::MAX)
-    }
-
-    /// Why a pod fits no node.
-    pub(crate) fn diagnose(&self, demand: &Demand) -> Diagnosis {
-        let mut diagnosis = Diagnosis::default();
-        for entry in self.nodes.iter().flatten() {
-            if let Some(info) = &entry.info {
-                diagnosis.count_node();
-                filter::filter(demand, info, &entry.usage, |reason| diagnosis.count(reason));
-            }
-        }
-        diagnosis
-    }
-
-    /// The fewest pods of the first group decide first, so the nodes are looked at class by class
-    /// of that count, and the search ends with the first class in which the pod fits.
-    fn place_on_plain(&self, groups: &[Group], demand: &Demand) -> Option<NodeId> {
-        let by_load = || self.plain.iter().map(|(_, node)| *node);
-        let Some(counts) = groups.first().and_then(|group| self.spread.counts(group)) else {
-            return self.best(groups, demand, by_load(), LOOK);
-        };
-        if counts.plain_nodes() < self.plain.len() {
-            let free = by_load().filter(|node| counts.on(*node) == 0);
-            let best = self.best(groups, demand, free, LOOK);
-            if best.is_some() {
-                return best;
-            }
-        }
-        counts.ascending().find_map(|(count, nodes)| {
-            if nodes.len() <= LOOK {
-                let nodes = nodes.iter().copied().filter(|node| self.node(*node).plain());
-                self.best(groups, demand, nodes, usize::MAX)
-            } else {
-                let nodes = by_load().filter(|node| counts.on(*node) == count);
-                self.best(groups, demand, nodes, LOOK)
-            }
-        })
-    }
-
-    /// The best of the first `look` nodes that the pod fits.
-    fn best(
-        &self,
-        groups: &[Group],
-        demand: &Demand,
-        nodes: impl Iterator<Item = NodeId>,
-        look: usize,
-    ) -> Option<NodeId> {
-        let counts: Vec<(&Group, Option<&Counts>)> =
-            groups.iter().map(|group| (group, self.spread.counts(group))).collect();
-        nodes
-            .filter(|node| self.fits_on(demand, *node))
-            .take(look)
-            .filter_map(|node| Some((self.score(&counts, demand, node)?, node)))
-            .min()
-            .map(|(_, node)| node)
-    }
-
-    fn score(
-        &self,
-        counts: &[(&Group, Option<&Counts>)],
-        demand: &Demand,
-        node: NodeId,
-    ) -> Option<Score> {
-        let entry = self.node(node);
-        let mut score = Score {
-            controller_pods: 0,
-            service_pods: 0,
-            load: score::load_after(demand, entry.info.as_ref()?, &entry.usage),
-        };
-        for (group, counts) in counts {
-            let pods = counts.map_or(0, |counts| counts.on(node));
-            match group {
-                Group::Controller(_) => score.controller_pods += pods,
-                Group::Service(_) => score.service_pods += pods,
-            }
-        }
-        Some(score)
-    }
-
-    /// Of the labels that the pod demands, the nodes of the rarest. Nothing when it demands none.
-    fn smallest_labelled(&self, demand: &Demand) -> Option<&BTreeSet<NodeId>> {
-        static NONE: BTreeSet<NodeId> = BTreeSet::new();
-        let of = |(key, value): (&String, &String)| {
-            self.labels.get(key).and_then(|values| values.get(value)).unwrap_or(&NONE)
-        };
-        demand.node_selector.iter().map(of).min_by_key(|nodes| nodes.len())
-    }
-
     /// The controller first: its pods matter more to each other than those of a Service.
     fn groups_of(&self, pod: &PodInfo) -> Vec<Group> {
         let services = self.services.of(&pod.key.namespace, &pod.labels);
@@ -302,11 +223,10 @@ impl Model {
     }
 
     fn insert(&mut self, mut pod: PodInfo, node: NodeId, assumed: bool) {
-        match self.demands.get(&pod.demand) {
-            Some(known) => pod.demand = Arc::clone(known),
-            None => {
-                self.demands.insert(Arc::clone(&pod.demand));
-            }
+        let labels = labels_of(&self.nodes, node);
+        pod.demand = self.crowds.add(pod.demand, node, labels);
+        for (term, pull) in wishes(&pod.demand) {
+            self.crowds.wish(term, pull, node, labels, true);
         }
         self.services.add_pod(&pod.key.namespace, &pod.labels, Arc::clone(&pod.uid));
         let plain = self.node(node).plain();
@@ -315,7 +235,9 @@ impl Model {
         }
         self.change_usage(node, |usage| usage.add(&pod.demand));
         self.node_mut(node).pods.insert(Arc::clone(&pod.uid));
-        self.pods.insert(Arc::clone(&pod.uid), Placed { pod, node, assumed });
+        *self.priorities.entry(pod.demand.priority).or_default() += 1;
+        let placed = Placed { pod, node, assumed, leaving: false };
+        self.pods.insert(Arc::clone(&placed.pod.uid), placed);
     }
 
     fn change_usage(&mut self, node: NodeId, change: impl FnOnce(&mut Usage)) {
@@ -327,7 +249,12 @@ impl Model {
     fn replace_info(&mut self, node: NodeId, info: Option<NodeInfo>) {
         let was_plain = self.node(node).plain();
         self.unindex(node);
-        if let Some(old) = self.node_mut(node).info.take() {
+        let old = self.node_mut(node).info.take();
+        let labels = |info: &'_ Option<NodeInfo>| info.as_ref().map(|info| info.labels.clone());
+        if labels(&old) != labels(&info) {
+            self.crowds.relabel(node, labels(&old).as_ref(), labels(&info).as_ref());
+        }
+        if let Some(old) = old {
             for (key, value) in &old.labels {
                 let Some(values) = self.labels.get_mut(key) else { continue };
                 if let Some(nodes) = values.get_mut(value) {
@@ -365,15 +292,21 @@ impl Model {
     fn unindex(&mut self, node: NodeId) {
         let load = self.node(node).load;
         self.plain.remove(&(load, node));
+        self.avoided.remove(&(load, node));
         self.special.remove(&(load, node));
     }
 
     fn index(&mut self, node: NodeId) {
-        let entry = self.node_mut(node);
+        let Some(entry) = &mut self.nodes[node as usize] else { return };
         let Some(info) = &entry.info else { return };
         entry.load = score::load(info, &entry.usage);
-        let (load, plain) = (entry.load, info.is_plain());
-        if plain { &mut self.plain } else { &mut self.special }.insert((load, node));
+        let load = entry.load;
+        let index = match (info.is_plain(), info.is_open()) {
+            (true, _) => &mut self.plain,
+            (false, true) => &mut self.avoided,
+            (false, false) => &mut self.special,
+        };
+        index.insert((load, node));
     }
 
     /// The id of a node by name, made when there is none.
@@ -387,6 +320,7 @@ impl Model {
             info: None,
             usage: Usage::default(),
             pods: HashSet::new(),
+            nominees: Vec::new(),
             load: 0,
         };
         let id = match self.free.pop() {
@@ -407,7 +341,7 @@ impl Model {
     /// Drops a node that neither exists nor is named by a pod. Tells whether it did.
     fn release_if_empty(&mut self, node: NodeId) -> bool {
         let entry = self.node(node);
-        if entry.info.is_some() || !entry.pods.is_empty() {
+        if entry.info.is_some() || !entry.pods.is_empty() || !entry.nominees.is_empty() {
             return false;
         }
         let name = Arc::clone(&entry.name);
@@ -424,4 +358,20 @@ impl Model {
     fn node_mut(&mut self, node: NodeId) -> &mut Entry {
         self.nodes[node as usize].as_mut().expect("ids are only kept while their node is")
     }
+}
+
+/// The labels of a node that exists.
+fn labels_of(nodes: &[Option<Entry>], node: NodeId) -> Option<&BTreeMap<String, String>> {
+    nodes.get(node as usize)?.as_ref()?.info.as_ref().map(|info| &info.labels)
+}
+
+/// What a pod that has a node wants of others.
+fn wishes(demand: &Demand) -> impl Iterator<Item = (&Term, Pull)> {
+    demand.affinity.iter().flat_map(|affinity| {
+        let apart = affinity.apart.iter().map(|term| (term, Pull::Repels));
+        // That it has to be near them makes it good for them to be near it, as in Kubernetes.
+        let near = affinity.near.iter().map(|term| (term, Pull::Likes(1)));
+        let preferred = affinity.preferred.iter();
+        apart.chain(near).chain(preferred.map(|(weight, term)| (term, Pull::Likes(*weight))))
+    })
 }

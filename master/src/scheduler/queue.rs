@@ -117,6 +117,11 @@ impl Queue {
         waiting.map(|waiting| waiting.pod)
     }
 
+    /// Whether the pod is here.
+    pub(crate) fn has(&self, uid: &str) -> bool {
+        self.tickets.contains_key(uid)
+    }
+
     /// Takes the pod that is next, with the place it had.
     pub(crate) fn pop(&mut self) -> Option<(PodInfo, Ticket)> {
         let ((_, ticket), demand) = self.heads.pop_first()?;

@@ -1,5 +1,7 @@
 //! Which of the nodes that a pod fits is the best. Pure.
 
+use std::cmp::Reverse;
+
 use super::demand::Demand;
 use super::filter::{NodeInfo, Usage};
 
@@ -12,6 +14,8 @@ const FULL: i64 = 1_000_000;
 /// than an uneven load does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Score {
+    /// What the pod, others and nodes' taints say they prefer; they said so, which goes before what nobody said.
+    pub(crate) preference: Reverse<i64>,
     /// Pods of the same controller on the node.
     pub(crate) controller_pods: u32,
     /// Pods of the same Services on the node.

@@ -14,6 +14,9 @@ use super::model::Model;
 use super::queue::Queue;
 use crate::dice::Dice;
 
+mod affinity;
+mod preemption;
+
 fn node(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
@@ -79,7 +82,7 @@ fn place(model: &mut Model, pod: &Value) -> Option<String> {
 
 fn why(model: &Model, pod: &Value) -> String {
     assert_eq!(model.place(&seen(pod)), None);
-    model.diagnose(&seen(pod).demand).message()
+    model.diagnose(&seen(pod)).message()
 }
 
 fn service(model: &mut Model, name: &str, key: &str, value: &str) {
@@ -182,11 +185,47 @@ fn a_toleration_opens_the_node_it_names() {
     }
 }
 
+/// A node that would rather not have pods, for each of the reasons.
+fn avoided(name: &str, reasons: &[&str]) -> Value {
+    let mut node = node(name);
+    let taints = reasons.iter().map(|key| json!({"key": key, "effect": "PreferNoSchedule"}));
+    node["spec"]["taints"] = taints.collect();
+    node
+}
+
 #[test]
 fn preferring_not_to_schedule_keeps_nobody_away() {
-    let mut tainted = node("tainted");
-    tainted["spec"]["taints"] = json!([{"key": "slow", "effect": "PreferNoSchedule"}]);
-    assert!(place(&mut model(&[tainted]), &pod("p")).is_some());
+    assert!(place(&mut model(&[avoided("tainted", &["slow"])]), &pod("p")).is_some());
+}
+
+#[test]
+fn a_node_that_prefers_no_pods_gets_those_that_fit_nowhere_else_and_the_fewest_reasons_first() {
+    let nodes = [avoided("worse", &["slow", "old"]), avoided("bad", &["slow"]), node("good")];
+    let mut model = model(&nodes);
+    let place = |model: &mut Model, index: usize| {
+        place(model, &owned(requesting(&index.to_string(), "2", "1Gi"), "rc"))
+    };
+    let placed: Vec<_> = (0..7).map_while(|index| place(&mut model, index)).collect();
+    assert_eq!(placed, ["good", "good", "bad", "bad", "worse", "worse"]);
+}
+
+#[test]
+fn who_tolerates_that_a_node_prefers_no_pods_goes_there_like_anywhere() {
+    let tolerating = |name: &str, effect: &str| {
+        let mut pod = owned(requesting(name, "100m", "1Gi"), "rc");
+        pod["spec"]["tolerations"] =
+            json!([{"key": "slow", "operator": "Exists", "effect": effect}]);
+        pod
+    };
+    for effect in ["", "PreferNoSchedule"] {
+        let mut model = model(&[avoided("bad", &["slow"]), node("good")]);
+        assert!(place(&mut model, &requesting("first", "1", "1Gi")).as_deref() == Some("good"));
+        let placed = ["a", "b"].map(|name| place(&mut model, &tolerating(name, effect)).unwrap());
+        assert_eq!(placed, ["bad", "good"], "{effect}");
+    }
+    let mut model = model(&[avoided("bad", &["slow"]), node("good")]);
+    let placed = ["a", "b"].map(|name| place(&mut model, &tolerating(name, "NoSchedule")).unwrap());
+    assert_eq!(placed, ["good", "good"]);
 }
 
 #[test]
@@ -438,9 +477,13 @@ fn random_node(dice: &mut Dice, name: &str) -> Value {
     node["metadata"]["labels"]["disk"] = json!(dice.pick(&["ssd", "hdd"]));
     node["metadata"]["labels"]["zone"] = json!(dice.pick(&["a", "b", "c"]));
     node["spec"]["unschedulable"] = json!(dice.below(10) == 0);
-    if dice.below(5) == 0 {
-        node["spec"]["taints"] = json!([{"key": "gpu", "effect": "NoSchedule"}]);
-    }
+    let taint = |effect: &str| json!({"key": "gpu", "effect": effect});
+    node["spec"]["taints"] = match dice.below(10) {
+        0 => json!([taint("NoSchedule"), taint("PreferNoSchedule")]),
+        1 => json!([taint("NoSchedule")]),
+        2 | 3 => json!([taint("PreferNoSchedule")]),
+        _ => json!(null),
+    };
     if dice.below(10) == 0 {
         node["status"]["conditions"][0]["status"] = json!("Unknown");
     }
@@ -462,7 +505,11 @@ fn random_pod(dice: &mut Dice, name: &str) -> Value {
             pod["spec"]["nodeSelector"] =
                 json!({"disk": "ssd", "zone": dice.pick(&["a", "b", "x"])})
         }
-        1 => pod["spec"]["tolerations"] = json!([{"key": "gpu", "operator": "Exists"}]),
+        1 => {
+            let effect = dice.pick(&["", "NoSchedule", "PreferNoSchedule"]);
+            pod["spec"]["tolerations"] =
+                json!([{"key": "gpu", "operator": "Exists", "effect": effect}]);
+        }
         2 => {
             pod["spec"]["containers"][0]["ports"] =
                 json!([{"containerPort": 1, "hostPort": 8000 + dice.below(3), "protocol": "TCP"}]);
@@ -491,6 +538,12 @@ impl Reference {
     fn feasible(&self, demand: &Demand) -> Vec<String> {
         let fits = |node: &&NodeInfo| filter::fits(demand, node, &self.usage(&node.name));
         self.nodes.values().filter(fits).map(|node| node.name.clone()).collect()
+    }
+
+    /// What decides first: how many taints speak against the node, then the pods of the same controller there.
+    fn rank(&self, pod: &PodInfo, node: &str) -> (usize, usize) {
+        let avoided = self.nodes[node].avoided.iter();
+        (avoided.filter(|taint| !pod.demand.tolerates(taint)).count(), self.siblings(pod, node))
     }
 
     /// Pods of the same controller on the node.
@@ -542,12 +595,9 @@ fn thousands_of_random_pods_are_placed_where_a_full_scan_finds_them_to_fit() {
                     };
                     let node = model.name(id).to_string();
                     assert!(feasible.contains(&node), "seed {seed} step {step}: {node}");
-                    let fewest = feasible.iter().map(|node| reference.siblings(&pod, node)).min();
-                    assert_eq!(
-                        Some(reference.siblings(&pod, &node)),
-                        fewest,
-                        "seed {seed} step {step}"
-                    );
+                    let rank = |node: &String| reference.rank(&pod, node);
+                    let best = feasible.iter().map(rank).min();
+                    assert_eq!(Some(rank(&node)), best, "seed {seed} step {step}");
                     model.assume(pod.clone(), id);
                     reference.pods.insert(pod.uid.to_string(), (pod, node));
                 }

@@ -47,6 +47,7 @@ impl Cluster {
     /// Everything is running, with the namespace `default` and no node.
     pub(crate) async fn start() -> Self {
         Self::with(Config {
+            service_lb: None,
             node_monitor_grace_period: Duration::from_millis(300),
             pod_eviction_timeout: Duration::from_millis(300),
             root_ca: "the certificate".to_owned(),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use master::api::kinds::{EndpointsKind, Nodes, Services};
+use master::api::kinds::{EndpointSlices, EndpointsKind, Nodes, Services};
 use master::api::objects::{DeleteOptions, Part};
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::{Endpoints, Node, Service};
+use proto::k8s::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, default, from};
@@ -182,4 +183,103 @@ async fn several_hundred_pods_are_held_in_slices_of_a_hundred() {
     }
     cluster.idle().await;
     assert_eq!(ready(&cluster, "web"), addresses(&cluster.ready_pods()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_are_meant_for_zones_by_their_cpus_as_long_as_all_nodes_say_theirs() {
+    const ZONE: &str = "topology.kubernetes.io/zone";
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    let cluster = Cluster::start().await;
+    for (node, zone) in [("one", "north"), ("two", "south")] {
+        cluster.node_with(node, |node| node["metadata"]["labels"][ZONE] = json!(zone)).await;
+    }
+    cluster.service("web", json!({"selector": {"app": "web"}, "ports": [{"port": 80}]})).await;
+    let mode = |service: &mut Service| {
+        let annotations = service.metadata.annotations.get_or_insert_default();
+        annotations.insert(MODE.to_owned(), "Auto".to_owned());
+        true
+    };
+    cluster.objects.update::<Services>(&default("web"), Part::Spec, &[], mode).await.unwrap();
+    // All are in one zone; half of them are meant for the other, which has half of the CPUs.
+    let on_one = |rc: &mut Value| rc["spec"]["template"]["spec"]["nodeName"] = json!("one");
+    cluster.rc_with("web", 6, on_one).await;
+    let meant = |cluster: &Cluster| {
+        let slices = cluster.list("endpointslices");
+        let endpoints = slices.iter().flat_map(|slice| slice["endpoints"].as_array().unwrap());
+        let mut zones: Vec<String> = endpoints
+            .map(|one| one["hints"]["forZones"][0]["name"].as_str().unwrap_or("-").to_owned())
+            .collect();
+        zones.sort();
+        zones.join(" ")
+    };
+    let told = |cluster: &Cluster, reason: &str, message: &str| {
+        let mut events = cluster.events_about("web").into_iter();
+        events.any(|event| event.0 == reason && event.1.contains(message))
+    };
+    let halves = "north north north south south south";
+    cluster.eventually("half for each", |cluster| meant(cluster) == halves).await;
+    let on = "TopologyAwareHintsEnabled";
+    cluster.eventually("told", |cluster| told(cluster, on, "IPv4 endpoints are meant")).await;
+
+    // A node that does not say where it is has parts that nobody knows.
+    cluster.node("three").await;
+    cluster.eventually("for nobody", |cluster| meant(cluster) == "- - - - - -").await;
+    let off = "TopologyAwareHintsDisabled";
+    let why = "node three has no label";
+    cluster.eventually("told why", |cluster| told(cluster, off, why)).await;
+    let south = |node: &mut Node| {
+        let labels = node.metadata.labels.get_or_insert_default();
+        labels.insert(ZONE.to_owned(), "south".to_owned());
+        true
+    };
+    let three = ObjectKey::new("", "three");
+    cluster.objects.update::<Nodes>(&three, Part::Spec, &[], south).await.unwrap();
+    // Now the south has two thirds of the CPUs.
+    let thirds = "north north south south south south";
+    cluster.eventually("by thirds", |cluster| meant(cluster) == thirds).await;
+    let mode = |service: &mut Service| {
+        let annotations = service.metadata.annotations.get_or_insert_default();
+        annotations.insert(MODE.to_owned(), "Disabled".to_owned());
+        true
+    };
+    cluster.objects.update::<Services>(&default("web"), Part::Spec, &[], mode).await.unwrap();
+    cluster.eventually("no more", |cluster| meant(cluster) == "- - - - - -").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slices_that_bear_our_name_and_are_nobodys_go_and_those_of_others_stay() {
+    let cluster = Cluster::start().await;
+    cluster.service("web", json!({"selector": {"app": "web"}, "ports": [{"port": 80}]})).await;
+    let slice = |name: &str, manager: &str| -> EndpointSlice {
+        from(json!({
+            "metadata": {"name": name, "namespace": "default", "labels": {
+                "kubernetes.io/service-name": "web",
+                "endpointslice.kubernetes.io/managed-by": manager,
+            }},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["192.0.2.9"], "conditions": {"ready": true}}],
+            "ports": [{"port": 80}],
+        }))
+    };
+    for (name, manager) in [
+        ("restored", "endpointslice-controller.k8s.io"),
+        ("mirrored", "endpointslicemirroring-controller.k8s.io"),
+        ("foreign", "somebody.example.org"),
+    ] {
+        cluster.objects.create::<EndpointSlices>(slice(name, manager), &[]).await.unwrap();
+    }
+    let there =
+        |cluster: &Cluster, name: &str| cluster.get("endpointslices", &default(name)).is_some();
+    cluster
+        .eventually("both are gone", |cluster| {
+            !there(cluster, "restored") && !there(cluster, "mirrored")
+        })
+        .await;
+    cluster.idle().await;
+    assert!(there(&cluster, "foreign"));
+    // Those that a master finds when it begins to lead are looked at, too.
+    let late = slice("late", "endpointslice-controller.k8s.io");
+    cluster.objects.create::<EndpointSlices>(late, &[]).await.unwrap();
+    cluster.lead().await;
+    cluster.eventually("it is gone", |cluster| !there(cluster, "late")).await;
 }

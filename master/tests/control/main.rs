@@ -8,3 +8,4 @@ mod nodes;
 mod quotas;
 mod replication;
 mod scheduling;
+mod services;

@@ -49,8 +49,20 @@ async fn follow(changes: impl Stream, give_back: fn()) {
     }
 }
 
-/// Takes milliseconds, in which others who allocate may have to wait.
-fn give_back() {
+/// How many bytes the allocator has given out and not got back; nothing where it does not tell.
+pub fn in_use() -> Option<usize> {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: the call reads counters, under the allocator's own locks.
+        let counted = unsafe { libc::mallinfo2() };
+        Some(counted.uordblks + counted.hblkhd)
+    }
+    #[cfg(not(target_env = "gnu"))]
+    None
+}
+
+/// Gives free memory back now. Takes milliseconds, in which others who allocate may have to wait.
+pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the call releases pages that nobody has; it takes the allocator's locks itself.
     unsafe {
@@ -82,6 +94,19 @@ mod tests {
         drop(changed);
         following.await.unwrap();
         assert_eq!(RETURNS.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn what_is_given_out_is_counted() {
+        let before = in_use().unwrap();
+        let blocks: Vec<Box<[u8]>> = (0..1_000).map(|_| vec![1; 100_000].into()).collect();
+        let meanwhile = in_use().unwrap();
+        drop(blocks);
+        let after = in_use().unwrap();
+        // Other tests of this process allocate meanwhile, but not that much.
+        assert!(meanwhile > before + 90_000_000, "{before}, then {meanwhile}");
+        assert!(after + 90_000_000 < meanwhile, "{meanwhile}, then {after}");
     }
 
     #[test]

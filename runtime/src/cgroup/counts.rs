@@ -24,6 +24,13 @@ pub(crate) struct Counts {
     pub(crate) processes: u64,
 }
 
+impl Counts {
+    /// Time that processors have spent on the group.
+    pub(crate) fn cpu_used(&self) -> Duration {
+        self.cpu_user + self.cpu_system
+    }
+}
+
 impl Hierarchies {
     /// Reads what is known of a group.
     pub(crate) fn counts(&self, group: &str) -> Counts {

@@ -12,14 +12,17 @@ use crate::api::Resources;
 const PERIOD_US: u64 = 100_000;
 
 /// A file of a group and what is to be written to it.
-type Write = (&'static str, String);
+pub(super) type Write = (&'static str, String);
+
+/// What a controller is to be told of a container's group, which is in this folder; the last says whether swap counts.
+type Words = fn(&Resources, Version, &Path, bool) -> Vec<Write>;
 
 impl Hierarchies {
     /// Sets what is named of CPU and memory; `swap` tells whether the kernel accounts it.
     pub(crate) fn limit(&self, group: &str, resources: &Resources, swap: bool) -> Result<()> {
-        for (controller, writes) in
-            [("cpu", cpu as fn(&Resources, Version, &Path, bool) -> Vec<Write>), ("memory", memory)]
-        {
+        let cpu: Words = |resources, version, _, _| cpu(resources, version);
+        let controllers: [(&str, Words); 2] = [("cpu", cpu), ("memory", memory)];
+        for (controller, writes) in controllers {
             // In the hybrid layout version 2 is there without controllers.
             let unified = self.is_unified();
             let hierarchies = self.0.iter().filter(|h| match h.version {
@@ -39,14 +42,14 @@ impl Hierarchies {
 }
 
 /// The kernel has one number for everything that is in its way.
-fn told(error: io::Error) -> io::Error {
+pub(super) fn told(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(nix::libc::EBUSY) => io::Error::other("more than that is in use"),
         _ => error,
     }
 }
 
-fn cpu(resources: &Resources, version: Version, _: &Path, _: bool) -> Vec<Write> {
+pub(super) fn cpu(resources: &Resources, version: Version) -> Vec<Write> {
     let mut writes = Vec::new();
     if let Some(shares) = resources.cpu_shares {
         writes.push(match version {
@@ -125,11 +128,11 @@ mod tests {
     fn both_versions_are_told_in_their_words() {
         let folder = Path::new("/nowhere");
         assert_eq!(
-            named(cpu(&resources(0), Version::One, folder, true)),
+            named(cpu(&resources(0), Version::One)),
             ["cpu.shares=1024", "cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000"]
         );
         assert_eq!(
-            named(cpu(&resources(0), Version::Two, folder, true)),
+            named(cpu(&resources(0), Version::Two)),
             ["cpu.weight=100", "cpu.max=50000 100000"]
         );
         assert_eq!(
@@ -140,7 +143,7 @@ mod tests {
             named(memory(&resources(7), Version::One, folder, false)),
             ["memory.limit_in_bytes=7"]
         );
-        assert!(cpu(&Resources::default(), Version::Two, folder, true).is_empty());
+        assert!(cpu(&Resources::default(), Version::Two).is_empty());
         assert!(memory(&Resources::default(), Version::One, folder, true).is_empty());
     }
 

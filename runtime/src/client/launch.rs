@@ -1,6 +1,7 @@
 //! Writing down what a shim is to do, and starting the shim itself.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,8 +13,9 @@ use std::process::{Command, Output, Stdio};
 use super::mounts::{check_propagation, mount_point};
 use super::{Inner, Sandbox, io_error};
 use crate::api::*;
+use crate::cgroup::MOUNTED_BELOW;
 use crate::image::highest_owner;
-use crate::isolation::devices;
+use crate::isolation::{apparmor, devices, selinux};
 use crate::plan::{Processes, RootPlan};
 use crate::shim::PROBE_USERS;
 use crate::shim::records::{self, SandboxFolder, SandboxRecord};
@@ -54,10 +56,7 @@ pub(super) fn check_sandbox(config: &SandboxConfig) -> Result<()> {
     if config.hostname.is_empty() || config.hostname.len() > MAX_HOSTNAME {
         return Err(Error::Invalid(format!("{:?} is no host name", config.hostname)));
     }
-    let group = Path::new(&config.cgroup_parent);
-    if !group.is_absolute() || !group.components().skip(1).all(is_plain) {
-        return Err(Error::Invalid(format!("{:?} is no control group", config.cgroup_parent)));
-    }
+    check_group(&config.cgroup_parent)?;
     let HostNamespaces { network, processes, ipc } = config.of_host;
     if config.own_users && (network || processes || ipc) {
         let reason = "a sandbox with users of its own cannot have the machine's namespaces";
@@ -82,6 +81,14 @@ pub(super) fn check_sandbox(config: &SandboxConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+pub(super) fn check_group(group: &str) -> Result<()> {
+    let path = Path::new(group);
+    match path.is_absolute() && path.components().skip(1).all(is_plain) {
+        true => Ok(()),
+        false => Err(Error::Invalid(format!("{group:?} is no control group"))),
+    }
 }
 
 fn is_plain(component: std::path::Component<'_>) -> bool {
@@ -121,7 +128,9 @@ impl Inner {
         if folder.0.exists() {
             self.remove_sandbox_remains(id)?;
         }
-        self.hierarchies.share(&record.config.cgroup_parent)?;
+        let group = &record.config.cgroup_parent;
+        self.hierarchies.share(group)?;
+        self.hierarchies.bound(group, &record.config.resources)?;
         make_folder(&folder.0)?;
         let path = folder.config();
         records::write(&path, record).map_err(io_error("write", &path))?;
@@ -160,6 +169,8 @@ impl Inner {
             true => devices::of_machine().map_err(io_error("read", Path::new("/dev")))?,
             false => Vec::new(),
         };
+        let is_free = config.privileged || of_host.processes || of_host.ipc;
+        let labels = self.labels(&config.selinux, record.level, is_free).map_err(unfit)?;
         let around = Surroundings {
             hostname: self.hostname(&record.config).map_err(fault)?,
             shared_memory: match of_host.ipc {
@@ -181,6 +192,8 @@ impl Inner {
             devices,
             unified_cgroups: self.hierarchies.is_unified(),
             swap_accounting: self.swap_accounting,
+            mounts_cgroups: config.mounts.iter().any(has_cgroups),
+            labels: labels.clone(),
         };
         if let Some(users) = record.users {
             check_users(&config.user, users).map_err(unfit)?;
@@ -199,9 +212,15 @@ impl Inner {
             upper: data.join("upper"),
             work: data.join("work"),
             owner: record.users.map_or(0, |users| users.first),
+            label: labels.file,
             mount_points,
         };
-        let plan = spec::launch_plan(config, &around, root.clone(), seccomp).map_err(fault)?;
+        for labelled in &config.labelled {
+            self.relabel(labelled, record.level).map_err(unfit)?;
+        }
+        let app_armor = self.profile_of(config).map_err(unfit)?;
+        let plan =
+            spec::launch_plan(config, &around, root.clone(), seccomp, app_armor).map_err(fault)?;
         let oci = spec::oci_spec(config, &around);
 
         for path in [&folder.root(), &root.upper, &root.work] {
@@ -217,6 +236,11 @@ impl Inner {
         };
         write(folder.config(), &|path| records::write(path, config))?;
         write(folder.spec(), &|path| records::write(path, &oci))?;
+        if plan.group.is_some() {
+            make_folder(&folder.lean_bundle())?;
+            let lean = spec::without_group(oci, &folder.root());
+            write(folder.lean_spec(), &|path| records::write(path, &lean))?;
+        }
         write(folder.launch(), &|path| records::write(path, &plan))
     }
 
@@ -246,6 +270,41 @@ impl Inner {
         Ok(Some(path))
     }
 
+    /// The AppArmor profile of a container, if it has one.
+    fn profile_of(&self, config: &ContainerConfig) -> std::result::Result<Option<String>, String> {
+        let name = match &config.app_armor {
+            AppArmorProfile::Unconfined => return Ok(None),
+            // It denies what a privileged one is for.
+            AppArmorProfile::RuntimeDefault if config.privileged => return Ok(None),
+            AppArmorProfile::RuntimeDefault => {
+                return Ok(self.app_armor.is_ok().then(apparmor::default_name));
+            }
+            AppArmorProfile::Named(name) => name,
+        };
+        let of = |reason: &dyn fmt::Display| format!("AppArmor profile {name:?}: {reason}");
+        if let Err(reason) = &self.app_armor {
+            return Err(of(reason));
+        }
+        match apparmor::is_loaded(name).map_err(|e| of(&e))? {
+            true => Ok(Some(name.clone())),
+            false => Err(of(&"it is not loaded on this node")),
+        }
+    }
+
+    /// Gives files of a pod their SELinux label, where there are any.
+    fn relabel(
+        &self,
+        labelled: &Labelled,
+        level: Option<selinux::Level>,
+    ) -> std::result::Result<(), String> {
+        let Labelled { path, selinux: options } = labelled;
+        match self.labels(options, level, false)?.file {
+            Some(label) => selinux::relabel::relabel(path, &label)
+                .map_err(|e| format!("set the SELinux label of {}: {e}", path.display())),
+            None => Ok(()),
+        }
+    }
+
     /// Where a container's own files are.
     pub(super) fn container_data(&self, sandbox: &SandboxId, container: &ContainerId) -> PathBuf {
         self.sandbox_data(sandbox).join(&container.0)
@@ -254,6 +313,16 @@ impl Inner {
     pub(super) fn sandbox_data(&self, sandbox: &SandboxId) -> PathBuf {
         self.config.data_dir.join("sandboxes").join(&sandbox.0)
     }
+}
+
+/// Whether what is mounted has, or is part of, what control groups are mounted on.
+fn has_cgroups(mount: &Mount) -> bool {
+    let (MountSource::Host(path) | MountSource::Below { folder: path, .. }) = &mount.source else {
+        return false;
+    };
+    // One that cannot be looked at may be any.
+    let groups = Path::new(MOUNTED_BELOW);
+    fs::canonicalize(path).map_or(true, |path| path.starts_with(groups) || groups.starts_with(path))
 }
 
 /// Folders that are there on every machine and that everybody may enter. Over one of them a creator

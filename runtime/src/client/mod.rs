@@ -16,6 +16,7 @@ mod attach;
 mod control;
 mod exec;
 mod launch;
+mod levels;
 mod mounts;
 mod operations;
 mod removal;
@@ -35,10 +36,12 @@ use tracing::{error, info, warn};
 use crate::api::*;
 use crate::cgroup::Hierarchies;
 use crate::isolation::seccomp::FilterCache;
+use crate::isolation::{apparmor, selinux};
 use crate::shim::protocol::{Call, Refusal, Reply};
 use crate::shim::records::{self, SandboxFolder, SandboxRecord};
 use crate::{DiskUsage, Error, Result, disk_usage, sys};
 use control::{Control, Details, Knowledge};
+use levels::Levels;
 use users::Ranges;
 
 /// Where a [`ShimRuntime`] keeps things.
@@ -85,6 +88,11 @@ struct Inner {
     ranges: Ranges,
     /// Why sandboxes cannot have users of their own, if they cannot.
     users: std::result::Result<(), String>,
+    /// Why containers have no AppArmor profiles, if they have none.
+    app_armor: std::result::Result<(), String>,
+    /// What the policy of SELinux says of containers, or why they have no labels.
+    selinux: std::result::Result<selinux::Policy, String>,
+    levels: Levels,
     filters: FilterCache,
     /// The shim's program, where nothing can write to it.
     shim_program: OwnedFd,
@@ -142,6 +150,28 @@ impl ShimRuntime {
         }
     }
 
+    /// Whether containers have AppArmor profiles on this machine.
+    ///
+    /// # Errors
+    /// Why not, for the operator.
+    pub fn app_armor(&self) -> std::result::Result<(), &str> {
+        match &self.inner.app_armor {
+            Ok(()) => Ok(()),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// Whether containers have SELinux labels on this machine.
+    ///
+    /// # Errors
+    /// Why not, for the operator.
+    pub fn selinux(&self) -> std::result::Result<(), &str> {
+        match &self.inner.selinux {
+            Ok(_) => Ok(()),
+            Err(reason) => Err(reason),
+        }
+    }
+
     /// Removes all sandboxes, and what the runtime itself has made in the system.
     pub async fn shutdown_all(&self) -> Result<()> {
         let state_dir = self.inner.config.sandboxes();
@@ -182,6 +212,9 @@ impl Inner {
             ranges: Ranges::new(config.user_ids),
             users: launch::probe_users(&shim_program, &config.data_dir),
             hierarchies,
+            app_armor: apparmor::prepare(),
+            selinux: selinux::prepare(),
+            levels: Levels::default(),
             filters: FilterCache::new(config.data_dir.join("seccomp")),
             config,
             shim_program,
@@ -234,6 +267,9 @@ impl Inner {
         if let Some(users) = record.as_ref().and_then(|record| record.users) {
             self.ranges.note(&id, users);
         }
+        if let Some(level) = record.as_ref().and_then(|record| record.level) {
+            self.levels.note(&id, level);
+        }
         let Some(record) = record else {
             // Making it, or removing it, was not brought to its end.
             return self.clear_away(&id).await;
@@ -261,6 +297,7 @@ impl Inner {
         let (inner, sandbox) = (Arc::clone(self), id.clone());
         blocking(move || inner.remove_sandbox_remains(&sandbox)).await?;
         self.ranges.take_back(id);
+        self.levels.take_back(id);
         Ok(())
     }
 }
@@ -370,6 +407,13 @@ impl ContainerRuntime for ShimRuntime {
             blocking(move || inner.hierarchies.limit(&group, &resources, swap)).await
         })
         .await
+    }
+
+    async fn bound_group(&self, group: &str, resources: &Resources) -> Result<()> {
+        launch::check_group(group)?;
+        let inner = Arc::clone(&self.inner);
+        let (group, resources) = (group.to_owned(), resources.clone());
+        blocking(move || inner.hierarchies.bound(&group, &resources)).await
     }
 
     async fn signal_container(

@@ -8,6 +8,7 @@ use tracing::warn;
 use super::control::{Control, Details, Knowledge};
 use super::{Inner, Sandbox, blocking};
 use crate::api::*;
+use crate::isolation::selinux;
 use crate::shim::protocol::{Call, Refusal};
 use crate::shim::records::SandboxRecord;
 use crate::{Error, Result};
@@ -30,6 +31,10 @@ impl Inner {
             }
             self.sandboxes().remove(&config.id);
         }
+        let levels = self.selinux.as_ref().is_ok_and(selinux::Policy::has_levels);
+        let level = levels.then(|| self.levels.give(&config.id));
+        let is_free = config.of_host.processes || config.of_host.ipc;
+        let labels = self.labels(&config.selinux, level, is_free).map_err(Error::Invalid)?;
         let record = SandboxRecord {
             config: config.clone(),
             created_at: SystemTime::now(),
@@ -38,6 +43,8 @@ impl Inner {
                 true => Some(self.users_for(&config.id)?),
                 false => None,
             },
+            level,
+            label: labels.file,
         };
         let (worker, written) = (Arc::clone(self), record.clone());
         let folder = blocking(move || worker.launch_shim(&written)).await?;
@@ -49,6 +56,22 @@ impl Inner {
         let state = sandbox.state();
         self.sandboxes().insert(config.id.clone(), Arc::new(sandbox));
         Ok(state)
+    }
+
+    /// The SELinux labels that come of these options, if there are any here.
+    pub(super) fn labels(
+        &self,
+        options: &SelinuxOptions,
+        level: Option<selinux::Level>,
+        is_free: bool,
+    ) -> std::result::Result<selinux::Labels, String> {
+        match &self.selinux {
+            Ok(policy) => policy.labels(options, level, is_free),
+            Err(reason) if options.says_anything() => {
+                Err(format!("SELinux options cannot be enforced on this node: {reason}"))
+            }
+            Err(_) => Ok(selinux::Labels::default()),
+        }
     }
 
     fn users_for(&self, id: &SandboxId) -> Result<IdRange> {

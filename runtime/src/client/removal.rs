@@ -37,6 +37,8 @@ impl Inner {
     /// Removes a sandbox with all its containers, its shim included.
     pub(super) fn remove_sandbox_remains(&self, sandbox: &SandboxId) -> Result<()> {
         let folder = self.folder(sandbox);
+        // To its end: a shim that is just being born finds that it is not wanted any more.
+        let _claim = folder.claim().map_err(io_error("claim", &folder.config()))?;
         // The shim first: it would take the end of the other for an accident.
         kill_process(&folder, &folder.shim())?;
         kill_process(&folder, &folder.first_process())?;

@@ -6,7 +6,7 @@
 
 mod exec;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -43,6 +43,7 @@ pub struct FakeRuntime {
 
 struct State {
     sandboxes: HashMap<SandboxId, FakeSandbox>,
+    groups: BTreeMap<String, Resources>,
     next_pid: u32,
     program: Arc<ProgramChoice>,
     exec: Arc<ExecScript>,
@@ -78,6 +79,7 @@ impl FakeRuntime {
     pub fn new() -> Self {
         let state = State {
             sandboxes: HashMap::new(),
+            groups: BTreeMap::new(),
             next_pid: 1000,
             program: Arc::new(|_, _| FakeProgram::default()),
             exec: Arc::new(|exec| Box::pin(exec::everyday_programs(exec))),
@@ -90,6 +92,11 @@ impl FakeRuntime {
             events: broadcast::channel(EVENT_BACKLOG).0,
             began: (SystemTime::now(), Instant::now()),
         }
+    }
+
+    /// What a control group was bounded by: the last word on each bound.
+    pub fn group(&self, group: &str) -> Option<Resources> {
+        self.lock().groups.get(group).cloned()
     }
 
     /// From now on asks `choose` what a container that is started does.
@@ -164,7 +171,8 @@ impl FakeRuntime {
         Some(found.config.clone())
     }
 
-    fn now(&self) -> SystemTime {
+    /// What time it is for the containers: the machine's time of day when this was made, and since then tokio's clock.
+    pub fn now(&self) -> SystemTime {
         let (time, since) = self.began;
         time + since.elapsed()
     }
@@ -219,6 +227,25 @@ impl FakeRuntime {
 }
 
 impl State {
+    fn bound(&mut self, group: &str, resources: &Resources) {
+        let Resources {
+            cpu_shares,
+            cpu_quota_us,
+            cpu_period_us,
+            memory_limit_bytes,
+            pids_limit,
+            oom_score_adj: _,
+            huge_page_limits,
+        } = resources.clone();
+        let bounds = self.groups.entry(group.to_owned()).or_default();
+        bounds.cpu_shares = cpu_shares.or(bounds.cpu_shares);
+        bounds.cpu_quota_us = cpu_quota_us.or(bounds.cpu_quota_us);
+        bounds.cpu_period_us = cpu_period_us.or(bounds.cpu_period_us);
+        bounds.memory_limit_bytes = memory_limit_bytes.or(bounds.memory_limit_bytes);
+        bounds.pids_limit = pids_limit.or(bounds.pids_limit);
+        bounds.huge_page_limits.extend(huge_page_limits);
+    }
+
     fn container(
         &mut self,
         sandbox: &SandboxId,
@@ -269,6 +296,7 @@ fn is_harmless(signal: i32) -> bool {
 impl ContainerRuntime for FakeRuntime {
     async fn create_sandbox(&self, config: &SandboxConfig) -> Result<SandboxState> {
         let mut state = self.lock();
+        state.bound(&config.cgroup_parent, &config.resources);
         let sandbox = state.sandboxes.entry(config.id.clone()).or_insert_with(|| FakeSandbox {
             config: config.clone(),
             ready: true,
@@ -369,6 +397,11 @@ impl ContainerRuntime for FakeRuntime {
             return Err(Error::NotRunning(container.clone()));
         }
         found.config.resources = resources.clone();
+        Ok(())
+    }
+
+    async fn bound_group(&self, group: &str, resources: &Resources) -> Result<()> {
+        self.lock().bound(group, resources);
         Ok(())
     }
 

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::bounds::Bounds;
 use super::claims::Claim;
+use super::headers::{Allowance, Bounded, finish_reading};
 use super::platform::{self, Machine};
 use super::pull::diff_ids;
 use super::reference::parse_reference;
@@ -81,10 +83,12 @@ impl Importer<'_> {
         } else {
             Box::new(file)
         };
-        let mut archive = tar::Archive::new(reader);
+        let allowance = Allowance::default();
+        let mut archive = tar::Archive::new(Bounded { inner: reader, allowance: &allowance });
         let broken = |error: io::Error| self.error(format!("it is no tar archive: {error}"));
         let mut links = HashMap::new();
-        for entry in archive.entries().map_err(broken)? {
+        let mut entries = archive.entries().map_err(broken)?;
+        while let Some(entry) = allowance.during_headers(|| entries.next()) {
             let mut entry = entry.map_err(broken)?;
             let Some(path) = inside(&entry.path().map_err(broken)?) else {
                 return Err(self.error("a path in it leads out of it"));
@@ -107,6 +111,7 @@ impl Importer<'_> {
                 let mut file = File::create(&target).map_err(io_error("create", &target))?;
                 io::copy(&mut entry, &mut file).map_err(io_error("write", &target))?;
             }
+            finish_reading(&mut entry).map_err(broken)?;
         }
         self.links = links;
         Ok(())
@@ -193,11 +198,11 @@ impl Importer<'_> {
         let references =
             image.names.iter().map(|name| parse_reference(name)).collect::<Result<Vec<_>, _>>()?;
         self.claim.add(store, &diff_ids)?;
-        let mut size_bytes = 0;
+        let (mut size_bytes, bounds) = (0, Bounds::default());
         for (layer, diff_id) in image.layers.iter().zip(&diff_ids) {
             size_bytes += fs::metadata(layer).map_err(io_error("read", layer))?.len();
             // The digest of the unpacked form covers the packed one: nothing wrong gets in.
-            unpack::unpack_layer(store, layer, diff_id)?;
+            unpack::unpack_layer(store, layer, diff_id, &bounds)?;
         }
         let references: Vec<String> = references.iter().map(|r| r.whole()).collect();
         let record = ImageRecord {

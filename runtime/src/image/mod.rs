@@ -11,7 +11,9 @@
 //! What is removed goes the other way: the names, the record, then the layers that nobody else
 //! [claims].
 
+mod bounds;
 mod claims;
+mod headers;
 mod import;
 mod mirror;
 mod platform;

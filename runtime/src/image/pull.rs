@@ -12,6 +12,7 @@ use oci_client::secrets::RegistryAuth as ClientAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 use tokio::io::AsyncWriteExt;
 
+use super::bounds::Bounds;
 use super::claims::Claim;
 use super::platform::{self, Machine};
 use super::store::{ImageRecord, ImageStore, is_digest, seconds_now};
@@ -128,10 +129,11 @@ async fn pull_as(
     let claim = tokio::task::spawn_blocking(move || Claim::new(&claiming, &ids)).await;
     let _claim = claim.map_err(|error| failed(reference, error.to_string()))??;
     let store_for_layers = Arc::new(store.clone());
+    let bounds = Arc::new(Bounds::default());
     stream::iter(manifest.layers.iter().zip(&diff_ids).map(Ok))
         .try_for_each_concurrent(PARALLEL_LAYERS, |(layer, diff_id)| {
-            let store = Arc::clone(&store_for_layers);
-            async move { fetch_layer(&store, client, reference, layer, diff_id).await }
+            let (store, bounds) = (Arc::clone(&store_for_layers), Arc::clone(&bounds));
+            async move { fetch_layer(&store, client, reference, layer, diff_id, bounds).await }
         })
         .await?;
 
@@ -164,6 +166,7 @@ async fn fetch_layer(
     reference: &Reference,
     layer: &OciDescriptor,
     diff_id: &str,
+    bounds: Arc<Bounds>,
 ) -> Result<(), PullError> {
     if !is_digest(&layer.digest) {
         return Err(failed(reference, format!("\"{}\" is no SHA-256 digest", layer.digest)).into());
@@ -176,7 +179,7 @@ async fn fetch_layer(
     let (store, diff_id, digest) = (store.clone(), diff_id.to_owned(), layer.digest.clone());
     let unpacked = tokio::task::spawn_blocking(move || {
         let result = unpack::verify_blob(&blob, &digest)
-            .and_then(|()| unpack::unpack_layer(&store, &blob, &diff_id));
+            .and_then(|()| unpack::unpack_layer(&store, &blob, &diff_id, &bounds));
         // Whole or wrong, it has served; a wrong one must not be resumed.
         let removed = std::fs::remove_file(&blob).map_err(io_error("remove", &blob));
         result.and(removed)

@@ -1,14 +1,20 @@
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::bounds::Bounds;
 use super::store::hex;
 use super::unpack::{highest_owner, unpack_stream};
 use super::{ImageError, ImageService, ImageStore, ImageStoreConfig, resolve_user};
 use crate::api::User;
+
+mod bounds;
 
 /// A folder that goes with the test.
 struct Folder(PathBuf);
@@ -78,8 +84,12 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 fn unpack(store: &ImageStore, layer: &[u8]) -> Result<PathBuf, ImageError> {
+    unpack_within(store, layer, &Bounds::default())
+}
+
+fn unpack_within(store: &ImageStore, layer: &[u8], bounds: &Bounds) -> Result<PathBuf, ImageError> {
     let id = digest(layer);
-    unpack_stream(store, layer, &id).map(|()| store.layer_path(&id))
+    unpack_stream(store, layer, &id, bounds).map(|()| store.layer_path(&id))
 }
 
 fn is_root() -> bool {
@@ -196,6 +206,86 @@ fn attributes_are_kept_but_those_that_steer_overlayfs() {
     }
 }
 
+/// An archive that ends in a header with so much to come, which is then read as zeros, and how much was.
+struct Endless {
+    start: std::io::Cursor<Vec<u8>>,
+    zeros: u64,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut count = self.start.read(buffer)?;
+        if count == 0 {
+            count = buffer.len().min(usize::try_from(self.zeros).unwrap_or(usize::MAX));
+            buffer[..count].fill(0);
+            self.zeros -= count as u64;
+        }
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+#[test]
+fn names_and_extensions_that_fill_memory_are_refused() {
+    if !is_root() {
+        return;
+    }
+    const TOLD: u64 = 6 << 30;
+    let folder = Folder::new();
+    let store = folder.store();
+    for kind in [tar::EntryType::XHeader, tar::EntryType::GNULongName, tar::EntryType::GNULongLink]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("bomb").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(TOLD);
+        header.set_cksum();
+        let mut start = Tar::new().file("first", &vec![1; 3 << 20]).bytes();
+        // Without the two blocks of zeros that end an archive.
+        start.truncate(start.len() - 1024);
+        start.extend(header.as_bytes());
+        let read = Arc::new(AtomicU64::new(0));
+        let start = std::io::Cursor::new(start);
+        let archive = Endless { start, zeros: TOLD, read: Arc::clone(&read) };
+        let error = unpack_stream(&store, archive, &digest(b""), &Bounds::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("the headers of an entry take more than 1048576 bytes"), "{error}");
+        let read = read.load(Ordering::Relaxed);
+        assert!(read < 8 << 20, "{read} bytes were read of {kind:?}");
+    }
+    assert_eq!(fs::read_dir(folder.0.join("store/ingest")).unwrap().count(), 0);
+}
+
+#[test]
+fn long_names_and_large_attributes_that_are_meant_pass() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let value = vec![b'v'; 1024];
+    let extensions: [(&str, &[u8]); 1] = [("SCHILY.xattr.user.colour", &value)];
+    let mut archive = Tar::new();
+    // Content between headers does not count, also where nobody wants it.
+    archive = archive.add("d", tar::EntryType::Directory, 0o755, "", &vec![1; 2 << 20]);
+    archive = pax(archive, &extensions).file("d/f", &vec![1; 2 << 20]);
+    archive = archive.add("pax", tar::EntryType::XGlobalHeader, 0o644, "", b"18 comment=a test\n");
+    let long = format!("d/{}/{}", "x".repeat(200), "y".repeat(250));
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    header.set_uid(7);
+    header.set_gid(8);
+    header.set_mtime(9);
+    archive.0.append_data(&mut header, &long, &b"z"[..]).unwrap();
+    let path = unpack(&folder.store(), &archive.bytes()).unwrap();
+    assert_eq!(fs::read(path.join(long)).unwrap(), b"z");
+    let mut found = [0; 2048];
+    let length = rustix::fs::getxattr(path.join("d/f"), "user.colour", &mut found).unwrap();
+    assert_eq!(&found[..length], value);
+}
+
 #[test]
 fn a_path_in_extensions_is_no_way_out_either() {
     if !is_root() {
@@ -264,7 +354,8 @@ fn a_sparse_file_larger_than_the_disk_is_refused_at_once() {
     header.set_cksum();
     let mut builder = tar::Builder::new(Vec::new());
     builder.append(&header, &[7u8; 512][..]).unwrap();
-    let error = unpack(&folder.store(), &builder.into_inner().unwrap()).unwrap_err().to_string();
+    let (layer, bounds) = (builder.into_inner().unwrap(), Bounds::new(1, u64::MAX, 1));
+    let error = unpack_within(&folder.store(), &layer, &bounds).unwrap_err().to_string();
     assert!(error.contains("are free"), "{error}");
 }
 
@@ -274,11 +365,11 @@ fn a_damaged_layer_leaves_nothing() {
     let store = folder.store();
     let layer = Tar::new().file("a", b"data").bytes();
     let other = digest(b"something else");
-    let error = unpack_stream(&store, &layer[..], &other).unwrap_err();
+    let error = unpack_stream(&store, &layer[..], &other, &Bounds::default()).unwrap_err();
     assert!(error.to_string().contains("digest"), "{error}");
     assert!(!store.layer_path(&other).exists());
     let id = digest(&layer);
-    assert!(unpack_stream(&store, &layer[..700], &id).is_err());
+    assert!(unpack_stream(&store, &layer[..700], &id, &Bounds::default()).is_err());
     assert!(!store.layer_path(&id).exists());
     assert_eq!(fs::read_dir(folder.0.join("store/ingest")).unwrap().count(), 0);
 }

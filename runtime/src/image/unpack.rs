@@ -14,6 +14,8 @@ use rustix::fs::{
 };
 use sha2::{Digest, Sha256};
 
+use super::bounds::Bounds;
+use super::headers::{Allowance, Bounded, finish_reading};
 use super::store::{ImageStore, hex};
 use super::{ImageError, io_error};
 
@@ -58,9 +60,10 @@ pub(super) fn unpack_layer(
     store: &ImageStore,
     blob: &Path,
     diff_id: &str,
+    bounds: &Bounds,
 ) -> Result<(), ImageError> {
     let file = File::open(blob).map_err(io_error("open", blob))?;
-    unpack_stream(store, file, diff_id)
+    unpack_stream(store, file, diff_id, bounds)
 }
 
 /// As [`unpack_layer`], from anything that can be read.
@@ -68,6 +71,7 @@ pub(super) fn unpack_stream(
     store: &ImageStore,
     blob: impl Read,
     diff_id: &str,
+    bounds: &Bounds,
 ) -> Result<(), ImageError> {
     let target = store.layer_path(diff_id);
     if target.is_dir() {
@@ -75,7 +79,7 @@ pub(super) fn unpack_stream(
     }
     let temporary = store.ingest_path(&format!("layer-{}", uuid::Uuid::new_v4()));
     fs::create_dir(&temporary).map_err(io_error("create", &temporary))?;
-    let unpacked = unpack_to(blob, &temporary, diff_id).and_then(|()| {
+    let unpacked = unpack_to(blob, &temporary, diff_id, bounds).and_then(|()| {
         sync(&temporary).map_err(io_error("sync", &temporary))?;
         match fs::rename(&temporary, &target) {
             // Somebody else was quicker with the same layer.
@@ -95,26 +99,36 @@ fn sync(folder: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(folder.as_fd())?)
 }
 
-fn unpack_to(blob: impl Read, folder: &Path, diff_id: &str) -> Result<(), ImageError> {
+fn unpack_to(
+    blob: impl Read,
+    folder: &Path,
+    diff_id: &str,
+    bounds: &Bounds,
+) -> Result<(), ImageError> {
     let fail = |error: io::Error| damaged(diff_id, error.to_string());
-    let mut hashing = Hashing { inner: decompress(blob).map_err(fail)?, hasher: Sha256::new() };
+    let allowance = Allowance::default();
+    let bounded = Bounded { inner: decompress(blob).map_err(fail)?, allowance: &allowance };
+    let mut hashing = Hashing { inner: bounded, hasher: Sha256::new() };
     let root = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
         .map_err(|error| io_error("open", folder)(error.into()))?;
     rustix::fs::chmod(folder, Mode::from_raw_mode(0o755))
         .map_err(|error| io_error("change", folder)(error.into()))?;
 
-    let mut unpacker = Unpacker { root, folders: Vec::new() };
+    let mut unpacker = Unpacker { root, folders: Vec::new(), bounds };
     let mut archive = tar::Archive::new(&mut hashing);
     archive.set_ignore_zeros(false);
     let mut highest = 0;
-    for entry in archive.entries().map_err(fail)? {
+    let mut entries = archive.entries().map_err(fail)?;
+    while let Some(entry) = allowance.during_headers(|| entries.next()) {
         let mut entry = entry.map_err(fail)?;
         let path = entry.path().map_err(fail)?.into_owned();
         // What is no number is found out below.
         let ids = [entry.header().uid(), entry.header().gid()];
         highest = ids.into_iter().flatten().fold(highest, u64::max);
-        unpacker
-            .entry(&mut entry, &path)
+        bounds
+            .take(entry.size())
+            .and_then(|()| unpacker.entry(&mut entry, &path))
+            .and_then(|()| finish_reading(&mut entry))
             .map_err(|error| damaged(diff_id, format!("\"{}\": {error}", path.display())))?;
     }
     unpacker.finish().map_err(fail)?;
@@ -147,14 +161,19 @@ fn decompress<'a>(blob: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     })
 }
 
-struct Unpacker {
+struct Unpacker<'a> {
+    bounds: &'a Bounds,
     root: OwnedFd,
     /// Folders get their times last: making files in them changes these.
     folders: Vec<(PathBuf, i64)>,
 }
 
-impl Unpacker {
+impl Unpacker<'_> {
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, path: &Path) -> io::Result<()> {
+        if entry.header().entry_type().is_pax_global_extensions() {
+            // Of the archive as a whole: a comment of who made it, as a rule.
+            return Ok(());
+        }
         let Some((parent, name)) = split(path)? else {
             return self.folder_metadata(entry, Path::new("."));
         };
@@ -284,6 +303,7 @@ impl Unpacker {
         for (name, value) in xattrs(entry)? {
             rustix::fs::fsetxattr(&folder, &*name, &value, XattrFlags::empty())?;
         }
+        self.bounds.remember(path)?;
         self.folders.push((path.to_owned(), header.mtime()?.cast_signed()));
         Ok(())
     }
@@ -309,7 +329,11 @@ impl Unpacker {
                         component.as_os_str(),
                         Mode::from_raw_mode(0o755),
                     ) {
-                        Ok(()) | Err(rustix::io::Errno::EXIST) => so_far.push(component),
+                        Ok(()) => {
+                            self.bounds.take(0)?;
+                            so_far.push(component);
+                        }
+                        Err(rustix::io::Errno::EXIST) => so_far.push(component),
                         Err(error) => return Err(error.into()),
                     }
                 }

@@ -4,7 +4,7 @@
 //! system, and without any other thread. The order matters:
 //!
 //! ```text
-//! look the program up -> user and groups -> filter (if it takes power to load it)
+//! look the program up -> session keyring, profile or label -> user and groups -> filter (if it takes power to load it)
 //!   -> capabilities -> no_new_privs -> filter (if it takes no_new_privs) -> execve
 //! ```
 
@@ -45,6 +45,17 @@ fn try_confine_and_exec(
     let path = c_string(&program)?;
     let args = process.args.iter().map(|arg| c_string(arg)).collect::<Result<Vec<_>, _>>()?;
 
+    // As root, who may have more keys than others. No namespace separates the sessions' keyrings: this one is
+    // the kubelet's, or that of whoever started it.
+    sys::leave_session_keyring().map_err(|e| format!("leave the session keyring: {e}"))?;
+    if let Some(profile) = &process.app_armor {
+        super::apparmor::on_exec(profile)
+            .map_err(|e| format!("set the AppArmor profile {profile}: {e}"))?;
+    }
+    if let Some(label) = &process.selinux {
+        super::selinux::on_exec(label)
+            .map_err(|e| format!("set the SELinux label {label}: {e}"))?;
+    }
     become_user(process).map_err(|e| format!("change the user: {e}"))?;
     let install = |filter: &[u8]| {
         sys::install_filter(filter).map_err(|e| format!("load the system-call filter: {e}"))
@@ -181,6 +192,21 @@ pub(crate) fn become_root() -> io::Result<()> {
     thread::set_thread_groups(&[])?;
     thread::set_thread_res_gid(group, group, group)?;
     thread::set_thread_res_uid(user, user, user)?;
+    Ok(())
+}
+
+/// Becomes another user of the machine, with all of root's power: the user to whom a user namespace shall
+/// belong that this process makes next.
+pub(crate) fn become_owner(id: u32) -> io::Result<()> {
+    use rustix::thread;
+    let (user, group) = (rustix::process::Uid::from_raw(id), rustix::process::Gid::from_raw(id));
+    thread::set_thread_groups(&[])?;
+    thread::set_keep_capabilities(true)?;
+    thread::set_thread_res_gid(group, group, group)?;
+    thread::set_thread_res_uid(user, user, user)?;
+    thread::set_keep_capabilities(false)?;
+    let kept = thread::capabilities(None)?;
+    thread::set_capabilities(None, CapabilitySets { effective: kept.permitted, ..kept })?;
     Ok(())
 }
 

@@ -80,10 +80,10 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn fingerprint(capabilities: Capabilities) -> String {
     let mut hash = Sha256::new();
     hash.update(format!(
-        "{:?} {:?} {} {} {} {:?} {:?}",
+        "{:?} {:?} {:?} {} {} {:?} {:?}",
         profile::allowed(capabilities),
         profile::PERSONALITIES,
-        profile::AF_VSOCK,
+        profile::SOCKET_FAMILIES,
         profile::NAMESPACE_FLAGS,
         profile::FIRST_BY_NUMBER,
         profile::ALLOWED_BY_NUMBER,
@@ -130,8 +130,10 @@ fn build(capabilities: Capabilities) -> Result<ScmpFilterContext, SeccompError> 
     for value in profile::PERSONALITIES {
         add(&mut filter, ScmpAction::Allow, "personality", &[equals(0, *value)])?;
     }
-    let not_vsock = ScmpArgCompare::new(0, ScmpCompareOp::NotEqual, profile::AF_VSOCK);
-    add(&mut filter, ScmpAction::Allow, "socket", &[not_vsock])?;
+    for (mask, value) in profile::SOCKET_FAMILIES {
+        let family = ScmpArgCompare::new(0, ScmpCompareOp::MaskedEqual(*mask), *value);
+        add(&mut filter, ScmpAction::Allow, "socket", &[family])?;
+    }
     if !capabilities.has("SYS_ADMIN") {
         let masked = ScmpCompareOp::MaskedEqual(profile::NAMESPACE_FLAGS);
         add(&mut filter, ScmpAction::Allow, "clone", &[ScmpArgCompare::new(0, masked, 0)])?;

@@ -80,7 +80,9 @@ const TIME: &[&str] = &[
     "timerfd_settime64", "times",
 ];
 
-/// Sockets, but for the making of one, which looks at the family.
+/// Sockets, but for the making of one, which looks at the family. What 32-bit programs use instead, `socketcall`,
+/// has its arguments in memory, where no filter sees them; without it they would have no sockets at all. There
+/// AppArmor's profile is what keeps a family away.
 #[rustfmt::skip]
 const NETWORK: &[&str] = &[
     "accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "listen",
@@ -136,9 +138,21 @@ pub(super) const ALLOWED_WITH: &[(&str, &[&str])] = &[
 /// addresses not randomised, both, and the question which is set.
 pub(super) const PERSONALITIES: &[u64] = &[0x0, 0x0008, 0x0002_0000, 0x0002_0008, 0xffff_ffff];
 
-/// The family of sockets between virtual machines and their host, which no network namespace
-/// confines.
-pub(super) const AF_VSOCK: u64 = 40;
+/// The families of sockets that may be made, as masks of what is passed and values below them: all but two. That
+/// of the kernel's ciphers (38) reaches code that has let its users change cached pages of files, and so of what
+/// other containers execute; that between virtual machines and their host (40) is confined by no namespace.
+///
+/// The kernel takes an `int` and leaves out the upper half of the register, so the masks do, too: a filter that
+/// compared all of it would be passed by any number whose upper half is not zero. What has no family yet is refused.
+pub(super) const SOCKET_FAMILIES: &[(u64, u64)] = &[
+    (0xffff_ffe0, 0),  // to 31
+    (0xffff_fffc, 32), // to 35
+    (0xffff_fffe, 36), // and 37
+    (0xffff_ffff, 39),
+    (0xffff_ffff, 41),
+    (0xffff_fffe, 42), // and 43
+    (0xffff_fffc, 44), // to 47
+];
 
 /// The flags of `clone` that make namespaces. `clone3` hides its flags from a filter, so it is
 /// said not to exist, and the C libraries fall back to `clone`.

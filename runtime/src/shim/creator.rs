@@ -28,6 +28,7 @@ use super::protocol;
 use super::records::{ContainerFolder, ProcessIdentity};
 use super::report::{self, Report};
 use super::{propagation, root, stage, sub_path};
+use crate::cgroup::Hierarchies;
 use crate::isolation::confine;
 use crate::plan::{Entrance, LaunchPlan, MountPoint, ProcessPlan, Processes};
 use crate::sys;
@@ -74,6 +75,7 @@ pub(super) fn create(
     mut plan: LaunchPlan,
     joined: Option<ProcessIdentity>,
     held: &Held,
+    hierarchies: &Hierarchies,
     stdio: Option<Stdio>,
     report: &Arc<OwnedFd>,
 ) -> Result<(), Failure> {
@@ -82,7 +84,8 @@ pub(super) fn create(
 
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).doing("make a mount namespace")?;
     let users = held.users.as_ref().filter(|_| plan.stage.is_some()).map(AsFd::as_fd);
-    let bound = sub_path::bind_all(&mut plan.root.mount_points, users, || {
+    let label = plan.root.label.clone();
+    let bound = sub_path::bind_all(&mut plan.root.mount_points, users, label.as_deref(), || {
         let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
         nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
             .doing("detach the mount namespace")
@@ -132,8 +135,20 @@ pub(super) fn create(
             Some(listener)
         }
     };
+    // As late as possible: from here on this process counts as the container's.
+    let bundle = match &plan.group {
+        Some(group) => {
+            hierarchies.make(&plan.cgroup, group).doing("make the control groups")?;
+            hierarchies.join(&plan.cgroup).doing("enter the control groups")?;
+            if group.can_hide {
+                hierarchies.hide().doing("hide the control groups")?;
+            }
+            folder.lean_bundle()
+        }
+        None => folder.bundle(),
+    };
     let container = builder
-        .as_init(folder.bundle())
+        .as_init(bundle)
         .with_systemd(false)
         .with_detach(true)
         .as_sibling(true)
@@ -265,5 +280,15 @@ pub(super) fn enter_working_directory(process: &ProcessPlan, make_it: bool) -> R
         }
         other => other,
     };
-    entered.doing(format_args!("enter the working directory {path}"))
+    entered.doing(format_args!("enter the working directory {path}"))?;
+    // A path through /proc may lead to a folder that this process or libcontainer has open. What is not below the
+    // container's root has no path that begins with it.
+    let reached =
+        rustix::process::getcwd(Vec::new()).doing("look where the working directory is")?;
+    match reached.as_bytes().starts_with(b"/") {
+        true => Ok(()),
+        false => Err(Failure(format!(
+            "enter the working directory {path}: it is outside of the container's root"
+        ))),
+    }
 }

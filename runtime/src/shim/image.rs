@@ -13,6 +13,7 @@ pub(super) fn mount(
     layers: &[PathBuf],
     folder: &Path,
     users: Option<BorrowedFd<'_>>,
+    label: Option<&str>,
 ) -> Result<(), Failure> {
     let beside = |name: &str| {
         let mut path = folder.as_os_str().to_owned();
@@ -36,5 +37,5 @@ pub(super) fn mount(
             }
         });
     }
-    root::mount_layers(&all, None, folder).doing("mount an image")
+    root::mount_layers(&all, None, label, folder).doing("mount an image")
 }

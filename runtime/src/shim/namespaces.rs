@@ -30,6 +30,7 @@ use super::failure::{Doing, Failure};
 use super::first;
 use super::records::SandboxRecord;
 use crate::api::IdRange;
+use crate::isolation::confine;
 use crate::sys::{self, Fork};
 
 /// What the shim keeps of its sandbox's namespaces, beside those it is in.
@@ -67,7 +68,8 @@ pub(super) fn make(record: &SandboxRecord) -> Result<Held, Failure> {
 /// What a holder is to make.
 struct Wanted {
     flags: CloneFlags,
-    users: bool,
+    /// Who root of the sandbox is on the machine, if its users are its own.
+    root: Option<u32>,
     first_process: bool,
 }
 
@@ -76,11 +78,11 @@ const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(nix::libc::CLONE_NEWTI
 impl Wanted {
     fn of(record: &SandboxRecord) -> Wanted {
         let config = &record.config;
-        let users = record.users.is_some();
+        let root = record.users.map(|users| users.first);
         let first_process = config.shares_processes && !config.of_host.processes;
         let has_time = Path::new("/proc/self/ns/time_for_children").exists();
         let flags = [
-            (users, CloneFlags::CLONE_NEWUSER),
+            (root.is_some(), CloneFlags::CLONE_NEWUSER),
             (!config.of_host.network, CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS),
             (!config.of_host.ipc, CloneFlags::CLONE_NEWIPC),
             (first_process, CloneFlags::CLONE_NEWPID),
@@ -88,7 +90,7 @@ impl Wanted {
             (has_time && !config.of_host.processes, NEW_TIME),
         ];
         let flags = flags.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag).collect();
-        Wanted { flags, users, first_process }
+        Wanted { flags, root, first_process }
     }
 }
 
@@ -98,9 +100,14 @@ const FAILED: u8 = 2;
 /// What the holder does.
 fn hold(wanted: &Wanted, mut shim: UnixStream, first: UnixStream) -> Result<(), ()> {
     let mut say = |words: &[u8]| shim.write_all(words).map_err(drop);
-    if let Err(errno) = nix::sched::unshare(wanted.flags) {
+    // Who makes a user namespace is charged, as one user of the machine, for what all in it take of the things
+    // that the kernel counts by user (watchers of files, keys, pending signals): root would run out of them for
+    // itself and for all other sandboxes.
+    let made = wanted.root.map_or(Ok(()), confine::become_owner);
+    let made = made.and_then(|()| Ok(nix::sched::unshare(wanted.flags)?));
+    if let Err(error) = made {
         say(&[FAILED])?;
-        return say(errno.desc().as_bytes());
+        return say(error.to_string().as_bytes());
     }
     say(&[MADE])?;
     // An end without a word means that the shim is no more.
@@ -111,7 +118,7 @@ fn hold(wanted: &Wanted, mut shim: UnixStream, first: UnixStream) -> Result<(), 
             Ok(Fork::Parent(pid)) => shim.write_all(&pid.as_raw().to_le_bytes()).map_err(drop)?,
             Ok(Fork::Child) => {
                 drop(shim);
-                first::run(wanted.users, first)
+                first::run(wanted.root.is_some(), first)
             }
             Err(_) => return Err(()),
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! STATE/sandboxes/SANDBOX/
-//!   config.json            what the caller asked for        (written by the caller)
+//!   config.json            what the caller asked for        (written by the caller; see [`SandboxFolder::claim`])
 //!   shim.json shim.sock    the shim's identity and socket   (written by the shim)
 //!   first.json             the first process of those that containers share (by the shim)
 //!   shim.log               what the shim has to complain about
@@ -20,8 +20,9 @@
 //!
 //! Every file is put in place whole, by renaming.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -29,6 +30,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ContainerId, IdRange, SandboxConfig, SandboxId};
+use crate::isolation::selinux::Level;
 
 /// What the caller has written about a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,12 @@ pub(crate) struct SandboxRecord {
     /// Who the sandbox's users are on the machine, if not the same.
     #[serde(default)]
     pub(crate) users: Option<IdRange>,
+    /// Its categories of SELinux, where there are any.
+    #[serde(default)]
+    pub(crate) level: Option<Level>,
+    /// The SELinux label of what its containers share.
+    #[serde(default)]
+    pub(crate) label: Option<String>,
 }
 
 impl SandboxRecord {
@@ -87,6 +95,31 @@ impl SandboxFolder {
 
     pub(crate) fn config(&self) -> PathBuf {
         self.0.join("config.json")
+    }
+
+    /// Locks the sandbox's configuration; nothing if there is none, or none any more. A shim that is just
+    /// born holds it until its identity is written, and whoever removes the sandbox while it looks for that:
+    /// either the shim is found and killed, or it finds itself unwanted. Nobody holds it for long.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be opened, looked at or locked.
+    pub(crate) fn claim(&self) -> io::Result<Option<File>> {
+        let path = self.config();
+        let or_none = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(None),
+            _ => Err(error),
+        };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) => return or_none(error),
+        };
+        file.lock()?;
+        // Whoever had the lock may have removed it.
+        let locked = file.metadata()?;
+        match fs::metadata(&path) {
+            Ok(now) => Ok((now.ino() == locked.ino() && now.dev() == locked.dev()).then_some(file)),
+            Err(error) => or_none(error),
+        }
     }
 
     pub(crate) fn shim(&self) -> PathBuf {
@@ -149,6 +182,16 @@ impl ContainerFolder {
 
     pub(crate) fn spec(&self) -> PathBuf {
         self.bundle().join("config.json")
+    }
+
+    /// The bundle of a container whose control group is not libcontainer's. Beside the other one, for shims of an
+    /// earlier version know that only.
+    pub(crate) fn lean_bundle(&self) -> PathBuf {
+        self.0.join("lean")
+    }
+
+    pub(crate) fn lean_spec(&self) -> PathBuf {
+        self.lean_bundle().join("config.json")
     }
 
     pub(crate) fn root(&self) -> PathBuf {

@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::failure::{Doing, Failure};
+use crate::isolation::selinux;
 use crate::plan::{MountPoint, RootPlan};
 
 /// Mounts the root at a path of this mount namespace, with places for all that goes on it.
@@ -30,7 +31,8 @@ pub(super) fn prepare(plan: &RootPlan, target: &Path) -> Result<(), Failure> {
 
 fn mount(plan: &RootPlan, target: &Path) -> Result<(), Failure> {
     let written = Written { upper: &plan.upper, work: &plan.work };
-    mount_layers(&plan.layers, Some(written), target).doing("mount the root file system")
+    mount_layers(&plan.layers, Some(written), plan.label.as_deref(), target)
+        .doing("mount the root file system")
 }
 
 /// Where an overlay keeps what is written to it.
@@ -39,10 +41,11 @@ pub(super) struct Written<'a> {
     work: &'a Path,
 }
 
-/// Mounts layers, the lowest first, as one; read-only if nothing can be written.
+/// Mounts layers, the lowest first, as one; read-only if nothing can be written. `label` is SELinux's, of all files.
 pub(super) fn mount_layers(
     layers: &[PathBuf],
     written: Option<Written<'_>>,
+    label: Option<&str>,
     target: &Path,
 ) -> std::io::Result<()> {
     // The option text is bounded to a page. Descriptors keep it short however many layers there
@@ -63,6 +66,10 @@ pub(super) fn mount_layers(
         // Nothing in there is worth a sync: it is never mounted a second time.
         options.push_str(",volatile");
         flags = MsFlags::empty();
+    }
+    if let Some(label) = label {
+        options.push(',');
+        options.push_str(&selinux::mount_option(label));
     }
     let kind = Some("overlay");
     nix::mount::mount(kind, target, kind, flags, Some(options.as_str()))?;

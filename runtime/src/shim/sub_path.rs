@@ -17,17 +17,18 @@ use crate::plan::{MountPoint, SubPath};
 
 /// Binds each source where libcontainer will look for it, and notes of what kind it is. `detach` turns
 /// this mount namespace away from the machine's: what is to stay shared is taken before. `users` are
-/// those of the container, if they are not the machine's.
+/// those of the container, if they are not the machine's; `label` is that of its files.
 pub(super) fn bind_all(
     points: &mut [MountPoint],
     users: Option<BorrowedFd<'_>>,
+    label: Option<&str>,
     detach: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut taken = take(points, true)?;
     detach()?;
     for source in points.iter().filter_map(|point| point.sub_path.as_ref()) {
         if !source.layers.is_empty() {
-            image::mount(&source.layers, &source.folder, users)?;
+            image::mount(&source.layers, &source.folder, users, label)?;
         }
     }
     taken.extend(take(points, false)?);

@@ -15,6 +15,8 @@ fn around() -> Surroundings {
         devices: Vec::new(),
         unified_cgroups: false,
         swap_accounting: true,
+        mounts_cgroups: false,
+        labels: Labels::default(),
     }
 }
 
@@ -33,12 +35,13 @@ fn root() -> RootPlan {
         upper: PathBuf::from("/upper"),
         work: PathBuf::from("/work"),
         owner: 0,
+        label: None,
         mount_points: vec![],
     }
 }
 
 fn plan(config: &ContainerConfig) -> LaunchPlan {
-    launch_plan(config, &around(), root(), None).unwrap()
+    launch_plan(config, &around(), root(), None, None).unwrap()
 }
 
 #[test]
@@ -178,7 +181,7 @@ fn the_plan_carries_user_and_capabilities() {
     assert_eq!(process.working_directory, "/srv");
     let wrong = CapabilityChanges { add: vec!["FLY".to_owned()], drop: vec![] };
     let config = ContainerConfig { capabilities: wrong, ..config };
-    assert!(launch_plan(&config, &around(), root(), None).is_err());
+    assert!(launch_plan(&config, &around(), root(), None, None).is_err());
 }
 
 #[test]
@@ -234,7 +237,7 @@ fn a_privileged_container_has_all_devices_and_nothing_masked() {
     let sys = mounts.iter().find(|mount| mount["destination"] == "/sys").unwrap();
     assert!(sys["options"].as_array().unwrap().contains(&json!("rw")));
     serde_json::from_value::<oci_spec::runtime::Spec>(spec.clone()).unwrap();
-    let plan = launch_plan(&config, &around, root(), None).unwrap();
+    let plan = launch_plan(&config, &around, root(), None, None).unwrap();
     assert_eq!(plan.process.capabilities, Capabilities::ALL);
     // Of other users than the machine's, it could not open them.
     let users = Some(IdRange { first: 100_000, count: 65_536 });
@@ -272,7 +275,7 @@ fn with_users_of_its_own_everything_is_found_on_the_stage() {
     ]);
     assert_eq!(spec["linux"]["namespaces"], entered);
     serde_json::from_value::<oci_spec::runtime::Spec>(spec).unwrap();
-    let plan = launch_plan(&config, &around, root(), None).unwrap();
+    let plan = launch_plan(&config, &around, root(), None, None).unwrap();
     let sources = ["/run/kutter/sandboxes/a/shm", "/data/a", "/data/b"].map(PathBuf::from);
     assert_eq!(plan.stage.clone().unwrap().mounts, sources);
     assert_eq!((plan.on_host(0), plan.on_host(7)), (100_000, 100_007));
@@ -293,13 +296,57 @@ fn a_bounded_container_sees_itself_where_it_would_see_the_machine() {
     let pair = |file: &str, source: &str| (format!("/proc/{file}"), source.to_owned());
     let memory = || Resources { memory_limit_bytes: Some(1 << 20), ..Default::default() };
     assert_eq!(seen(Resources::default(), &around), []);
-    assert_eq!(seen(memory(), &around), [pair("meminfo", "/run/a/views/meminfo@web")]);
+    let own = |file: &str| pair(file, &format!("/run/a/views/{file}@web"));
+    assert_eq!(seen(memory(), &around), ["meminfo", "loadavg"].map(own));
     let cpu = Resources { cpu_quota_us: Some(50_000), ..Default::default() };
-    let wanted =
-        [pair("cpuinfo", "/run/a/views/cpuinfo@web"), pair("stat", "/run/a/views/stat@web")];
-    assert_eq!(seen(cpu, &around), wanted);
+    assert_eq!(seen(cpu, &around), ["cpuinfo", "stat", "loadavg"].map(own));
     let users = Some(IdRange { first: 100_000, count: 65_536 });
     let around = Surroundings { users, ..around };
-    assert_eq!(seen(memory(), &around), [pair("meminfo", "/mnt/mounts/1")]);
+    let staged = [pair("meminfo", "/mnt/mounts/1"), pair("loadavg", "/mnt/mounts/2")];
+    assert_eq!(seen(memory(), &around), staged);
     assert_eq!(seen(memory(), &Surroundings { views: None, ..around }), []);
+}
+
+#[test]
+fn with_version_1_the_group_is_the_creators() {
+    let plan = |config: &ContainerConfig, around: &Surroundings| {
+        let root = RootPlan {
+            layers: Vec::new(),
+            upper: PathBuf::new(),
+            work: PathBuf::new(),
+            owner: 0,
+            label: None,
+            mount_points: Vec::new(),
+        };
+        launch_plan(config, around, root, None, None).unwrap().group
+    };
+    let old = Surroundings { unified_cgroups: false, ..around() };
+    let group = plan(&config(), &old).unwrap();
+    assert_eq!(group.resources.pids_limit, Some(DEFAULT_PIDS_LIMIT));
+    assert!(group.can_hide);
+    let shown = Surroundings { mounts_cgroups: true, ..old.clone() };
+    assert!(!plan(&config(), &shown).unwrap().can_hide);
+    assert_eq!(plan(&config(), &Surroundings { unified_cgroups: true, ..around() }), None);
+    assert_eq!(plan(&ContainerConfig { privileged: true, ..config() }, &old), None);
+
+    let lean = without_group(oci_spec(&config(), &old), Path::new("/c/rootfs"));
+    assert_eq!(lean["linux"].get("resources"), None);
+    assert_eq!(lean["root"]["path"], json!("/c/rootfs"));
+    serde_json::from_value::<oci_spec::runtime::Spec>(lean).unwrap();
+}
+
+#[test]
+fn what_takes_an_selinux_label_has_the_containers() {
+    let labels =
+        Labels { process: Some("u:r:t:s0:c1,c2".into()), file: Some("u:r:f:s0:c1,c2".into()) };
+    let around_it = Surroundings { labels: labels.clone(), ..around() };
+    let mounts = oci_spec(&config(), &around_it)["mounts"].as_array().unwrap().clone();
+    let has = |mount: &&Value| {
+        mount["options"].as_array().unwrap().contains(&json!("context=u:r:f:s0:c1,c2"))
+    };
+    let places: Vec<_> = mounts.iter().filter(has).map(|mount| &mount["destination"]).collect();
+    assert_eq!(places, ["/dev", "/dev/pts"]);
+    let around = Surroundings { labels, ..around() };
+    let plan = launch_plan(&config(), &around, root(), None, None).unwrap();
+    assert_eq!(plan.process.selinux.as_deref(), Some("u:r:t:s0:c1,c2"));
 }

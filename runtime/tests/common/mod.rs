@@ -1,7 +1,9 @@
 //! What the tests of real containers share: a runtime in folders and control groups of its own,
 //! and a root file system made of busybox.
 
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+mod attacker;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+pub use attacker::{arm, attacker};
 use runtime::{
     ContainerConfig, ContainerExit, ContainerId, ContainerRuntime, ContainerState, ExecOutput,
     RuntimeEvent, SandboxConfig, SandboxId, SandboxState, ShimRuntime, ShimRuntimeConfig,

@@ -1,6 +1,6 @@
 //! `deploy/up` with the build done.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,7 +14,8 @@ pub(crate) fn up() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
     let id = uuid::Uuid::new_v4().simple().to_string();
     let folder = PathBuf::from("/var/tmp").join(format!("kutter-up-{id}"));
-    let machine = Machine::start("up", Ipv4Addr::new(10, 78, 0, 1), folder.clone(), false)?;
+    let addresses = (Ipv4Addr::new(10, 78, 0, 1), Ipv6Addr::new(0xfd00, 0x78, 0, 0, 0, 0, 0, 1));
+    let machine = Machine::start("up", addresses, folder.clone(), false)?;
     machine.run(&["ip", "link", "set", "lo", "up"])?;
     // Some kernels have no dummy interfaces; the other end of the cable hangs loose.
     machine.run(&["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "loose"])?;

@@ -2,8 +2,9 @@
 
 mod page;
 mod pod;
+mod policy;
+mod service;
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 
 use anyhow::Result;
@@ -30,7 +31,8 @@ pub(crate) async fn describe(cluster: &Cluster, select: &Select) -> Result<()> {
             metadata(&mut page, &object);
             match target.resource.kind.as_str() {
                 "Pod" => pod::describe(&mut page, &object),
-                "Service" => service(cluster, &mut page, &object).await?,
+                "Service" => service::describe(cluster, &mut page, &object).await?,
+                "NetworkPolicy" => policy::describe(cluster, &mut page, &object).await?,
                 "Node" => node(cluster, &mut page, &object).await?,
                 "Secret" => secret(&mut page, &object),
                 _ => rest(&mut page, &object),
@@ -79,60 +81,6 @@ fn secret(page: &mut Page, object: &Value) {
         let padding = text.bytes().rev().take_while(|byte| *byte == b'=').count();
         page.line(&format!("  {key}"), &format!("{} bytes", text.len() / 4 * 3 - padding));
     }
-}
-
-async fn service(cluster: &Cluster, page: &mut Page, object: &Value) -> Result<()> {
-    let spec = &object["spec"];
-    page.field("Type", &spec["type"]);
-    page.map("Selector", &spec["selector"]);
-    page.field("Cluster IP", &spec["clusterIP"]);
-    page.field("Session affinity", &spec["sessionAffinity"]);
-    let slices = slices(cluster, object).await?;
-    page.section("Ports");
-    for port in spec["ports"].as_array().into_iter().flatten() {
-        let mut line = format!(
-            "{}/{} -> {}",
-            page::plain(&port["port"]),
-            page::plain(&port["protocol"]),
-            page::plain(&port["targetPort"])
-        );
-        if let Some(node_port) = port["nodePort"].as_u64() {
-            let _ = write!(line, ", node port {node_port}");
-        }
-        let name = port["name"].as_str().unwrap_or("-");
-        page.line(&format!("  {name}"), &line);
-    }
-    page.section("Endpoints");
-    let mut any = false;
-    for slice in &slices {
-        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-            any = true;
-            let address = page::plain(&endpoint["addresses"][0]);
-            let ready = endpoint["conditions"]["ready"] != false;
-            let pod = endpoint["targetRef"]["name"].as_str().unwrap_or("-");
-            let node = endpoint["nodeName"].as_str().unwrap_or("-");
-            let state = if ready { "ready" } else { "not ready" };
-            page.line(&format!("  {address}"), &format!("{state}, pod {pod}, node {node}"));
-        }
-    }
-    if !any {
-        page.text_line("  none: no pod with the labels of the selector is there");
-    }
-    Ok(())
-}
-
-async fn slices(cluster: &Cluster, service: &Value) -> Result<Vec<Value>> {
-    let name = page::plain(&service["metadata"]["name"]);
-    let namespace = page::plain(&service["metadata"]["namespace"]);
-    let selector = escape(&format!("kubernetes.io/service-name={name}"));
-    let path = format!(
-        "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?labelSelector={selector}"
-    );
-    let mut list: Value = cluster.client.request(Request::get(path).body(vec![])?).await?;
-    Ok(match list["items"].take() {
-        Value::Array(items) => items,
-        _ => Vec::new(),
-    })
 }
 
 async fn node(cluster: &Cluster, page: &mut Page, object: &Value) -> Result<()> {

@@ -7,13 +7,44 @@ use super::page::{Page, conditions, plain};
 pub(super) fn describe(page: &mut Page, object: &Value) {
     let (spec, status) = (&object["spec"], &object["status"]);
     page.line("Node", spec["nodeName"].as_str().unwrap_or("<not scheduled yet>"));
+    page.optional("Nominated node", &status["nominatedNodeName"]);
     page.field("Phase", &status["phase"]);
     page.optional("Reason", &status["reason"]);
     page.optional("Message", &status["message"]);
     page.optional("Started", &status["startTime"]);
     page.field("IP", &status["podIP"]);
+    let ips: Vec<&str> = status["podIPs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|ip| ip["ip"].as_str())
+        .collect();
+    if ips.len() > 1 {
+        page.line("IPs", &ips.join(", "));
+    }
+    page.optional("Runtime class", &spec["runtimeClassName"]);
+    if spec["overhead"].is_object() {
+        page.map("Overhead", &spec["overhead"]);
+    }
     page.optional("QoS class", &status["qosClass"]);
     page.field("Restart policy", &spec["restartPolicy"]);
+    let priority = plain(&spec["priority"]);
+    match spec["priorityClassName"].as_str().filter(|class| !class.is_empty()) {
+        Some(class) => page.line("Priority", &format!("{priority} ({class})")),
+        None => page.line("Priority", &priority),
+    }
+    if spec["preemptionPolicy"] == "Never" {
+        page.line("Preemption", "never: nobody has to give way to it");
+    }
+    let gates: Vec<String> = spec["schedulingGates"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|gate| plain(&gate["name"]))
+        .collect();
+    if !gates.is_empty() {
+        page.line("Scheduling gates", &gates.join(", "));
+    }
     if let Some(selector) = spec["nodeSelector"].as_object() {
         page.map("Node selector", &Value::Object(selector.clone()));
     }
@@ -217,6 +248,15 @@ fn isolation(page: &mut Page, spec: &Value, container: &Value) {
         kind => kind.to_owned(),
     };
     page.line("    Seccomp", &seccomp);
+    let profile = either("appArmorProfile");
+    let app_armor = match profile["type"].as_str() {
+        None | Some("RuntimeDefault") if privileged => "none (privileged)".to_owned(),
+        None => "RuntimeDefault where the node has AppArmor".to_owned(),
+        Some("Localhost") => format!("Localhost {}", plain(&profile["localhostProfile"])),
+        Some(kind) => kind.to_owned(),
+    };
+    page.line("    AppArmor", &app_armor);
+    page.line("    SELinux", &selinux(&pod["seLinuxOptions"], &own["seLinuxOptions"], privileged));
     let escalation = privileged || own["allowPrivilegeEscalation"] != false;
     page.line(
         "    New privileges",
@@ -232,7 +272,28 @@ fn isolation(page: &mut Page, spec: &Value, container: &Value) {
     let memory = &container["resources"]["limits"]["memory"];
     let memory = if memory.is_null() { "no limit".to_owned() } else { plain(memory) };
     page.line("    Memory, swap", &format!("{memory}; no swap beyond a limit"));
-    page.line("    Processes", "bounded by the node's --pod-max-pids");
+    page.line("    Processes", "of the pod, bounded by the node's --pod-max-pids");
+}
+
+/// The label of a container: the node's, and what the pod says of it. Of a pod, a container that says something
+/// keeps the level alone.
+fn selinux(of_pod: &Value, own: &Value, privileged: bool) -> String {
+    let said = |options: &Value, part: &str| {
+        options[part].as_str().filter(|value| !value.is_empty()).map(str::to_owned)
+    };
+    let part = |part: &str| match own.is_null() || part == "level" {
+        true => said(own, part).or_else(|| said(of_pod, part)),
+        false => said(own, part),
+    };
+    let parts = ["user", "role", "type", "level"].into_iter();
+    let said: Vec<String> =
+        parts.filter_map(|name| part(name).map(|value| format!("{name} {value}"))).collect();
+    match (said.is_empty(), privileged && part("type").is_none()) {
+        (true, true) => "none (privileged)".to_owned(),
+        (true, false) => "the label of the node's policy, where it has SELinux".to_owned(),
+        (false, true) => format!("files: {}; processes: none (privileged)", said.join(", ")),
+        (false, false) => said.join(", "),
+    }
 }
 
 fn volumes(page: &mut Page, volumes: &Value) {
@@ -269,9 +330,26 @@ mod tests {
             "    Namespaces:         pid, mount, cgroup",
             "    Capabilities:       default",
             "    Seccomp:            RuntimeDefault",
+            "    AppArmor:           RuntimeDefault where the node has AppArmor",
+            "    SELinux:            the label of the node's policy, where it has SELinux",
             "    Root file system:   copy on write",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn labels_are_told_as_they_come_of_pod_and_container() {
+        for (own, wanted) in [
+            (json!(null), "type a_t, level s0:c1"),
+            (json!({"role": "r"}), "role r, level s0:c1"),
+            (json!({"level": "s0:c2"}), "level s0:c2"),
+        ] {
+            let text = described(json!({
+                "securityContext": {"seLinuxOptions": {"type": "a_t", "level": "s0:c1"}},
+                "containers": [{"name": "main", "securityContext": {"seLinuxOptions": own}}]
+            }));
+            assert!(text.contains(&format!("    SELinux:            {wanted}\n")), "{own}: {text}");
         }
     }
 
@@ -288,6 +366,8 @@ mod tests {
             "    Namespaces:         mount, cgroup",
             "    Capabilities:       all (privileged)",
             "    Seccomp:            none (privileged)",
+            "    AppArmor:           none (privileged)",
+            "    SELinux:            none (privileged)",
             "    Devices:            all of the node",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
@@ -306,5 +386,42 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn how_important_a_pod_is_and_why_it_waits_is_told() {
+        let mut page = Page::default();
+        let why = "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 \
+                   node(s) didn't match pod topology spread constraints.";
+        describe(
+            &mut page,
+            &json!({
+                "spec": {
+                    "containers": [], "priority": 7, "priorityClassName": "high",
+                    "preemptionPolicy": "Never", "schedulingGates": [{"name": "a.b/c"}, {"name": "d"}],
+                },
+                "status": {
+                    "phase": "Pending", "nominatedNodeName": "node1",
+                    "conditions": [{
+                        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                        "message": why,
+                    }],
+                },
+            }),
+        );
+        let text = page.text();
+        for line in [
+            "Node:                   <not scheduled yet>\n",
+            "Nominated node:         node1\n",
+            "Priority:               7 (high)\n",
+            "Preemption:             never: nobody has to give way to it\n",
+            "Scheduling gates:       a.b/c, d\n",
+            &format!("  PodScheduled:         False  Unschedulable  {why}\n"),
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        let text = described(json!({"containers": [], "priority": 0}));
+        assert!(text.contains("Priority:               0\n"), "{text}");
+        assert!(!text.contains("Preemption") && !text.contains("gates"), "{text}");
     }
 }

@@ -73,7 +73,8 @@ pub(crate) fn nodes(outcomes: &[Outcome]) -> Vec<String> {
                     Some(Heard::Said(_)) => "somebody else has the address",
                     _ => {
                         "packets get lost: a route or tunnel is missing on either of them, or a \
-                          firewall or network policy is in the way"
+                          firewall (on the way to other segments it has to let UDP port 8472 through) \
+                          or network policy is in the way"
                     }
                 };
                 findings.push(format!("{from}: its pods do not reach those of {to}: {why}"));

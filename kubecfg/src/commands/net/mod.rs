@@ -11,9 +11,9 @@
 
 mod attempt;
 mod explain;
-mod probers;
+pub(super) mod probers;
 mod run;
-mod service;
+pub(super) mod service;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -64,7 +64,7 @@ pub(crate) async fn check(cluster: &Cluster, service: Option<&str>, how: &How) -
     let mut terminate = signal(SignalKind::terminate())?;
     let mut probers = Probers::new(cluster.client.clone()).await?;
     let result = tokio::select! {
-        result = look(&mut probers, subject.as_ref(), how) => Some(result),
+        result = look(cluster, &mut probers, subject.as_ref(), how) => Some(result),
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
     };
@@ -83,10 +83,20 @@ pub(crate) async fn check(cluster: &Cluster, service: Option<&str>, how: &How) -
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn look(probers: &mut Probers, subject: Option<&Subject>, how: &How) -> Result<Report> {
+async fn look(
+    cluster: &Cluster,
+    probers: &mut Probers,
+    subject: Option<&Subject>,
+    how: &How,
+) -> Result<Report> {
     probers.start(&how.image, how.start).await?;
+    // The probing pods took their time, in which the Service's own may have come or gone.
+    let subject = match subject {
+        Some(subject) => Some(subject.again(cluster).await?),
+        None => None,
+    };
     let mut findings: Vec<String> = probers.troubles().collect();
-    let attempts = match subject {
+    let attempts = match &subject {
         Some(subject) => {
             findings.extend(subject.findings());
             service::attempts(subject, probers)

@@ -1,24 +1,31 @@
 //! One Service: what its objects say already, and the ways to it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::StreamExt;
+use futures::future::ready;
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use kube::runtime::watcher::{self, Event, watcher};
 
 use super::attempt::{Attempt, Leg, Wanted};
 use super::probers::{Probers, SERVICE_PORT, cluster_ips, is_ready};
 use crate::client::Cluster;
 
+/// Endpoints follow their pods within a fraction of it, unless no master leads.
+const LATE: Duration = Duration::from_secs(5);
+
 /// A Service, and the objects that make it work.
 pub(crate) struct Subject {
-    service: Service,
-    slices: Vec<EndpointSlice>,
+    pub(crate) service: Service,
+    pub(crate) slices: Vec<EndpointSlice>,
     /// Those that it selects.
-    pods: Vec<Pod>,
+    pub(crate) pods: Vec<Pod>,
 }
 
 /// Where a Service leads.
@@ -39,9 +46,15 @@ impl Subject {
             .get(name)
             .await
             .with_context(|| format!("there is no Service to look at in namespace {namespace}"))?;
+        Self::of(cluster, service).await
+    }
+
+    /// A Service with what makes it work.
+    pub(crate) async fn of(cluster: &Cluster, service: Service) -> Result<Self> {
+        let name = service.name_any();
+        let namespace = &service.namespace().unwrap_or_else(|| cluster.namespace.clone());
         let slices: Api<EndpointSlice> = Api::namespaced(cluster.client.clone(), namespace);
-        let of_it = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
-        let slices = slices.list(&of_it).await?.items;
+        let slices = slices.list(&ListParams::default().labels(&of_service(&name))).await?.items;
         let pods = match selector(&service) {
             Some(selector) => {
                 let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
@@ -50,6 +63,28 @@ impl Subject {
             None => Vec::new(),
         };
         Ok(Self { service, slices, pods })
+    }
+
+    /// The same Service as it is by now. Slices that it should have by its pods are awaited for a moment:
+    /// they are made after a pod has become ready, which may be just now.
+    pub(crate) async fn again(&self, cluster: &Cluster) -> Result<Self> {
+        let name = self.service.name_any();
+        let now = Self::find(cluster, &name).await?;
+        if !now.lacks_slices() {
+            return Ok(now);
+        }
+        let namespace = now.service.namespace().unwrap_or_else(|| cluster.namespace.clone());
+        let slices: Api<EndpointSlice> = Api::namespaced(cluster.client.clone(), &namespace);
+        let config = watcher::Config::default().labels(&of_service(&name));
+        let led = watcher(slices, config).any(|event| {
+            ready(
+                matches!(event, Ok(Event::Apply(slice) | Event::InitApply(slice)) if leads(&slice)),
+            )
+        });
+        match tokio::time::timeout(LATE, led).await {
+            Ok(_) => Self::find(cluster, &name).await,
+            Err(_) => Ok(now),
+        }
     }
 
     /// What is wrong with the objects themselves.
@@ -82,32 +117,42 @@ impl Subject {
         let mut findings = Vec::new();
         let name = self.service.name_any();
         for pod in self.pods.iter().filter(|pod| !is_ready(pod)) {
-            let conditions =
-                pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-            let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-            let message = ready.and_then(|condition| condition.message.clone());
-            let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
-            let why = message.or(phase).unwrap_or_else(|| "nobody has said why".to_owned());
-            findings
-                .push(format!("pod {} is not ready and gets no requests: {why}", pod.name_any()));
+            let (name, why) = (pod.name_any(), why_not_ready(pod));
+            findings.push(format!("pod {name} is not ready and gets no requests: {why}"));
         }
-        for port in self.ports() {
-            let Some(IntOrString::String(wanted)) = &port.target_port else { continue };
-            for pod in self.pods.iter().filter(|pod| !has_port(pod, wanted)) {
-                findings.push(format!(
-                    "pod {} has no container port named \"{wanted}\", which port {} of {name} leads to",
-                    pod.name_any(),
-                    port.port
-                ));
-            }
-        }
-        if findings.is_empty() && self.targets().is_empty() {
+        findings.extend(self.missing_ports().map(|(port, wanted, pod)| {
+            format!(
+                "pod {} has no container port named \"{wanted}\", which port {} of {name} leads to",
+                pod.name_any(),
+                port.port
+            )
+        }));
+        if findings.is_empty() && self.lacks_slices() {
             findings.push(format!(
                 "{name} has no endpoints although its pods are ready: the controller that makes \
                  EndpointSlices is late; is a master the leader?"
             ));
         }
         findings
+    }
+
+    /// Its ports that lead to a name, and the pods that have no port of this name.
+    fn missing_ports(&self) -> impl Iterator<Item = (&ServicePort, &str, &Pod)> {
+        self.ports().flat_map(|port| {
+            let wanted = match &port.target_port {
+                Some(IntOrString::String(wanted)) => Some(wanted.as_str()),
+                _ => None,
+            };
+            let pods = self.pods.iter().filter_map(move |pod| Some((port, wanted?, pod)));
+            pods.filter(|(_, wanted, pod)| !has_port(pod, wanted))
+        })
+    }
+
+    /// Whether a controller has something left to do: pods of it take requests, and no slice says so.
+    fn lacks_slices(&self) -> bool {
+        self.pods.iter().any(is_ready)
+            && !self.slices.iter().any(leads)
+            && self.missing_ports().next().is_none()
     }
 
     fn ports(&self) -> impl Iterator<Item = &ServicePort> {
@@ -138,11 +183,30 @@ impl Subject {
     }
 }
 
+/// What its status says of that.
+pub(crate) fn why_not_ready(pod: &Pod) -> String {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+    let message = ready.and_then(|condition| condition.message.clone());
+    let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
+    message.or(phase).unwrap_or_else(|| "nobody has said why".to_owned())
+}
+
+/// What its slices are labelled with.
+fn of_service(name: &str) -> String {
+    format!("kubernetes.io/service-name={name}")
+}
+
+/// Whether somebody in it takes requests.
+fn leads(slice: &EndpointSlice) -> bool {
+    slice.endpoints.iter().flatten().any(takes_requests)
+}
+
 fn takes_requests(endpoint: &Endpoint) -> bool {
     endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
 }
 
-fn has_port(pod: &Pod, name: &str) -> bool {
+pub(crate) fn has_port(pod: &Pod, name: &str) -> bool {
     let containers = pod
         .spec
         .iter()
@@ -152,7 +216,7 @@ fn has_port(pod: &Pod, name: &str) -> bool {
 }
 
 /// As `app=web,tier=front`; nothing if it selects nothing.
-fn selector(service: &Service) -> Option<String> {
+pub(crate) fn selector(service: &Service) -> Option<String> {
     let selector = service.spec.as_ref()?.selector.as_ref().filter(|labels| !labels.is_empty())?;
     let pairs: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     Some(pairs.join(","))

@@ -1,12 +1,11 @@
 //! The fuzzer's targets, over a bounded number of cases.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::rdata::{A, SOA};
 
 use super::super::fuzzing;
 use super::*;
+use crate::fuzzing::run;
 
 /// Pieces of packets that mean something: pointers to before, to themselves and to nowhere, lengths
 /// beyond the end, records of EDNS, counts.
@@ -24,44 +23,6 @@ const PIECES: [&[u8]; 12] = [
     b"\x00\x21\x00\x01",
     b"\x00\xff\x00\xff",
 ];
-
-/// Runs a target over a corpus and over mutations of it. `KUTTER_SEED` repeats a failure,
-/// `KUTTER_FUZZ_CASES` goes on for longer.
-fn run(target: fn(&[u8]), corpus: &[Vec<u8>]) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("KUTTER_SEED").unwrap_or(1);
-    let cases = number("KUTTER_FUZZ_CASES").unwrap_or(20_000);
-    let mut chance = fastrand::Rng::with_seed(seed);
-    let attempt = |input: &[u8]| {
-        let ended = catch_unwind(AssertUnwindSafe(|| target(input)));
-        assert!(ended.is_ok(), "KUTTER_SEED={seed}, of the input b\"{}\"", input.escape_ascii());
-    };
-    corpus.iter().for_each(|input| attempt(input));
-    for _ in 0..cases {
-        let mut input = corpus[chance.usize(..corpus.len())].clone();
-        for _ in 0..=chance.usize(..4) {
-            let at = chance.usize(..=input.len());
-            let end = at + chance.usize(..=(input.len() - at).min(16));
-            match chance.usize(..6) {
-                0 => drop(input.drain(at..end)),
-                1 => drop(input.splice(at..end, PIECES[chance.usize(..PIECES.len())].to_vec())),
-                2 => drop(input.splice(at..at, PIECES[chance.usize(..PIECES.len())].to_vec())),
-                3 => input.truncate(at),
-                4 => {
-                    let again = input[at..end].repeat(chance.usize(1..64));
-                    input.splice(at..at, again);
-                }
-                _ => {
-                    if let Some(byte) = input.get_mut(at) {
-                        *byte ^= 1 << chance.u8(..8);
-                    }
-                }
-            }
-        }
-        input.truncate(4096);
-        attempt(&input);
-    }
-}
 
 fn questions() -> Vec<Vec<u8>> {
     let mut corpus = Vec::new();
@@ -92,7 +53,7 @@ fn questions() -> Vec<Vec<u8>> {
 
 #[test]
 fn any_packet_that_comes_is_answered_soundly_or_not_at_all() {
-    run(fuzzing::question, &questions());
+    run(fuzzing::question, &PIECES, &questions());
 }
 
 #[test]
@@ -111,5 +72,5 @@ fn any_packet_of_a_resolver_is_told_soundly_or_not_at_all() {
         message.add_authorities(authorities);
         corpus.push(message.to_vec().unwrap());
     }
-    run(fuzzing::answer, &corpus);
+    run(fuzzing::answer, &PIECES, &corpus);
 }

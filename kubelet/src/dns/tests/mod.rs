@@ -4,6 +4,7 @@ mod dig;
 mod forward;
 mod fuzz;
 mod serve;
+mod soak;
 mod spec;
 mod zone;
 

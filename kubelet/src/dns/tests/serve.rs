@@ -44,7 +44,7 @@ pub(super) async fn over_udp(server: SocketAddr, bytes: &[u8]) -> Message {
     Message::from_vec(&buffer[..length]).unwrap()
 }
 
-async fn over_tcp(stream: &mut TcpStream, bytes: &[u8]) -> Message {
+pub(super) async fn over_tcp(stream: &mut TcpStream, bytes: &[u8]) -> Message {
     stream.write_u16(u16::try_from(bytes.len()).unwrap()).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];

@@ -201,3 +201,21 @@ fn names_follow_what_changes() {
         }
     }
 }
+
+#[test]
+fn renewed_names_are_those_of_a_newcomer_and_what_stayed_is_left_alone() {
+    let mut state = state();
+    let mut names = Names::of(objects(&state));
+    assert!(names.renewals(objects(&state)).is_empty());
+    // One goes, one comes, one changes; of the slices one goes, one changes, one is another Service's now.
+    state.services.remove(&ObjectKey::new("shop", "six"));
+    state.endpoint_slices.remove(&ObjectKey::new("shop", "db-6"));
+    put_service(&mut state, "other", "new", json!({"clusterIP": "10.96.0.99"}));
+    put_service(&mut state, "shop", "web", json!({"clusterIP": "10.96.0.11"}));
+    put_slice(&mut state, "db", "db-1", json!([{"addresses": ["10.244.1.99"]}]));
+    put_slice(&mut state, "db", "web-1", json!([{"addresses": ["10.244.1.5"]}]));
+    let renewals = names.renewals(objects(&state));
+    assert_eq!(renewals.len(), 6, "{renewals:?}");
+    renewals.into_iter().for_each(|renewal| names.renew(renewal));
+    assert_eq!(names, Names::of(objects(&state)));
+}

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use QosClass::{BestEffort, Burstable, Guaranteed};
 
 fn amounts(cpu_milli: i64, memory: i64) -> Amounts {
     Amounts { cpu_milli, memory }
@@ -79,7 +80,10 @@ fn an_init_container_counts_beside_the_sidecars_before_it_or_not_at_all() {
 fn no_two_pods_are_promised_the_same_room() {
     let ledger = Ledger::default();
     let all = amounts(1000, 1000);
-    let (one, two) = (ledger.enter("one", amounts(100, 0)), ledger.enter("two", amounts(100, 0)));
+    let (one, two) = (
+        ledger.enter("one", Burstable, amounts(100, 0)),
+        ledger.enter("two", Burstable, amounts(100, 0)),
+    );
     let mut freed = ledger.freed();
     one.change(amounts(900, 0), all).unwrap();
     assert!(two.change(amounts(200, 0), all).unwrap_err().is_deferred());
@@ -87,4 +91,24 @@ fn no_two_pods_are_promised_the_same_room() {
     drop(one);
     assert!(freed.has_changed().unwrap());
     two.change(amounts(1000, 0), all).unwrap();
+}
+
+#[test]
+fn what_a_class_asks_for_follows_its_pods() {
+    let ledger = Ledger::default();
+    let mut asked = ledger.asked();
+    let one = ledger.enter("one", Guaranteed, amounts(1000, 1));
+    let two = ledger.enter("two", Burstable, amounts(200, 1));
+    let three = ledger.enter("three", Burstable, amounts(50, 1));
+    let _none = ledger.enter("none", BestEffort, amounts(0, 0));
+    let now = |asked: &mut watch::Receiver<Asked>| asked.borrow_and_update().clone();
+    let expected: Asked = [(Guaranteed, 1000), (Burstable, 250), (BestEffort, 0)].into();
+    assert_eq!(now(&mut asked), expected);
+    two.change(amounts(300, 1), amounts(4000, 9)).unwrap();
+    assert_eq!(now(&mut asked)[&Burstable], 350);
+    // What changes nothing of processors is no news.
+    three.change(amounts(50, 2), amounts(4000, 9)).unwrap();
+    assert!(!asked.has_changed().unwrap());
+    drop((one, three));
+    assert_eq!(now(&mut asked), [(Guaranteed, 0), (Burstable, 300), (BestEffort, 0)].into());
 }

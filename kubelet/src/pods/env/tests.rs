@@ -59,8 +59,8 @@ fn with_sources<R>(container: Value, work: impl FnOnce(&Container, &Sources<'_>)
     let sources = Sources {
         pod: &pod,
         cluster: &cluster,
-        pod_ips: &["10.244.1.7".parse().unwrap()],
-        host_ips: &["192.0.2.1".parse().unwrap()],
+        pod_ips: &["10.244.1.7".parse().unwrap(), "fd00:10::7".parse().unwrap()],
+        host_ips: &["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         node_name: "node-1",
         hostname: "web",
     };
@@ -139,7 +139,8 @@ fn values_come_from_fields_of_the_pod() {
         ("spec.serviceAccountName", "runner"),
         ("status.hostIP", "192.0.2.1"),
         ("status.podIP", "10.244.1.7"),
-        ("status.podIPs", "10.244.1.7"),
+        ("status.podIPs", "10.244.1.7,fd00:10::7"),
+        ("status.hostIPs", "192.0.2.1,2001:db8::1"),
     ];
     for (path, expected) in cases {
         let got = value(json!({"valueFrom": {"fieldRef": {"fieldPath": path}}}));
@@ -157,6 +158,7 @@ fn values_come_from_resources_of_the_container() {
         ("limits.memory", Some("1Mi"), "64"),
         ("limits.memory", None, "67108864"),
         ("requests.memory", None, "0"),
+        ("requests.ephemeral-storage", Some("1Mi"), "10"),
     ];
     for (resource, divisor, expected) in cases {
         let mut reference = json!({"resource": resource});
@@ -164,7 +166,7 @@ fn values_come_from_resources_of_the_container() {
             reference["divisor"] = json!(divisor);
         }
         let variables = variables(json!({
-            "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "250m"}},
+            "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "250m", "ephemeral-storage": "10Mi"}},
             "env": [{"name": "X", "valueFrom": {"resourceFieldRef": reference}}]
         }));
         // Without a limit of its own the container may use what the node has to give.

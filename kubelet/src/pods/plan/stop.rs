@@ -46,7 +46,9 @@ impl Planner<'_> {
         let end = after(stopping.since, grace);
         let Some(signalled) = stopping.signalled else {
             let hook = self.observed.busy.contains(&Job::PreStop(record.name.clone()));
-            if end > self.now && (hook || self.outlives_others(record, stopping.reason)) {
+            if end > self.now && stopping.hook && !hook {
+                self.push(PodAction::CallPreStop { container, id });
+            } else if end > self.now && (hook || self.outlives_others(record, stopping.reason)) {
                 self.wake(end);
             } else {
                 self.push(PodAction::SignalContainer { container, id, signal });

@@ -147,7 +147,13 @@ fn stop(name: &str, number: u32, reason: StopReason) -> PodAction {
 
 /// It was sent its signal at once.
 fn stopping(reason: StopReason, since: i64) -> Option<Stopping> {
-    Some(Stopping { reason, since: at(since), signalled: Some(at(since)), killed: None })
+    Some(Stopping {
+        reason,
+        since: at(since),
+        hook: false,
+        signalled: Some(at(since)),
+        killed: None,
+    })
 }
 
 fn signal(name: &str, number: u32) -> PodAction {

@@ -181,16 +181,18 @@ impl HttpTarget {
     }
 }
 
-static TLS: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
+static TLS: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| Arc::new(any_certificate()));
+
+/// A client that takes whatever certificate it is shown.
+pub(super) fn any_certificate() -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+    rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("ring offers the default protocol versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate { provider }))
-        .with_no_client_auth();
-    Arc::new(config)
-});
+        .with_no_client_auth()
+}
 
 /// A probe asks whether a container answers, not who it is: certificates are not verified, as in
 /// Kubernetes.

@@ -133,7 +133,7 @@ impl Check {
         }
         if let Some(grpc) = &probe.grpc {
             let port = port(&IntOrString::Int(grpc.port), container)?;
-            return Ok(Self::Grpc(GrpcTarget::new(pod, port, grpc.service.as_deref())));
+            return GrpcTarget::new(grpc, port, pod).map(Self::Grpc);
         }
         if let Some(tcp) = &probe.tcp_socket {
             let port = port(&tcp.port, container)?;

@@ -105,7 +105,8 @@ async fn a_grpc_probe_asks_for_a_service_or_for_the_server() {
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(listener));
     let ask = async |probe: Value| match check(json!({ "grpc": probe })).unwrap() {
-        Check::Grpc(target) => target.check(Duration::from_millis(300)).await,
+        // Long enough for a machine with other work: who is to be too slow never answers.
+        Check::Grpc(target) => target.check(Duration::from_secs(5)).await,
         other => panic!("{other:?}"),
     };
     for (service, expected) in [
@@ -117,7 +118,7 @@ async fn a_grpc_probe_asks_for_a_service_or_for_the_server() {
             json!("inn"),
             Err("health rpc failed: Some requested entity was not found: unknown service"),
         ),
-        (json!("slow"), Err("timeout: health rpc did not complete within 300ms")),
+        (json!("slow"), Err("timeout: health rpc did not complete within 5s")),
     ] {
         let found = ask(json!({"port": port, "service": service})).await;
         assert_eq!(found, expected.map_err(str::to_owned), "{service}");
@@ -125,6 +126,53 @@ async fn a_grpc_probe_asks_for_a_service_or_for_the_server() {
     assert!(agents.lock().unwrap()[0].starts_with("kube-probe/kutter-"), "{agents:?}");
     let refused = ask(json!({"port": 1})).await.unwrap_err();
     assert!(refused.contains("Connection refused"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_grpc_probe_by_tls_takes_whatever_certificate_it_is_shown() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["somebody.test".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let incoming = futures::stream::unfold((listener, acceptor), |(listener, acceptor)| async {
+        let (tcp, _) = listener.accept().await.unwrap();
+        // Who does not speak TLS is turned away.
+        let stream = acceptor.accept(tcp).await.inspect(|stream| {
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        });
+        Some((stream, (listener, acceptor)))
+    });
+    let service = proto::health::health_server::HealthServer::new(Shop(Arc::default()));
+    let server = tonic::transport::Server::builder().add_service(service);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let ask = async |mode: Value| match check(
+        json!({"grpc": {"port": port, "service": "shop", "mode": mode}}),
+    )
+    .unwrap()
+    {
+        Check::Grpc(target) => target.check(Duration::from_secs(5)).await,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ask(json!("TLS")).await, Ok(()));
+    ask(json!("Plaintext")).await.unwrap_err();
+    ask(json!(null)).await.unwrap_err();
+    assert_eq!(
+        check(json!({"grpc": {"port": port, "mode": "STARTTLS"}})).unwrap_err(),
+        "unknown mode \"STARTTLS\" of a gRPC probe"
+    );
 }
 
 #[tokio::test]
@@ -248,7 +296,7 @@ async fn bench(
     probe["exec"] = json!({"command": ["check"]});
     let probe: Probe = serde_json::from_value(probe).unwrap();
     let (sender, news) = mpsc::channel(16);
-    let (reporter, clock) = (Reporter::default(), Clock::tokio());
+    let (reporter, clock) = (Reporter::default(), Clock::tokio(runtime.now()));
     let identity = PodIdentity { key: ObjectKey::new("shop", "web"), uid: "u".to_owned() };
     let task = ProbeTask {
         kind,

@@ -13,7 +13,7 @@ use runtime::{ContainerId, ContainerState, SandboxState};
 use super::fetch::{self, ImageProblem};
 use super::{Context, Worker, tokens};
 use crate::dns;
-use crate::network::HostPort;
+use crate::network::{Attachment, HostPort};
 use crate::pods::container::{self, ContainerInput, Prepared};
 use crate::pods::names::{PodIdentity, log_path};
 use crate::pods::observed::{Attempt, Images, Job, Sandbox, StopReason, Stopping};
@@ -43,6 +43,8 @@ pub(super) enum Done {
         number: u32,
         result: Result<Started, StartProblem>,
     },
+    /// The pod as a whole has no more than its containers have.
+    Narrowed(Result<(), String>),
     PostStart {
         container: String,
         id: ContainerId,
@@ -113,13 +115,14 @@ impl Worker {
                     hook.abort();
                 }
                 self.observed.busy.remove(&Job::PostStart(container.clone()));
-                self.note_stop(&container, reason);
+                self.note_stop(&container, reason, hook);
                 match signal {
                     Some(signal) => self.stop_container(container, id, signal),
                     None if hook => self.call_pre_stop(container, id),
                     None => {}
                 }
             }
+            PodAction::CallPreStop { container, id } => self.call_pre_stop(container, id),
             PodAction::SignalContainer { container, id, signal } => {
                 self.forget_hook(&container);
                 self.stop_container(container, id, signal);
@@ -172,7 +175,7 @@ impl Worker {
         let Sandbox::Ready { network_namespace } = self.observed.sandbox.clone() else { return };
         let network = Arc::clone(&self.context.dependencies.network);
         let (pod, dir) = (Arc::clone(&self.pod), self.dir.clone());
-        let uid = self.identity.uid.clone();
+        let identity = self.identity.clone();
         let node_addresses = self.context.config.node_addresses.clone();
         let teller = self.teller.clone();
         let cluster = self.context.dependencies.state.read(|state| {
@@ -185,7 +188,13 @@ impl Worker {
                 let addresses = match volumes::hostname::is_on_host(&pod) {
                     true => node_addresses,
                     false => network
-                        .attach(&uid, &network_namespace, &host_ports(&pod))
+                        .attach(&Attachment {
+                            pod_uid: &identity.uid,
+                            namespace: &identity.key.namespace,
+                            name: &identity.key.name,
+                            netns: &network_namespace,
+                            ports: &host_ports(&pod),
+                        })
                         .await
                         .map_err(|error| error.to_string())?,
                 };
@@ -282,7 +291,7 @@ impl Worker {
     }
 
     /// Tells people, and remembers, that a container is to end.
-    fn note_stop(&mut self, container: &str, reason: StopReason) {
+    fn note_stop(&mut self, container: &str, reason: StopReason, hook: bool) {
         let record = self.observed.containers.iter_mut().find(|r| r.name == container);
         let sidecar = record.as_ref().is_some_and(|record| record.role == Role::Sidecar);
         // Kubernetes has other words for those that are init containers to it.
@@ -302,7 +311,7 @@ impl Worker {
         self.teller.normal(Some(container), "Killing", message);
         let since = self.context.clock.now();
         if let Some(record) = record {
-            record.stopping = Some(Stopping { reason, since, signalled: None, killed: None });
+            record.stopping = Some(Stopping { reason, since, hook, signalled: None, killed: None });
         }
     }
 
@@ -503,11 +512,8 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
             let number = |number: i32| u16::try_from(number).ok().filter(|port| *port > 0);
             Some(HostPort {
                 protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-                host_ip: port
-                    .host_ip
-                    .as_deref()
-                    .and_then(|ip| ip.parse().ok())
-                    .filter(|ip: &IpAddr| !ip.is_unspecified()),
+                // An unspecified address means all of its family.
+                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
                 host_port: number(port.host_port?)?,
                 container_port: number(port.container_port)?,
             })

@@ -1,5 +1,6 @@
 //! Calls the hooks of containers, and takes in how they fared.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -35,14 +36,20 @@ impl Worker {
     ) -> BoxFuture<'static, Result<(), String>> {
         let spec = spec::container(&self.pod, container);
         let handler = spec.as_ref().and_then(|spec| handler(spec.lifecycle.clone()?));
-        let address = self.observed.network.done().and_then(|all| all.first()).copied();
-        let hook = match (spec, handler, address) {
-            (Some(spec), Some(handler), Some(address)) => Hook::of(&handler, &spec, address),
-            _ => Err("there is no hook, or no network".to_owned()),
+        let hook = match (spec, handler) {
+            (Some(spec), Some(handler)) => Hook::of(&handler, &spec, self.address()),
+            _ => Err("there is no hook".to_owned()),
         };
         let runtime = Arc::clone(&self.context.dependencies.runtime);
         let sandbox = self.identity.sandbox();
         Box::pin(async move { hook?.call(runtime.as_ref(), &sandbox, &id).await })
+    }
+
+    /// A pod that ends is not attached anew by a kubelet that has just started; then its status tells.
+    fn address(&self) -> Option<IpAddr> {
+        let attached = self.observed.network.done().and_then(|all| all.first()).copied();
+        let told = || self.pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok();
+        attached.or_else(told)
     }
 
     /// Whatever hook of the container is under way, nobody waits for it any more.
@@ -81,9 +88,11 @@ impl Worker {
         id: &ContainerId,
         result: Result<(), String>,
     ) {
-        let record = self.observed.containers.iter().find(|record| record.name == container);
-        if record.and_then(|record| record.running()).is_none_or(|a| a.id() != *id) {
-            return;
+        let record = self.observed.containers.iter_mut().find(|record| record.name == container);
+        let current = record.filter(|r| r.running().is_some_and(|attempt| attempt.id() == *id));
+        let Some(record) = current else { return };
+        if let Some(stopping) = &mut record.stopping {
+            stopping.hook = false;
         }
         self.forget_hook(container);
         if let Err(problem) = result {

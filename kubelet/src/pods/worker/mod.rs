@@ -45,8 +45,9 @@ use super::names::PodIdentity;
 use super::observed::{ContainerRecord, Observed, PodFailure};
 use super::plan::{FORCED_GRACE, Intent, deadline, grace, plan};
 use super::probes::ProbeNews;
-use super::record::Record;
+use super::record::{Record, Stops, resume_stops};
 use super::recover::recover;
+use super::resources::QosClass;
 use super::spec::{self, Role};
 use super::{PodsConfig, PodsDependencies, references, status};
 use crate::volumes::PodDir;
@@ -93,6 +94,8 @@ pub(crate) struct Worker {
     start_time: Timestamp,
     /// What was last recorded and reported.
     previous: Option<PodStatus>,
+    /// The containers that are asked to end, as they were last written down.
+    recorded_stops: Stops,
     /// This worker has reported at least once.
     reported: bool,
     /// Until then an uneventful start is not worth a report.
@@ -129,6 +132,8 @@ fn refusal(context: &Context, uid: &str, pod: &Pod, wants: Amounts) -> Option<Po
         used,
         pods,
         max_pods: context.config.max_pods,
+        no_app_armor: context.config.no_app_armor.as_deref(),
+        no_selinux: context.config.no_selinux.as_deref(),
     };
     admit(pod, wants, &surroundings).err()
 }
@@ -147,18 +152,21 @@ impl Worker {
         // The record is written before the master is told, so it is never the older of the two.
         let record = Record::read(&dir);
         let unheard_of = record.is_none() && found.is_none();
-        let (recorded, promised, failed) =
-            record.map_or((None, None, None), |r| (r.status, r.promised, r.failed));
+        let (recorded, promised, failed, recorded_stops) = record
+            .map_or((None, None, None, Stops::new()), |r| {
+                (r.status, r.promised, r.failed, r.stops)
+            });
         let known = recorded.or_else(|| pod.status.clone());
         let mut observed = recover(&pod, found, known.as_ref(), promised.as_ref(), now);
         observed.failed = failed;
+        resume_stops(&mut observed, &recorded_stops, now);
         let promised = observed.containers.iter().map(|record| (record.role, &record.promised));
-        let amounts = Amounts::of(promised);
+        let amounts = Amounts::of(promised).plus(Amounts::overhead(&pod));
         // One that was here before was taken then.
         let is_new = unheard_of && known.as_ref().is_none_or(|known| known.start_time.is_none());
         let refusal = is_new.then(|| refusal(&context, &identity.uid, &pod, amounts)).flatten();
         let stays = !observed.finished && refusal.is_none();
-        let entry = stays.then(|| context.ledger.enter(&identity.uid, amounts));
+        let entry = stays.then(|| context.ledger.enter(&identity.uid, QosClass::of(&pod), amounts));
         let start_time = known
             .as_ref()
             .and_then(|known| known.start_time.as_ref())
@@ -201,6 +209,7 @@ impl Worker {
                 Some(_) => now,
             },
             previous,
+            recorded_stops,
             reported: false,
             backoff_told: HashMap::new(),
             renew_at: None,
@@ -245,6 +254,7 @@ impl Worker {
             self.tell_backoff();
             self.keep_probing();
             let report_at = self.report(intent).await;
+            self.remember_stops().await;
             if self.gone && self.observed.release.done().is_some() {
                 self.remove_remains().await;
                 return;

@@ -7,7 +7,7 @@ use super::status::{PULL_ERROR_SHOWN, StatusInput, status};
 use super::{PodView, Worker};
 use crate::pods::clock::after;
 use crate::pods::plan::Intent;
-use crate::pods::record::Record;
+use crate::pods::record::{Record, stops};
 use crate::pods::spec;
 
 impl Worker {
@@ -52,10 +52,19 @@ impl Worker {
         failures.map(|f| after(f.at, PULL_ERROR_SHOWN)).filter(|at| *at > now).min()
     }
 
+    /// Writes down which containers are asked to end, if that is not known on disk.
+    pub(super) async fn remember_stops(&mut self) {
+        if stops(&self.observed) != self.recorded_stops && !self.observed.finished {
+            self.record(self.previous.clone()).await;
+        }
+    }
+
     /// Writes down what is about to be reported.
-    pub(super) async fn record(&self, status: Option<PodStatus>) {
+    pub(super) async fn record(&mut self, status: Option<PodStatus>) {
         let mut record =
             Record::new(&self.identity, status, self.promises(), self.observed.failed.clone());
+        record.stops = stops(&self.observed);
+        self.recorded_stops.clone_from(&record.stops);
         record.from_file = spec::is_static(&self.pod).then(|| Pod::clone(&self.pod));
         let dir = self.dir.clone();
         let written = tokio::task::spawn_blocking(move || record.write(&dir)).await;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use proto::k8s::api::core::v1::ResourceRequirements;
-use runtime::ContainerId;
+use runtime::{ContainerId, Resources};
 
 use super::Worker;
 use super::act::{Done, chain};
 use super::settle::RETRY;
 use crate::pods::allocation::Amounts;
-use crate::pods::observed::{Failure, Job};
+use crate::pods::bounds;
+use crate::pods::observed::{ContainerRecord, Failure, Job};
 use crate::pods::plan::Intent;
 use crate::pods::recover::Promises;
 use crate::pods::resources;
@@ -38,7 +39,8 @@ impl Worker {
         let allocatable = state.read(|cluster| Amounts::allocatable(cluster.node.as_deref()));
         let default = ResourceRequirements::default();
         let asked = spec::own(&self.pod).map(|(role, c)| (role, c.resources.as_ref()));
-        let asked = Amounts::of(asked.map(|(role, asked)| (role, asked.unwrap_or(&default))));
+        let asked = Amounts::of(asked.map(|(role, asked)| (role, asked.unwrap_or(&default))))
+            .plus(Amounts::overhead(&self.pod));
         match entry.change(asked, allocatable) {
             Ok(()) => {
                 tracing::info!("promised the pod other resources");
@@ -80,6 +82,12 @@ impl Worker {
         };
         let bounds = with(promised.clone());
         let had = had.and_then(|had| with(had).memory_limit_bytes);
+        let wide = self.room();
+        let group = resources::cgroup_parent(
+            &self.context.config.cgroup_root,
+            &self.pod,
+            &self.identity.uid,
+        );
         let shrinks = bounds.memory_limit_bytes.filter(|limit| had.is_none_or(|had| *limit < had));
         let runtime = Arc::clone(&self.context.dependencies.runtime);
         let sandbox = self.identity.sandbox();
@@ -96,10 +104,43 @@ impl Worker {
                         ));
                     }
                 }
+                // Together first: the kernel lets no group have more than the one that it is in.
+                runtime.bound_group(&group, &wide).await.map_err(|e| chain(&e))?;
                 runtime.update_container(&sandbox, &id, &bounds).await.map_err(|e| chain(&e))
             };
             let result = resized.await;
             Done::Resized { container, id, resources: promised, result }
+        });
+    }
+
+    /// The bounds of the pod while its containers have in part what they had, and in part what they were
+    /// promised.
+    fn room(&self) -> Resources {
+        let most = self.context.config.pod_max_pids;
+        let own = || self.observed.containers.iter().filter(|r| r.role != Role::Ephemeral);
+        let promised = own().map(|record| (record.role, &record.promised));
+        let had = own().map(|r| (r.role, r.applied.as_ref().unwrap_or(&r.promised)));
+        let overhead = Amounts::overhead(&self.pod);
+        let had = bounds::of_containers(had, overhead, most);
+        let promised = bounds::of_containers(promised, overhead, most);
+        bounds::either(&had, &promised)
+    }
+
+    /// Once all containers have what they were promised, the pod has no more than that.
+    fn narrow(&mut self) {
+        let is_under_way = |record: &ContainerRecord| {
+            record.applied.as_ref().is_some_and(|applied| *applied != record.promised)
+        };
+        if self.observed.containers.iter().any(is_under_way) {
+            return;
+        }
+        let bounds = self.room();
+        let root = &self.context.config.cgroup_root;
+        let group = resources::cgroup_parent(root, &self.pod, &self.identity.uid);
+        let runtime = Arc::clone(&self.context.dependencies.runtime);
+        self.jobs.spawn(async move {
+            let result = runtime.bound_group(&group, &bounds).await;
+            Done::Narrowed(result.map_err(|error| chain(&error)))
         });
     }
 
@@ -122,6 +163,7 @@ impl Worker {
                 tracing::info!(%container, "gave a container other resources");
                 record.applied = Some(resources);
                 record.resize_failure = None;
+                self.narrow();
                 let message = format!("Container {container} was given other resources");
                 self.teller.normal(Some(container), "ResizeCompleted", message);
             }

@@ -63,6 +63,12 @@ impl Worker {
             Done::PreStop { container, id, result } => {
                 self.settle_pre_stop(&container, &id, result)
             }
+            Done::Narrowed(result) => {
+                // What is used beyond it may stay; its containers have their own limits.
+                if let Err(message) = result {
+                    tracing::warn!(%message, "cannot bound the pod as a whole");
+                }
+            }
             Done::Resized { container, id, resources, result } => {
                 self.settle_resize(&container, &id, resources, result);
             }

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{hard, seen, stored};
 use crate::node_status::Health;
-use crate::pods::Clock;
 use crate::pods::test_support::{Bench, one_container, pod};
 use crate::pressure::threshold::{Condition, Signal};
 use crate::pressure::{
@@ -99,7 +98,7 @@ impl Node {
             health,
         };
         let shutdown = CancellationToken::new();
-        let manager = PressureManager::with_clock(config, parts, Clock::tokio());
+        let manager = PressureManager::with_clock(config, parts, bench.clock.clone());
         tokio::spawn(manager.run(shutdown.clone()));
         Self { bench, gauge, shelf, health: watched, shutdown }
     }

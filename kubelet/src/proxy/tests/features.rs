@@ -92,7 +92,20 @@ fn host_ports_are_served_by_the_pods_address_of_the_same_version() {
         addresses: vec!["10.244.0.7".parse().unwrap(), "fd00:244::7".parse().unwrap()],
         ports: vec![port(None, 8001), port(Some("0.0.0.0"), 8002), port(Some("::"), 8003)],
     };
+    let protocols = ["TCP", "UDP", "SCTP"].map(|protocol| HostPort {
+        protocol: protocol.into(),
+        container_port: 1000 + u16::try_from(protocol.len()).unwrap(),
+        ..port(None, 8004)
+    });
+    let ports = PodHostPorts { ports: [ports.ports, protocols.into()].concat(), ..ports };
     world.host_ports.insert("uid".into(), ports);
+    for (protocol, lands) in [
+        (Protocol::Tcp, "10.244.0.7:1003"),
+        (Protocol::Udp, "10.244.0.7:1003"),
+        (Protocol::Sctp, "10.244.0.7:1004"),
+    ] {
+        assert_eq!(world.lands_by(protocol, STRANGER, "192.168.77.10:8004"), [lands]);
+    }
     assert_eq!(world.lands(STRANGER, "192.168.77.10:8001"), ["10.244.0.7:80"]);
     assert_eq!(world.lands(STRANGER6, "[fd00:77::10]:8001"), ["[fd00:244::7]:80"]);
     assert_eq!(world.lands(STRANGER, "192.168.77.10:8002"), ["10.244.0.7:80"]);

@@ -9,7 +9,7 @@ use crate::nft::expr::{
     Chain, DESTINATION_TRANSLATED, Expr, Field, HookPoint, LOCAL, LOOPBACK, Register, Rejection,
     Verdict, number,
 };
-use crate::nft::set::{Bytes, Kind, Set, Value};
+use crate::nft::set::{Bytes, Kind, Set, Value, Values};
 use crate::nft::table::Command;
 use crate::proxy::address::Protocol;
 
@@ -270,12 +270,14 @@ impl Run<'_> {
                     write(&mut registers, *into, number(chosen).as_slice());
                 }
                 Expr::Contains(set, key) => {
+                    assert_eq!(self.machine.set(set).0.values, Values::None, "{set} is a map");
                     let key = read(&registers, *key, self.machine.set(set).0.key_length());
                     if self.look_up(set, &key).is_none() {
                         return Flow::Next;
                     }
                 }
                 Expr::Lacks(set, key) => {
+                    assert_eq!(self.machine.set(set).0.values, Values::None, "{set} is a map");
                     let key = read(&registers, *key, self.machine.set(set).0.key_length());
                     if self.look_up(set, &key).is_some() {
                         return Flow::Next;

@@ -2,6 +2,7 @@
 
 mod changes;
 mod features;
+mod fuzz;
 mod machine;
 mod packets;
 mod takeover;
@@ -12,7 +13,6 @@ use std::sync::Arc;
 
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::Service;
-use proto::k8s::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use self::machine::{Machine, Outcome, Packet, Remembered};
@@ -26,6 +26,7 @@ use super::ruleset::{Frame, Ruleset, ServicePort};
 use crate::network::PodHostPorts;
 use crate::nft::expr::{Ip, Rejection};
 use crate::nft::table::Command;
+use crate::state::EndpointSlice;
 
 /// A cluster as this node, `here`, knows it, and the filter of this node.
 struct World {

@@ -1,5 +1,5 @@
-//! What others say about an object that is created: LimitRanges and the ServiceAccount of its
-//! namespace about a pod, the namespace itself (Pod Security) about pods and whatever makes them,
+//! What others say about an object that is created: its PriorityClass and RuntimeClass, LimitRanges and the
+//! ServiceAccount of its namespace about a pod, the namespace itself (Pod Security) about pods and whatever makes them,
 //! ResourceQuotas about everything.
 //!
 //! The modules decide, and see objects only; this one finds the objects. (Quotas are found by the
@@ -8,7 +8,9 @@
 mod account;
 mod limits;
 pub(crate) mod pod_security;
+pub(crate) mod priority;
 pub(crate) mod quota;
+mod runtime;
 
 #[cfg(test)]
 mod tests;
@@ -16,12 +18,19 @@ mod tests;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{LimitRange, Pod, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
+use proto::priority::system_class;
 use serde::de::DeserializeOwned;
 
 use crate::api::error::ApiError;
-use crate::api::kinds::{Kind, LimitRanges, Namespaces, Pods, ResourceInfo, ServiceAccounts};
+use crate::api::kinds::priority_class::DEFAULT_CLAIM;
+use crate::api::kinds::{
+    Kind, LimitRanges, Namespaces, Pods, PriorityClasses, ResourceInfo, RuntimeClasses,
+    ServiceAccounts,
+};
 use crate::api::registry::AnyObject;
 use crate::api::write::generated_name;
 use crate::cache::{CachedObject, Caches};
@@ -38,6 +47,10 @@ pub(crate) async fn admit(
     let name = pod.metadata.name.clone().or_else(|| pod.metadata.generate_name.clone());
     let name = name.unwrap_or_default();
     let refused = |why: String| ApiError::forbidden(resource, &name, why);
+    let class = class_of(caches, pod).await?;
+    priority::complete(pod, class.as_ref()).map_err(refused)?;
+    let class = runtime_of(caches, pod).await?;
+    runtime::complete(pod, class.as_ref()).map_err(refused)?;
     let account = account_of(caches, &namespace, pod).await?;
     let volume = || generated_name(account::VOLUME);
     account::complete(pod, account.as_ref(), volume).map_err(refused)?;
@@ -102,6 +115,45 @@ pub(crate) fn admit_resize(
     let ranges = in_namespace::<LimitRange>(caches, &LimitRanges::RESOURCE, namespace)?;
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     limits::check(&ranges, pod).map_err(|why| ApiError::forbidden(resource, name, why))
+}
+
+/// The class that a pod names, or else the default one.
+async fn class_of(caches: &Caches, pod: &Pod) -> Result<Option<PriorityClass>, ApiError> {
+    let resource = &PriorityClasses::RESOURCE;
+    let Some(cache) = caches.resource(resource.plural) else { return Ok(None) };
+    let Some(name) = priority::name(pod) else {
+        // Asked for each pod, and there seldom is one.
+        if !caches.claimed(DEFAULT_CLAIM) {
+            return Ok(None);
+        }
+        let classes = cache.list(None).1;
+        let decoded = classes.iter().map(|class| decode(class)).collect::<Result<Vec<_>, _>>()?;
+        return Ok(priority::default(decoded));
+    };
+    let key = ObjectKey::new("", name);
+    let found = match cache.get(&key) {
+        None if system_class(name).is_none() => {
+            caches.fresh().await?;
+            cache.get(&key)
+        }
+        found => found,
+    };
+    found.map(|class| decode(&class)).transpose()
+}
+
+/// The RuntimeClass that a pod names.
+async fn runtime_of(caches: &Caches, pod: &Pod) -> Result<Option<RuntimeClass>, ApiError> {
+    let Some(name) = runtime::name(pod) else { return Ok(None) };
+    let Some(cache) = caches.resource(RuntimeClasses::RESOURCE.plural) else { return Ok(None) };
+    let key = ObjectKey::new("", name);
+    let found = match cache.get(&key) {
+        None => {
+            caches.fresh().await?;
+            cache.get(&key)
+        }
+        found => found,
+    };
+    found.map(|class| decode(&class)).transpose()
 }
 
 async fn account_of(

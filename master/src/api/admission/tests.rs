@@ -1,11 +1,12 @@
 //! Decisions about pods.
 
 use k8s_openapi::api::core::v1::{Container, LimitRange, Pod, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use proto::k8s as k8s_openapi;
 use serde_json::{Value, json};
 
-use super::{account, limits};
-use crate::api::kinds::{Kind, LimitRanges};
+use super::{account, limits, priority, runtime};
+use crate::api::kinds::{Kind, LimitRanges, PriorityClasses};
 
 fn pod(containers: &[Value]) -> Pod {
     let containers: Vec<Value> = containers
@@ -211,4 +212,140 @@ fn the_token_is_where_clients_look_for_it() {
     pod.metadata.annotations = Some(mirror);
     account::complete(&mut pod, None, || unreachable!()).unwrap();
     assert_eq!(pod.spec.unwrap().volumes, None);
+}
+
+#[test]
+fn a_pod_has_the_priority_of_its_class() {
+    let class = |name: &str, value: i32, policy: &str| {
+        let mut class = serde_json::from_value(json!({
+            "metadata": {"name": name}, "value": value, "preemptionPolicy": policy,
+        }))
+        .unwrap();
+        PriorityClasses::default(&mut class);
+        class
+    };
+    let high = class("high", 1000, "Never");
+    let told = |spec: Value, class: Option<&_>| {
+        let mut pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        pod.spec.get_or_insert_default().containers.push(Container::default());
+        priority::complete(&mut pod, class)?;
+        let spec = pod.spec.unwrap();
+        let name = spec.priority_class_name.unwrap_or_default();
+        Ok((name, spec.priority.unwrap(), spec.preemption_policy.unwrap()))
+    };
+    let got = |name: &str, value: i32, policy: &str| {
+        Ok::<_, String>((name.to_owned(), value, policy.to_owned()))
+    };
+    let named = |name: &str| json!({"containers": [], "priorityClassName": name});
+    let lower = "PreemptLowerPriority";
+    assert_eq!(told(json!({"containers": []}), None), got("", 0, lower));
+    assert_eq!(told(named("high"), Some(&high)), got("high", 1000, "Never"));
+    // The default class gives its name, too.
+    assert_eq!(told(json!({"containers": []}), Some(&high)), got("high", 1000, "Never"));
+    let critical = "system-cluster-critical";
+    assert_eq!(told(named(critical), None), got(critical, 2_000_000_000, lower));
+    assert_eq!(told(named("low"), None), Err("no PriorityClass with name low was found".into()));
+    let agreeing = json!({
+        "containers": [], "priorityClassName": "high", "priority": 1000, "preemptionPolicy": "Never",
+    });
+    assert_eq!(told(agreeing.clone(), Some(&high)), got("high", 1000, "Never"));
+    for (field, value, start) in [
+        ("priority", json!(1001), "the integer value of priority (1001) must not be provided"),
+        (
+            "preemptionPolicy",
+            json!(lower),
+            "the string value of PreemptionPolicy (PreemptLowerPriority) must not be provided",
+        ),
+    ] {
+        let mut wrong = agreeing.clone();
+        wrong[field] = value;
+        let error = told(wrong, Some(&high)).unwrap_err();
+        assert!(error.starts_with(start), "{error}");
+    }
+    let (least, most) = (class("a", -5, lower), class("b", 5, lower));
+    assert_eq!(priority::default(vec![least.clone(), most.clone()]), None);
+    let default = |mut one: k8s_openapi::api::scheduling::v1::PriorityClass| {
+        one.global_default = Some(true);
+        one
+    };
+    let chosen = priority::default(vec![default(most), default(least)]).unwrap();
+    assert_eq!(chosen.value, Some(-5));
+}
+
+#[test]
+fn a_pod_takes_what_its_runtime_class_says_and_goes_where_that_says() {
+    let class = |change: Value| {
+        let mut class = json!({"metadata": {"name": "safe"}, "handler": "kutter"});
+        for (field, value) in change.as_object().unwrap() {
+            class[field] = value.clone();
+        }
+        serde_json::from_value::<RuntimeClass>(class).unwrap()
+    };
+    let costly = class(json!({"overhead": {"podFixed": {"cpu": "100m", "memory": "1Ki"}}}));
+    let told = |mut spec: Value, class: Option<&RuntimeClass>| {
+        spec["containers"] = json!([]);
+        let mut pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        runtime::complete(&mut pod, class)?;
+        let mut spec = serde_json::to_value(pod.spec.unwrap()).unwrap();
+        for said in ["containers", "runtimeClassName"] {
+            spec.as_object_mut().unwrap().remove(said);
+        }
+        Ok(spec)
+    };
+    let safe = |mut spec: Value| {
+        spec["runtimeClassName"] = json!("safe");
+        spec
+    };
+    let refused = |why: &str| Err::<Value, String>(why.to_owned());
+    let overhead = json!({"overhead": {"cpu": "100m", "memory": "1Ki"}});
+    assert_eq!(told(json!({}), None), Ok(json!({})));
+    assert_eq!(told(json!({"overhead": {}}), None), Ok(json!({})));
+    assert_eq!(told(safe(json!({})), Some(&class(json!({})))), Ok(json!({})));
+    assert_eq!(told(safe(json!({})), Some(&costly)), Ok(overhead.clone()));
+    let same = safe(json!({"overhead": {"cpu": "0.1", "memory": "1024"}}));
+    assert_eq!(told(same, Some(&costly)), Ok(overhead.clone()));
+    assert_eq!(
+        told(safe(json!({"overhead": {"cpu": "200m", "memory": "1Ki"}})), Some(&costly)),
+        refused("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")
+    );
+    let unfounded = refused(
+        "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+    );
+    assert_eq!(told(overhead.clone(), None), unfounded);
+    assert_eq!(told(safe(overhead), Some(&class(json!({})))), unfounded);
+    assert_eq!(
+        told(safe(json!({})), None),
+        refused("pod rejected: RuntimeClass \"safe\" not found")
+    );
+    assert_eq!(
+        told(safe(json!({})), Some(&class(json!({"handler": "kata"})))),
+        refused(
+            "pod rejected: RuntimeClass \"safe\": no runtime for \"kata\" is configured: nodes have \
+             \"kutter\" only"
+        )
+    );
+    let exists = |key: &str| json!({"key": key, "operator": "Exists"});
+    let somewhere = class(json!({"scheduling": {
+        "nodeSelector": {"safe": "yes"}, "tolerations": [exists("a"), exists("b")],
+    }}));
+    assert_eq!(
+        told(
+            safe(json!({
+                "nodeSelector": {"disk": "ssd", "safe": "yes"},
+                "tolerations": [exists("c"), exists("a")],
+            })),
+            Some(&somewhere)
+        ),
+        Ok(json!({
+            "nodeSelector": {"disk": "ssd", "safe": "yes"},
+            "tolerations": [exists("c"), exists("a"), exists("b")],
+        }))
+    );
+    assert_eq!(
+        told(safe(json!({"nodeSelector": {"safe": "no"}})), Some(&somewhere)),
+        refused(
+            "conflict: runtimeClass.scheduling.nodeSelector[safe] = yes; \
+             pod.spec.nodeSelector[safe] = no"
+        )
+    );
 }

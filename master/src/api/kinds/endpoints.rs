@@ -117,6 +117,13 @@ fn validate_address(address: &EndpointAddress, path: &Path, errors: &mut FieldEr
     }
 }
 
+/// Whether the API lets it in as an endpoint's address.
+pub(crate) fn is_endpoint(text: &str) -> bool {
+    let mut errors = FieldErrors::new();
+    endpoint_ip(text, &Path::new("ip"), &mut errors);
+    errors.is_empty()
+}
+
 /// An address that traffic may be sent to from anywhere: no loopback, no link-local.
 pub(super) fn endpoint_ip(text: &str, path: &Path, errors: &mut FieldErrors) {
     ip::validate(text, path, errors);

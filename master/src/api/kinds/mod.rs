@@ -32,10 +32,12 @@ pub mod node;
 pub mod path;
 pub mod pod;
 pub mod pod_template;
+pub mod priority_class;
 pub mod replica_set;
 pub mod replication_controller;
 mod resource_names;
 pub mod resource_quota;
+pub mod runtime_class;
 pub mod secret;
 pub mod service;
 pub mod service_account;
@@ -59,9 +61,11 @@ pub use network_policy::NetworkPolicies;
 pub use node::Nodes;
 pub use pod::Pods;
 pub use pod_template::PodTemplates;
+pub use priority_class::PriorityClasses;
 pub use replica_set::ReplicaSets;
 pub use replication_controller::ReplicationControllers;
 pub use resource_quota::ResourceQuotas;
+pub use runtime_class::RuntimeClasses;
 pub use secret::Secrets;
 pub use service::Services;
 pub use service_account::ServiceAccounts;
@@ -91,6 +95,8 @@ pub fn registry() -> Registry {
         .with::<NetworkPolicies>()
         .with::<EventsView>()
         .with::<Leases>()
+        .with::<PriorityClasses>()
+        .with::<RuntimeClasses>()
 }
 
 /// The names of a resource, as discovery tells them.

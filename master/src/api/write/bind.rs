@@ -14,6 +14,7 @@ use proto::k8s as k8s_openapi;
 
 use super::{MAX_ATTEMPTS, Preconditions, STALE, Writer, encode, metadata};
 use crate::api::error::ApiError;
+use crate::api::kinds::pod::gates;
 use crate::api::objects::Binding;
 use crate::api::registry::AnyKind;
 use crate::store::{Compare, Op, Txn, TxnOutcome, keys};
@@ -94,12 +95,18 @@ fn assign(pod: &mut Pod, key: &ObjectKey, node: &str) -> Result<(), String> {
     if pod.metadata.deletion_timestamp.is_some() {
         return Err(format!("pod {} is being deleted, cannot be assigned to a host", key.name));
     }
+    if gates::are_closed(pod) {
+        return Err(format!("pod {} has non-empty .spec.schedulingGates", key.name));
+    }
     let spec = pod.spec.get_or_insert_with(PodSpec::default);
     if let Some(present) = spec.node_name.as_ref().filter(|name| !name.is_empty()) {
         return Err(format!("pod {} is already assigned to node {present:?}", key.name));
     }
     spec.node_name = Some(node.to_owned());
-    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+    let status = pod.status.get_or_insert_default();
+    // Where room was made for it, it is now, or does not need it.
+    status.nominated_node_name = None;
+    let conditions = status.conditions.get_or_insert_default();
     let scheduled = PodCondition {
         type_: "PodScheduled".to_owned(),
         status: "True".to_owned(),

@@ -90,8 +90,14 @@ impl Writer {
             }
             let claimed =
                 |claim: &str| lost.contains(&keys::claim(claim)) || self.caches.claimed(claim);
-            kind.allocate(&mut *object, None, &self.cluster, &claimed)
-                .map_err(|errors| ApiError::invalid(resource, &key.name, &errors))?;
+            if let Err(errors) = kind.allocate(&mut *object, None, &self.cluster, &claimed) {
+                if attempt > 0 {
+                    return Err(ApiError::invalid(resource, &key.name, &errors));
+                }
+                // The cache may not know yet of a claim that somebody gave up.
+                self.caches.fresh().await?;
+                continue;
+            }
             let claims =
                 ClaimChanges::between(resource, &*object, Vec::new(), kind.claims(&*object));
             debug_assert!(kind.allocates() || claims.taken.is_empty(), "{}", resource.kind);

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proto::k8s as k8s_openapi;
 
 pub(crate) use crate::api::kinds::cidr::Family;
+use crate::api::kinds::endpoints::is_endpoint;
 use crate::controllers::pods::PodView;
 
 /// How many addresses of one subset of hand-made Endpoints are taken over, as in Kubernetes.
@@ -57,7 +58,7 @@ pub(crate) fn of_pods(service: &Service, pods: &[Arc<PodView>]) -> BTreeMap<Grou
         let ports = ports(spec, pod);
         for family in families(spec) {
             let addresses: Vec<String> =
-                pod.ips.iter().filter(|ip| Family::of(ip) == family).cloned().collect();
+                pod.ips.iter().filter(|ip| may_serve(ip, family)).cloned().collect();
             if !addresses.is_empty() {
                 let endpoint = endpoint(service, spec, pod, addresses);
                 groups.entry((family, ports.clone())).or_default().push(endpoint);
@@ -65,6 +66,12 @@ pub(crate) fn of_pods(service: &Service, pods: &[Arc<PodView>]) -> BTreeMap<Grou
         }
     }
     groups
+}
+
+/// Whether an address of a pod may be an endpoint's. One that may not is left out: the API would
+/// refuse it, and with it all the others of the slice.
+pub(crate) fn may_serve(ip: &str, family: Family) -> bool {
+    Family::of(ip) == family && is_endpoint(ip)
 }
 
 /// The endpoints that somebody has written by hand for a Service without a selector.

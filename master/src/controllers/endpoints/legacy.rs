@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proto::k8s as k8s_openapi;
 
-use super::addresses::{self, Family, Port};
+use super::addresses::{self, Port};
 use crate::controllers::pods::PodView;
 
 /// Addresses in one object at the most, as in Kubernetes; an object must stay small enough to send.
@@ -42,7 +42,7 @@ pub(crate) fn endpoints(service: &Service, pods: &[Arc<PodView>]) -> Endpoints {
         let here = !pod.is_finished() && (public || !pod.deleting);
         let ports = addresses::ports(&spec, pod);
         let leads_nowhere = ports.is_empty() && spec.ports.iter().flatten().next().is_some();
-        let ip = pod.ips.iter().find(|ip| ip.contains(':') == (primary == Family::V6));
+        let ip = pod.ips.iter().find(|ip| addresses::may_serve(ip, primary));
         let Some(ip) = ip.filter(|_| here && !leads_nowhere) else { continue };
         count += 1;
         if count > MAX_ADDRESSES {

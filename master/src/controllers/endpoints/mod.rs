@@ -3,31 +3,36 @@
 //! * [`addresses`]: pods → endpoints;
 //! * [`topology`]: zones, and for whom endpoints are meant;
 //! * [`slices`]: endpoints → the fewest changes of slices;
+//! * [`strays`]: slices that bear our name and are nobody's;
 //! * [`legacy`]: pods → the `Endpoints` object that older clients read.
 //!
 //! A Service without a selector is left alone; Endpoints written by hand for it are taken over into
 //! slices, which is all that nodes look at.
 
 mod addresses;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod legacy;
 mod slices;
+mod strays;
 mod topology;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
 
 use self::slices::{Action, Frame};
+use self::strays::Strays;
 use super::Context;
 use super::driver::{Controller, Next, SyncError, rest_after};
 use super::pods::PodView;
@@ -36,6 +41,7 @@ use crate::api::kinds::endpoint_slice::EndpointSlices;
 use crate::api::kinds::endpoints::EndpointsKind;
 use crate::api::objects::{DeleteOptions, Part};
 use crate::cache::{CachedObject, ObjectEvent, ResourceCache};
+use crate::events::{Occurrence, reference};
 use crate::selection::{Labels, Selection};
 
 /// Who looks after the slices of Services with a selector.
@@ -57,7 +63,15 @@ struct Index {
     /// Services whose deletion was seen and not yet followed: their Endpoints go too, even those
     /// written by hand.
     gone: HashSet<ObjectKey>,
+    /// Slices that say that they are ours, and are owned by nobody whom we make slices for; and the
+    /// Services that they say they are of.
+    strays: Strays,
+    zones: topology::auto::Zones,
+    /// Services whose endpoints are meant for zones as these have CPUs, and what came of it last.
+    by_zones: HashMap<ObjectKey, Outcomes>,
 }
+
+type Outcomes = BTreeMap<addresses::Family, Result<(), topology::auto::Unhinted>>;
 
 #[async_trait]
 impl Controller for EndpointsController {
@@ -82,6 +96,7 @@ impl Controller for EndpointsController {
             "nodes" => self.node_changed(event, add),
             _ => {
                 let slice = event.object();
+                self.index().strays.slice_changed(event);
                 if let Some(service) = slice.labels.get(slices::SERVICE_NAME) {
                     add(ObjectKey::new(slice.key.namespace.clone(), service.clone()));
                 }
@@ -108,6 +123,7 @@ impl Controller for EndpointsController {
         if spec.type_.as_deref() == Some("ExternalName") {
             return Ok(Next::Done);
         }
+        let strays = self.remove_strays(key).await?;
         let wrote = if spec.selector.is_none_or(|selector| selector.is_empty()) {
             self.mirror(key, &cached, false).await?
         } else {
@@ -118,7 +134,7 @@ impl Controller for EndpointsController {
             let mirrored = self.mirror(key, &cached, true).await?;
             endpoints || slices || mirrored
         };
-        if wrote {
+        if wrote || strays {
             // The next pass must find what this one has made.
             self.context.objects.caches().fresh().await?;
         }
@@ -150,8 +166,17 @@ impl EndpointsController {
     }
 
     /// A node that came to be in another zone takes its endpoints along. A node is there before its
-    /// pods, so nothing is to be done for a new one.
+    /// pods, so nothing is to be done for a new one, but for Services that look at all zones.
     fn node_changed(&self, event: &ObjectEvent, add: &mut dyn FnMut(ObjectKey)) {
+        let present = match event {
+            ObjectEvent::Deleted(_) => None,
+            _ => event.object().decode::<Node>().ok(),
+        };
+        let mut index = self.index();
+        if index.zones.node_changed(&event.object().key.name, present.as_ref()) {
+            index.by_zones.keys().for_each(|key| add(key.clone()));
+        }
+        drop(index);
         let ObjectEvent::Modified { new, old } = event else { return };
         if new.labels.get(topology::ZONE) == old.labels.get(topology::ZONE) {
             return;
@@ -172,6 +197,19 @@ impl EndpointsController {
             by.is_some_and(|by| by == manager) && !slice.deleting
         });
         ours.map(|slice| slice.decode().map_err(SyncError::decode(&slice.key))).collect()
+    }
+
+    /// Slices that bear our name and that nobody's end would take away, out of a backup perhaps: nodes
+    /// would send traffic there for ever.
+    async fn remove_strays(&self, key: &ObjectKey) -> Result<bool, SyncError> {
+        let strays = self.index().strays.of(key);
+        let mut actions = Vec::new();
+        for key in strays {
+            if let Some(slice) = self.cached("endpointslices", &key) {
+                actions.push(Action::Delete { key, uid: slice.uid.clone() });
+            }
+        }
+        self.perform(key, actions).await
     }
 
     async fn write_endpoints(
@@ -221,7 +259,36 @@ impl EndpointsController {
             let node = self.cached("nodes", &ObjectKey::new("", node))?;
             node.labels.get(topology::ZONE).cloned()
         });
+        if topology::auto::is_asked(service) {
+            let outcomes = topology::auto::hint(&mut desired, &self.index().zones);
+            self.tell_of_hints(key, &cached.uid, outcomes);
+        }
         self.perform(key, slices::reconcile(&frame, &existing, desired)).await
+    }
+
+    /// Whether endpoints are meant for zones is told when that changes.
+    fn tell_of_hints(&self, key: &ObjectKey, uid: &str, outcomes: Outcomes) {
+        let before = match self.index().by_zones.get_mut(key) {
+            Some(told) => std::mem::replace(told, outcomes.clone()),
+            // Nobody asks for it any more.
+            None => return,
+        };
+        for (family, outcome) in
+            outcomes.iter().filter(|(family, now)| before.get(family) != Some(now))
+        {
+            let (object, family) = (reference("Service", key, uid), family.as_str());
+            self.context.recorder.record(match outcome {
+                Ok(()) => {
+                    let message = format!("{family} endpoints are meant for zones by these' CPUs");
+                    Occurrence::normal(Self::NAME, object, "TopologyAwareHintsEnabled", message)
+                }
+                Err(error) => {
+                    let message =
+                        format!("traffic to {family} endpoints goes to all zones: {error}");
+                    Occurrence::warning(Self::NAME, object, "TopologyAwareHintsDisabled", message)
+                }
+            });
+        }
     }
 
     /// Repeats Endpoints written by hand as slices; with a `selector` there are none to repeat.
@@ -332,7 +399,7 @@ fn owner(kind: &str, key: &ObjectKey, uid: &str) -> OwnerReference {
 impl Index {
     fn service_changed(&mut self, event: &ObjectEvent, add: &mut dyn FnMut(ObjectKey)) {
         let object = event.object();
-        let selector = match event {
+        let service = match event {
             ObjectEvent::Deleted(_) => {
                 self.gone.insert(object.key.clone());
                 None
@@ -340,9 +407,15 @@ impl Index {
             _ => {
                 self.gone.remove(&object.key);
                 // What does not decode is told by the pass.
-                object.decode::<Service>().ok().and_then(|service| service.spec?.selector)
+                object.decode::<Service>().ok()
             }
         };
+        if service.as_ref().is_some_and(topology::auto::is_asked) {
+            self.by_zones.entry(object.key.clone()).or_default();
+        } else {
+            self.by_zones.remove(&object.key);
+        }
+        let selector = service.and_then(|service| service.spec?.selector);
         self.selection.set(&Arc::new(object.key.clone()), selector.unwrap_or_default());
         add(object.key.clone());
     }

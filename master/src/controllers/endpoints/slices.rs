@@ -63,7 +63,12 @@ pub(crate) fn reconcile(
     let mut left: BTreeMap<Group, HashMap<Identity, Endpoint>> = desired
         .into_iter()
         .map(|(group, endpoints)| {
-            (group, endpoints.into_iter().map(|one| (identity(&one), one)).collect())
+            // Of two that are the same the first, which is ready if either is.
+            let mut wanted = HashMap::new();
+            for one in endpoints {
+                wanted.entry(identity(&one)).or_insert(one);
+            }
+            (group, wanted)
         })
         .collect();
     let mut drafts: Vec<Draft> =
@@ -96,7 +101,10 @@ fn keep(
     let mut changed = slice.metadata.labels.as_ref() != Some(&frame.labels);
     let mut endpoints = Vec::new();
     for old in slice.endpoints.iter().flatten() {
-        let new = wanted.as_mut().and_then(|wanted| wanted.remove(&identity(old)));
+        // Whatever is too many in a slice that somebody else has made longer moves on.
+        let has_room = endpoints.len() < MAX_ENDPOINTS;
+        let new = wanted.as_mut().filter(|_| has_room);
+        let new = new.and_then(|wanted| wanted.remove(&identity(old)));
         changed |= new.as_ref() != Some(old);
         endpoints.extend(new);
     }

@@ -13,6 +13,7 @@ use crate::controllers::Config;
 use crate::controllers::pods::PodView;
 
 const CONFIG: Config = Config {
+    service_lb: None,
     node_monitor_grace_period: Duration::from_secs(20),
     pod_eviction_timeout: Duration::from_secs(30),
     root_ca: String::new(),

@@ -68,6 +68,20 @@ fn calls_that_reach_the_host_are_refused() {
 }
 
 #[test]
+fn sockets_are_told_by_what_the_kernel_takes_of_their_family() {
+    let filter = default_filter();
+    for family in 0..48u64 {
+        let expected = if [38, 40].contains(&family) { EPERM } else { ALLOW };
+        for more in [0, 1 << 32, 0xffff_ffff << 32] {
+            let arguments = [more | family, 0];
+            let found = verdict(&filter, NATIVE, libc::SYS_socket, arguments);
+            assert_eq!(found, expected, "{family} {more:#x}");
+        }
+    }
+    assert_eq!(verdict(&filter, NATIVE, libc::SYS_socket, [48, 0]), EPERM);
+}
+
+#[test]
 fn what_cannot_be_looked_into_is_said_not_to_exist() {
     let filter = default_filter();
     assert_eq!(verdict(&filter, NATIVE, libc::SYS_clone3, [0, 0]), ENOSYS);
@@ -112,4 +126,25 @@ fn a_filter_is_compiled_once() {
     assert_eq!(cache.runtime_default(Capabilities(0)).unwrap(), first);
     assert_eq!(fs::metadata(&first).unwrap().modified().unwrap(), written);
     assert_ne!(cache.runtime_default(Capabilities(1 << 21)).unwrap(), first);
+}
+
+#[test]
+fn the_default_in_the_words_of_oci_decides_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("default.json");
+    fs::write(&file, crate::default_seccomp(&CapabilityChanges::default()).unwrap().to_string())
+        .unwrap();
+    let capabilities = Capabilities::with_changes(&CapabilityChanges::default()).unwrap();
+    let cache = FilterCache::new(folder.path().join("filters"));
+    let theirs = fs::read(cache.of_file(&file, capabilities).unwrap()).unwrap();
+    let ours = fs::read(cache.runtime_default(capabilities).unwrap()).unwrap();
+    let other: &[u32] = if cfg!(target_arch = "x86_64") { &[0x4000_0003] } else { &[] };
+    for architecture in [NATIVE].iter().chain(other) {
+        for number in 0..i64::from(profile::FIRST_BY_NUMBER) {
+            for argument in [0, 2, 38, 40, 0x0120_0011, 0x1002_0000, 0xffff_ffff] {
+                let of = |filter| verdict(filter, *architecture, number, [argument, 0]);
+                assert_eq!(of(&theirs), of(&ours), "{architecture:#x} {number} {argument:#x}");
+            }
+        }
+    }
 }

@@ -128,9 +128,10 @@ impl Server {
             }
         };
         let has_company = joined.is_some() || plan.processes != Processes::Own;
-        let held = &self.held;
-        let work =
-            |report: &Arc<OwnedFd>| creator::create(&folder, plan, joined, held, stdio, report);
+        let (held, hierarchies) = (&self.held, &self.hierarchies);
+        let work = |report: &Arc<OwnedFd>| {
+            creator::create(&folder, plan, joined, held, hierarchies, stdio, report)
+        };
         let (creator, report) = fork_creator(work)?;
         // A container that is never told to start leaves no trace of output.
         output.streams.shrink_to_fit();

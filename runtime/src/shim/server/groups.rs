@@ -1,6 +1,7 @@
 //! Out of the control groups of whoever started the shim, so that that can be restarted by itself.
 //!
-//! The kernel takes long for a move: a fork, the *mover*, waits for it, while the shim serves.
+//! A shim is born outside of them. Where that cannot be it has to be moved, for which the kernel takes long: a fork,
+//! the *mover*, waits for it, while the shim serves.
 
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -9,9 +10,12 @@ use super::Server;
 use crate::sys::{self, Fork};
 
 impl Server {
-    /// Moves the shim, and the first process of those that the containers share, to this group.
-    pub(crate) fn leave_caller_groups(&mut self, group: &str) {
+    /// Moves the shim, and the first process of those that the containers share, to this group, if they are not there.
+    pub(crate) fn leave_caller_groups(&mut self, group: &str, has_left: bool) {
         group.clone_into(&mut self.own_group);
+        if has_left {
+            return;
+        }
         let all = [Some(Pid::this()), self.held.first].into_iter().flatten().collect();
         self.move_out(all);
     }

@@ -4,10 +4,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cgroup::Counts;
-use crate::plan::ViewFile;
 
 /// What is taken from the machine.
-pub(crate) struct Machine<'a> {
+pub(super) struct Machine<'a> {
     /// Its file.
     pub(crate) text: &'a str,
     /// When the sandbox began, by the calendar.
@@ -19,16 +18,7 @@ pub(crate) struct Machine<'a> {
 /// Ticks of a second, in which `/proc` counts.
 const HERTZ: u64 = 100;
 
-/// A file of the view.
-pub(crate) fn text(kind: ViewFile, machine: &Machine<'_>, counts: &Counts) -> String {
-    match kind {
-        ViewFile::Meminfo => meminfo(machine.text, counts),
-        ViewFile::Cpuinfo => cpuinfo(machine.text, counts),
-        ViewFile::Stat => stat(machine, counts),
-    }
-}
-
-fn meminfo(of_machine: &str, counts: &Counts) -> String {
+pub(super) fn meminfo(of_machine: &str, counts: &Counts) -> String {
     let whole = of_machine.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let whole = whole.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     let whole = whole.unwrap_or(0) * 1024;
@@ -76,7 +66,7 @@ fn processors(counts: &Counts, there_are: u64) -> u64 {
     }
 }
 
-fn cpuinfo(of_machine: &str, counts: &Counts) -> String {
+pub(super) fn cpuinfo(of_machine: &str, counts: &Counts) -> String {
     let blocks: Vec<&str> =
         of_machine.split("\n\n").filter(|block| block.starts_with("processor")).collect();
     let shown = processors(counts, blocks.len() as u64) as usize;
@@ -87,7 +77,7 @@ fn cpuinfo(of_machine: &str, counts: &Counts) -> String {
 }
 
 /// Time is told of the container; the counts of the machine as a whole are left out.
-fn stat(machine: &Machine<'_>, counts: &Counts) -> String {
+pub(super) fn stat(machine: &Machine<'_>, counts: &Counts) -> String {
     let is_one = |line: &&str| {
         line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };

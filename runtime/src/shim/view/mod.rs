@@ -5,11 +5,13 @@
 //! when they are read; nothing is kept up to date while nobody looks. They are as long-lived as the
 //! sandbox: who serves them ends with the shim, with which containers lose their pod anyway.
 //!
-//! [`fuse`] has the words of the kernel, [`content`] what the files say, [`attendant`] is who serves them.
+//! [`fuse`] has the words of the kernel, [`content`] what the files say, [`load`] how busy the container is,
+//! [`attendant`] is who serves them.
 
 mod attendant;
 pub(super) mod content;
 mod fuse;
+mod load;
 
 pub(super) use attendant::Attendant;
 
@@ -27,6 +29,7 @@ use crate::cgroup::Hierarchies;
 use crate::plan::ViewFile;
 use content::Machine;
 use fuse::{Answer, Call};
+use load::Load;
 
 /// The views of a sandbox's containers.
 pub(super) struct Views {
@@ -44,6 +47,8 @@ struct File {
     length: usize,
     /// What a reader has begun to read, so that what it reads in pieces fits together.
     text: Vec<u8>,
+    /// Of `loadavg` only.
+    load: Load,
 }
 
 /// Number of the first file; the folder they are in is 1.
@@ -83,8 +88,8 @@ impl Views {
             let container = name.split_once('@')?.1;
             let kind = ViewFile::ALL.into_iter().find(|kind| kind.name_for(container) == name)?;
             let group = self.sandbox.container_cgroup(&ContainerId(container.to_owned()));
-            let name = name.to_owned();
-            self.files.push(File { name, kind, group, length: 0, text: Vec::new() });
+            let (name, load) = (name.to_owned(), Load::default());
+            self.files.push(File { name, kind, group, length: 0, text: Vec::new(), load });
             Some(self.files.len() - 1)
         });
         Some(FIRST + position? as u64)
@@ -165,8 +170,19 @@ impl Views {
         let file = self.file(node)?;
         let of_machine = fs::read_to_string(file.kind.path()).ok()?;
         let machine = Machine { text: &of_machine, since, age: began.elapsed() };
-        let counts = hierarchies.counts(&file.group);
-        let text = content::text(file.kind, &machine, &counts);
+        let counts = || hierarchies.counts(&file.group);
+        let text = match file.kind {
+            ViewFile::Meminfo => content::meminfo(machine.text, &counts()),
+            ViewFile::Cpuinfo => content::cpuinfo(machine.text, &counts()),
+            ViewFile::Stat => content::stat(&machine, &counts()),
+            ViewFile::Loadavg => {
+                if file.load.is_due(machine.age) {
+                    let (used, tasks) = (counts().cpu_used(), hierarchies.tasks(&file.group));
+                    file.load.advance(machine.age, used, tasks);
+                }
+                file.load.text()
+            }
+        };
         if text.len() > file.length {
             file.length = text.len() + SLACK;
         }

@@ -94,6 +94,7 @@ impl World<'_> {
                 self.observed.containers[index].stopping = Some(Stopping {
                     reason: *reason,
                     since: at(second),
+                    hook: false,
                     signalled: signal.map(|_| at(second)),
                     killed: None,
                 });

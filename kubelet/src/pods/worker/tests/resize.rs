@@ -76,6 +76,12 @@ async fn a_container_gets_more_and_less_while_it_runs() {
     assert_eq!(condition(&status, "PodResizeInProgress"), None);
     resize(&bench, "web", &amounts("500m", "512Mi"));
     until_has(&bench, &amounts("500m", "512Mi")).await;
+    let group = "/kutter/pods/guaranteed/poduid-web";
+    let narrowed = || {
+        let bounds = bench.runtime.group(group).unwrap();
+        bounds.memory_limit_bytes == Some(512 << 20) && bounds.cpu_quota_us == Some(50_000)
+    };
+    bench.until("the pod as a whole has no more than its container", narrowed).await;
     assert_eq!(bench.started(), ["main-0"]);
     // The next kubelet knows it, and has nothing to do.
     bench.end_kubelet().await;

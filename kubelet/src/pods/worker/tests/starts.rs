@@ -53,7 +53,7 @@ async fn a_container_gets_what_the_pod_says() {
     assert!(fs::read_to_string(path).unwrap().contains("10.244.0.1\tweb\n"));
     let sandboxes = bench.runtime.list().await.unwrap();
     assert_eq!(sandboxes[0].config.id, sandbox);
-    assert_eq!(sandboxes[0].config.cgroup_parent, "/kutter/burstable/poduid-web");
+    assert_eq!(sandboxes[0].config.cgroup_parent, "/kutter/pods/burstable/poduid-web");
     assert_eq!(sandboxes[0].config.hostname, "web");
 }
 
@@ -223,18 +223,32 @@ async fn a_program_that_cannot_be_started_is_tried_again_and_explained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_on_the_nodes_network_has_the_nodes_address_and_none_of_its_own() {
+async fn a_pod_on_the_nodes_network_has_the_nodes_addresses_and_none_of_its_own() {
     let mut bench = Bench::new();
     bench.start();
-    let mut spec = one_container(json!({"ports": [{"containerPort": 80, "hostPort": 80}]}));
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let mut spec = one_container(json!({
+        "ports": [{"containerPort": 80, "hostPort": 80}],
+        "env": [field("HOSTS", "status.hostIPs"), field("OWN", "status.podIPs")],
+    }));
     spec["hostNetwork"] = json!(true);
     spec["hostIPC"] = json!(true);
     spec["shareProcessNamespace"] = json!(true);
     bench.put(pod("web", spec));
     bench.until_phase("uid-web", "Running").await;
     let status = bench.status("uid-web").unwrap();
-    assert!(status.host_ip.is_some());
-    assert_eq!(status.pod_ip, status.host_ip);
+    let wanted = ["192.0.2.1", "2001:db8::1"];
+    assert_eq!(
+        (status.host_ip.as_deref(), status.pod_ip.as_deref()),
+        (Some(wanted[0]), Some(wanted[0]))
+    );
+    let hosts: Vec<String> = status.host_ips.into_iter().flatten().map(|one| one.ip).collect();
+    let own: Vec<String> = status.pod_ips.into_iter().flatten().map(|one| one.ip).collect();
+    assert_eq!((hosts, own), (wanted.map(str::to_owned).into(), wanted.map(str::to_owned).into()));
+    let (_, config) = bench.runtime.started().remove(0);
+    for name in ["HOSTS", "OWN"] {
+        assert!(config.env.contains(&(name.to_owned(), wanted.join(","))), "{:?}", config.env);
+    }
     assert!(bench.network.attached().is_empty());
     let sandbox = bench.runtime.list().await.unwrap().remove(0).config;
     let of_host = sandbox.of_host;

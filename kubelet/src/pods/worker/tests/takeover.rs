@@ -1,5 +1,9 @@
 //! What a kubelet finds when it starts.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use proto::ObjectKey;
 use runtime::ContainerRuntime;
 use runtime::SandboxId;
@@ -122,7 +126,7 @@ async fn what_is_left_of_unknown_pods_goes_once_a_master_has_spoken() {
     });
     bench.start();
     bench.until_phase("uid-kept", "Running").await;
-    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.runtime.list().await.unwrap().len(), 2);
     bench.confirm();
     bench.until("the remains are gone", || bench.network.attached() == ["uid-kept"]).await;
@@ -144,7 +148,7 @@ async fn a_pod_the_snapshot_on_disk_forgot_is_taken_over_when_the_master_names_i
         cluster.pods.clear();
     });
     bench.start();
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     bench.state.write([], |cluster| {
         cluster.pods.insert(ObjectKey::new("shop", "web"), plain("web").into());
     });
@@ -160,8 +164,76 @@ async fn a_pod_nobody_has_heard_of_waits_for_a_master() {
         cluster.pods.insert(ObjectKey::new("shop", "web"), plain("web").into());
     });
     bench.start();
-    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(bench.started().is_empty());
     bench.confirm();
     bench.until_phase("uid-web", "Running").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_ends_has_no_other_time_because_its_kubelet_starts_again() {
+    let mut bench = Bench::new();
+    bench
+        .runtime
+        .choose_program(|_, _| FakeProgram { ignores_signals: true, ..FakeProgram::default() });
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    bench.runtime.answer_exec(move |_, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        (Vec::new(), 0)
+    });
+    bench.start();
+    let hook = json!({"lifecycle": {"preStop": {"exec": {"command": ["goodbye"]}}}});
+    bench.put(pod("web", one_container(hook)));
+    bench.until_phase("uid-web", "Running").await;
+    let before = bench.seconds();
+    bench.delete("web", 30);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    bench.end_kubelet().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    bench.start();
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    assert!(!bench.is_reported_removed("uid-web"));
+    bench.until("it is reported", || bench.is_reported_removed("uid-web")).await;
+    assert_eq!(bench.seconds() - before, 30);
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "the hook had returned");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_before_the_end_that_lost_its_kubelet_is_called_again_within_the_time_left() {
+    // The hook takes 20 seconds, and 10 have passed when the next kubelet calls it.
+    for (grace, taken) in [(60, 30), (15, 15)] {
+        let mut bench = Bench::new();
+        bench.start();
+        let hook = json!({"lifecycle": {"preStop": {"sleep": {"seconds": 20}}}});
+        bench.put(pod("web", one_container(hook)));
+        bench.until_phase("uid-web", "Running").await;
+        let before = bench.seconds();
+        bench.delete("web", grace);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        bench.end_kubelet().await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        bench.start();
+        bench.until("it is reported", || bench.is_reported_removed("uid-web")).await;
+        assert_eq!(bench.seconds() - before, taken);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_whose_time_passed_while_no_kubelet_was_there_is_killed_at_once() {
+    let mut bench = Bench::new();
+    bench
+        .runtime
+        .choose_program(|_, _| FakeProgram { ignores_signals: true, ..FakeProgram::default() });
+    bench.start();
+    bench.put(plain("web"));
+    bench.until_phase("uid-web", "Running").await;
+    bench.delete("web", 30);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    bench.end_kubelet().await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let before = bench.seconds();
+    bench.start();
+    bench.until("it is reported", || bench.is_reported_removed("uid-web")).await;
+    assert_eq!(bench.seconds(), before);
 }

@@ -99,6 +99,25 @@ fn what_is_created_is_counted_in_until_it_is_too_much() {
 }
 
 #[test]
+fn what_running_a_pod_takes_counts_too() {
+    let mut pod = pod(json!({"cpu": "2"}), json!({"cpu": "3"}));
+    pod.spec.as_mut().unwrap().overhead =
+        serde_json::from_value(json!({"cpu": "100m", "memory": "1Gi"})).unwrap();
+    let quota = hard(
+        json!({"cpu": "9", "requests.memory": "9Gi", "limits.cpu": "9"}),
+        json!({"cpu": "0", "requests.memory": "0", "limits.cpu": "0"}),
+    );
+    assert_eq!(
+        told::<Pods>(&quota, &pod, None),
+        json!("failed quota: q: must specify requests.memory for: main")
+    );
+    let quota =
+        hard(json!({"cpu": "9", "limits.cpu": "9"}), json!({"cpu": "0", "limits.cpu": "0"}));
+    let used = json!({"cpu": "2100m", "limits.cpu": "3100m"});
+    assert_eq!(told::<Pods>(&quota, &pod, None), used);
+}
+
+#[test]
 fn sidecars_count_with_the_containers_and_init_containers_beside_them() {
     let cpu = |amount: &str| json!({"requests": {"cpu": amount}});
     for (initial, expected) in [

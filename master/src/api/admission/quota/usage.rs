@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::k8s as k8s_openapi;
 use proto::quantity::Quantity;
 
@@ -57,6 +58,7 @@ pub(super) fn of_pod(pod: &Pod, now: Timestamp) -> Amounts {
         add(&mut running, &of_container(container));
     }
     let mut running = with_initial(running, spec, of_container);
+    add_overhead(&mut running, spec.overhead.as_ref());
     running.insert("pods".to_owned(), Quantity::from_units(1));
     running
 }
@@ -83,6 +85,20 @@ pub(in crate::api::admission) fn with_initial(
     add(&mut running, &sidecars);
     raise(&mut running, &starting);
     running
+}
+
+/// What running the pod takes counts like what its containers ask for, and where these have limits,
+/// beside them.
+fn add_overhead(sum: &mut Amounts, overhead: Option<&BTreeMap<String, WireQuantity>>) {
+    for (name, wire) in overhead.into_iter().flatten() {
+        let Ok(amount) = Quantity::try_from(wire) else { continue };
+        for request in [name.clone(), format!("requests.{name}")] {
+            *sum.entry(request).or_default() += amount;
+        }
+        if let Some(limit) = sum.get_mut(&format!("limits.{name}")) {
+            *limit += amount;
+        }
+    }
 }
 
 fn add(sum: &mut Amounts, amounts: &Amounts) {

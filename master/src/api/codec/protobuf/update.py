@@ -22,7 +22,9 @@ PACKAGES = {
     "k8s.io.api.discovery.v1": ("discovery.k8s.io/v1", "discovery/v1"),
     "k8s.io.api.events.v1": ("events.k8s.io/v1", "events/v1"),
     "k8s.io.api.networking.v1": ("networking.k8s.io/v1", "networking/v1"),
+    "k8s.io.api.node.v1": ("node.k8s.io/v1", "node/v1"),
     "k8s.io.api.policy.v1": ("policy/v1", "policy/v1"),
+    "k8s.io.api.scheduling.v1": ("scheduling.k8s.io/v1", "scheduling/v1"),
 }
 # Their JSON is not an object of their fields; the reader knows them by name.
 SCALARS = {"Time", "MicroTime", "Timestamp", "Duration", "FieldsV1", "Quantity", "QuantityValue",

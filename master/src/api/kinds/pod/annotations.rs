@@ -86,6 +86,9 @@ fn validate_seccomp(value: &str, path: &Path, errors: &mut FieldErrors) {
     errors.push(FieldError::invalid(path, value, detail));
 }
 
+/// What took the annotation's place.
+const FIELD_INSTEAD: &str = "set securityContext.appArmorProfile";
+
 fn validate_app_armor(
     container: &str,
     value: &str,
@@ -99,9 +102,9 @@ fn validate_app_armor(
     }
     match value {
         "" | "unconfined" => {}
-        "runtime/default" => refuse(path, value, "no AppArmor profiles are set", errors),
+        "runtime/default" => refuse(path, value, FIELD_INSTEAD, errors),
         _ if value.starts_with("localhost/") => {
-            refuse(path, value, "no AppArmor profiles are set", errors);
+            refuse(path, value, FIELD_INSTEAD, errors);
         }
         _ => {
             let detail = format!("invalid AppArmor profile name: {value:?}");

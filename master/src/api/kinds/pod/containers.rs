@@ -193,14 +193,6 @@ fn validate_ports(container: &Container, path: &Path, errors: &mut FieldErrors) 
             for reason in names::port_number(number) {
                 errors.push(FieldError::invalid(path.child("hostPort"), number, reason));
             }
-            if port.protocol.as_deref() == Some("SCTP") {
-                unsupported::refuse(
-                    &path.child("protocol"),
-                    "SCTP",
-                    "use TCP or UDP, or no hostPort",
-                    errors,
-                );
-            }
         }
         endpoints::protocol(port.protocol.as_deref(), &path.child("protocol"), errors);
         if let Some(text) = port.host_ip.as_deref().filter(|ip| !ip.is_empty()) {

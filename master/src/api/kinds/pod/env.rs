@@ -41,7 +41,14 @@ pub(super) const OF_VOLUMES: &[&str] = &[
     "metadata.namespace",
     "metadata.uid",
 ];
-const RESOURCES: &[&str] = &["limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+const RESOURCES: &[&str] = &[
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
 
 /// All that is wrong with `env` and `envFrom`.
 pub(super) fn validate(
@@ -191,7 +198,7 @@ fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
 /// In which unit the amount is told.
 fn validate_divisor(resource: &str, divisor: &WireQuantity, path: &Path, errors: &mut FieldErrors) {
     const OF_CPU: &[&str] = &["1m", "1"];
-    const OF_MEMORY: &[&str] =
+    const OF_BYTES: &[&str] =
         &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
     let Ok(quantity) = Quantity::try_from(divisor) else {
         resources::quantity(divisor, path, errors);
@@ -202,7 +209,10 @@ fn validate_divisor(resource: &str, divisor: &WireQuantity, path: &Path, errors:
     }
     let (what, known, told) = match resource {
         "limits.cpu" | "requests.cpu" => ("cpu", OF_CPU, OF_CPU.join(" and ")),
-        "limits.memory" | "requests.memory" => ("memory", OF_MEMORY, OF_MEMORY.join(", ")),
+        "limits.memory" | "requests.memory" => ("memory", OF_BYTES, OF_BYTES.join(", ")),
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => {
+            ("local ephemeral storage", OF_BYTES, OF_BYTES.join(", "))
+        }
         _ => return,
     };
     if !known.contains(&quantity.to_string().as_str()) {

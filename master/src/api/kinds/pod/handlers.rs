@@ -61,7 +61,7 @@ impl<'a> Handlers<'a> {
         if let Some(grpc) = self.grpc
             && is_first("grpc", errors)
         {
-            validate_port(&IntOrString::Int(grpc.port), &path.child("grpc.port"), errors);
+            validate_grpc(grpc, &path.child("grpc"), errors);
         }
         if let Some(sleep) = self.sleep
             && is_first("sleep", errors)
@@ -104,6 +104,15 @@ fn validate_http(http: &HTTPGetAction, path: &Path, errors: &mut FieldErrors) {
             let detail = "its value must be one line";
             errors.push(FieldError::invalid(&path, header.name.as_str(), detail));
         }
+    }
+}
+
+fn validate_grpc(grpc: &GRPCAction, path: &Path, errors: &mut FieldErrors) {
+    // Any service may be asked for, and none.
+    let GRPCAction { mode, port, service: _ } = grpc;
+    validate_port(&IntOrString::Int(*port), &path.child("port"), errors);
+    if mode.is_some() {
+        one_of(mode.as_deref(), &["Plaintext", "TLS"], &path.child("mode"), errors);
     }
 }
 

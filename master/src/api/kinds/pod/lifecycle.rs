@@ -19,6 +19,10 @@ pub(super) fn validate(
     let Lifecycle { post_start, pre_stop, stop_signal } = lifecycle;
     for (field, hook) in [("postStart", post_start), ("preStop", pre_stop)] {
         if let Some(hook) = hook {
+            if let Some(tcp) = &hook.tcp_socket {
+                let instead = "use exec, httpGet or sleep";
+                refuse(&path.child(field).child("tcpSocket"), tcp, instead, errors);
+            }
             let grace_period = spec.termination_grace_period_seconds;
             Handlers::of_hook(hook).validate(grace_period, &path.child(field), errors);
         }

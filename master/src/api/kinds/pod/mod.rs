@@ -5,14 +5,16 @@
 //! [`resize`]: by those subresources), [`status`] what a client may write of the status, [`columns`]
 //! prints.
 //!
-//! The number of processes has no field in Kubernetes: every container gets the kubelet's
+//! The number of processes has no field in Kubernetes: every pod gets the kubelet's
 //! `--pod-max-pids`.
 
+mod affinity;
 pub(super) mod annotations;
 mod columns;
 mod containers;
 mod env;
 mod ephemeral;
+pub(crate) mod gates;
 mod handlers;
 mod host;
 mod lifecycle;
@@ -30,6 +32,7 @@ pub(super) mod validate;
 mod volumes;
 
 pub(crate) use ephemeral::is_mirror;
+pub(super) use validate::{invalid_each, overhead, preemption_policy, validate_tolerations};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
@@ -38,6 +41,7 @@ use serde_json::Value;
 
 use super::path::Path;
 use super::{Column, Deletion, Kind, ResourceInfo};
+use crate::api::admission::priority::carry_over;
 use crate::api::field_error::FieldErrors;
 use crate::api::objects::Part;
 use crate::cache::{SelectableFields, selectable};
@@ -90,14 +94,21 @@ impl Kind for Pods {
     fn prepare_create(object: &mut Pod) {
         object.metadata.generation = Some(1);
         let class = qos::class(object.spec.as_ref().unwrap_or(&PodSpec::default()));
-        object.status = Some(PodStatus {
+        let mut status = PodStatus {
             phase: Some("Pending".to_owned()),
             qos_class: Some(class.to_owned()),
             ..Default::default()
-        });
+        };
+        if let Some(spec) = &object.spec {
+            gates::tell(spec, &mut status);
+        }
+        object.status = Some(status);
     }
 
     fn prepare_update(new: &mut Pod, old: &Pod) {
+        if let (Some(new), Some(old)) = (&mut new.spec, &old.spec) {
+            carry_over(new, old);
+        }
         new.status.clone_from(&old.status);
     }
 
@@ -138,6 +149,7 @@ impl Kind for Pods {
         let annotations = object.metadata.annotations.as_ref();
         annotations::agree(annotations, spec, &Path::new("spec"), &mut errors);
         errors.extend(ephemeral::validate_create(object));
+        errors.extend(gates::validate_create(spec));
         errors
     }
 

@@ -7,7 +7,7 @@ use proto::k8s as k8s_openapi;
 use serde_json::json;
 
 use super::super::path::Path;
-use super::unsupported::{self, refuse};
+use super::unsupported;
 use super::validate::climbs;
 use crate::api::field_error::{FieldError, FieldErrors};
 
@@ -70,7 +70,8 @@ pub(super) fn validate_pod(context: &PodSecurityContext, path: &Path, errors: &m
         run_as_non_root: _,
         run_as_user,
         se_linux_change_policy,
-        se_linux_options,
+        // Which labels there are, the policy of each node knows.
+        se_linux_options: _,
         seccomp_profile,
         supplemental_groups,
         supplemental_groups_policy,
@@ -85,20 +86,18 @@ pub(super) fn validate_pod(context: &PodSecurityContext, path: &Path, errors: &m
     validate_seccomp(seccomp_profile.as_ref(), &path.child("seccompProfile"), errors);
     validate_app_armor(app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
     validate_id(*fs_group, &path.child("fsGroup"), errors);
-    // The second has no effect on volumes that come and go with the pod, as all here do.
+    // The last two have no effect on volumes that come and go with the pod, as all here do: each is the pod's
+    // alone, and its files get labels one by one.
     for (field, value, supported) in [
         ("supplementalGroupsPolicy", supplemental_groups_policy, &["Merge", "Strict"]),
         ("fsGroupChangePolicy", fs_group_change_policy, &["Always", "OnRootMismatch"]),
+        ("seLinuxChangePolicy", se_linux_change_policy, &["MountOption", "Recursive"]),
     ] {
         if let Some(other) = value.as_deref().filter(|value| !supported.contains(value)) {
             errors.push(FieldError::not_supported(path.child(field), other, supported));
         }
     }
-    let fields = [
-        (json!(se_linux_options), "seLinuxOptions", "no SELinux labels are set"),
-        (json!(se_linux_change_policy), "seLinuxChangePolicy", "no SELinux labels are set"),
-        (json!(windows_options), "windowsOptions", "nodes run Linux"),
-    ];
+    let fields = [(json!(windows_options), "windowsOptions", "nodes run Linux")];
     unsupported::refuse_set(path, fields, errors);
 }
 
@@ -114,7 +113,7 @@ pub(super) fn validate_container(context: &SecurityContext, path: &Path, errors:
         run_as_group,
         run_as_non_root: _,
         run_as_user,
-        se_linux_options,
+        se_linux_options: _,
         seccomp_profile,
         windows_options,
     } = context;
@@ -150,10 +149,7 @@ pub(super) fn validate_container(context: &SecurityContext, path: &Path, errors:
             errors.push(FieldError::not_supported(path, other, supported));
         }
     }
-    let fields = [
-        (json!(se_linux_options), "seLinuxOptions", "no SELinux labels are set"),
-        (json!(windows_options), "windowsOptions", "nodes run Linux"),
-    ];
+    let fields = [(json!(windows_options), "windowsOptions", "nodes run Linux")];
     unsupported::refuse_set(path, fields, errors);
 }
 
@@ -203,23 +199,29 @@ fn validate_profile_name(name: Option<&str>, path: &Path, errors: &mut FieldErro
     }
 }
 
-/// None is set on any container, so only `Unconfined` can be kept.
+/// As long as a name may be for the kernel.
+const MAX_APP_ARMOR_NAME: usize = 4095;
+
 fn validate_app_armor(profile: Option<&AppArmorProfile>, path: &Path, errors: &mut FieldErrors) {
     let Some(AppArmorProfile { localhost_profile, type_ }) = profile else { return };
     match type_.as_str() {
-        "Unconfined" if localhost_profile.is_some() => {
+        "Unconfined" | "RuntimeDefault" if localhost_profile.is_some() => {
             let path = path.child("localhostProfile");
             let detail = "can only be set when AppArmor type is Localhost";
             errors.push(FieldError::invalid(path, localhost_profile.clone(), detail));
         }
-        "Unconfined" => {}
-        "RuntimeDefault" | "Localhost" => {
-            refuse(
-                &path.child("type"),
-                type_,
-                "no AppArmor profiles are set; leave it out",
-                errors,
-            );
+        "Unconfined" | "RuntimeDefault" => {}
+        "Localhost" => {
+            let path = path.child("localhostProfile");
+            let name = localhost_profile.as_deref().unwrap_or_default();
+            if name.trim().is_empty() {
+                let detail = "must be set when AppArmor type is Localhost";
+                errors.push(FieldError::required(path, detail));
+            } else if name.trim() != name {
+                errors.push(FieldError::invalid(path, name, "must not be padded with whitespace"));
+            } else if name.len() > MAX_APP_ARMOR_NAME {
+                errors.push(FieldError::too_long(path, MAX_APP_ARMOR_NAME));
+            }
         }
         "" => {
             let detail = "type is required when appArmorProfile is set";

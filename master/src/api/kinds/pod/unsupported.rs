@@ -49,16 +49,11 @@ pub(in crate::api::kinds) fn given<T: Serialize + Default + PartialEq>(field: &O
     serde_json::to_value(said).unwrap_or_default()
 }
 
-/// The value, unless it is one of these.
-fn beyond(field: &Option<String>, known: &[&str]) -> Value {
-    json!(field.as_deref().filter(|value| !known.contains(value)))
-}
-
 /// What a pod may not say.
 pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let PodSpec {
         active_deadline_seconds: _,
-        affinity,
+        affinity: _,
         automount_service_account_token: _,
         containers: _,
         dns_config: _,
@@ -78,17 +73,17 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         node_name: _,
         node_selector: _,
         os,
-        overhead,
-        preemption_policy,
-        priority,
-        priority_class_name,
+        overhead: _,
+        preemption_policy: _,
+        priority: _,
+        priority_class_name: _,
         readiness_gates: _,
         resource_claims,
         resources,
         restart_policy: _,
-        runtime_class_name,
+        runtime_class_name: _,
         scheduler_name: _,
-        scheduling_gates,
+        scheduling_gates: _,
         scheduling_group,
         security_context: _,
         service_account: _,
@@ -98,33 +93,16 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         subdomain: _,
         termination_grace_period_seconds: _,
         tolerations: _,
-        topology_spread_constraints,
+        topology_spread_constraints: _,
         volumes: _,
     } = spec;
-    let no_priority = "all pods are equal, and none gives way to another";
     let other_os = json!(os.as_ref().map(|os| &os.name).filter(|name| *name == "windows"));
     let fields = [
-        (
-            given(affinity),
-            "affinity",
-            "use nodeSelector; pods of one controller are spread over the nodes",
-        ),
         (given(eviction_responders), "evictionResponders", "pods are deleted gracefully"),
         (other_os, "os", "nodes run Linux"),
-        (given(overhead), "overhead", "there are no runtime classes"),
-        (beyond(preemption_policy, &["PreemptLowerPriority"]), "preemptionPolicy", no_priority),
-        (given(priority), "priority", no_priority),
-        (given(priority_class_name), "priorityClassName", no_priority),
         (given(resource_claims), "resourceClaims", "nodes offer cpu and memory only"),
         (given(resources), "resources", "say them for each container"),
-        (given(runtime_class_name), "runtimeClassName", "there is one runtime"),
-        (given(scheduling_gates), "schedulingGates", "create the pod when it may run"),
         (json!(scheduling_group), "schedulingGroup", "pods are scheduled one by one"),
-        (
-            given(topology_spread_constraints),
-            "topologySpreadConstraints",
-            "pods of one controller are spread over the nodes",
-        ),
     ];
     refuse_set(path, fields, errors);
 }

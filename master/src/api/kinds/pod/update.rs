@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration};
 use proto::k8s as k8s_openapi;
 
-use super::annotations;
+use super::{annotations, gates};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const RULE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -52,6 +52,7 @@ pub(super) fn validate(new: &Pod, old: &Pod) -> FieldErrors {
     {
         rest.termination_grace_period_seconds = old.termination_grace_period_seconds;
     }
+    errors.extend(gates::validate_update(&new, &old, &mut rest));
     if rest != old {
         let detail = format!("{RULE}; what differs: {}", differences(&rest, &old).join(", "));
         errors.push(FieldError::forbidden("spec", detail));

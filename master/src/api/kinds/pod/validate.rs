@@ -1,14 +1,17 @@
 //! What a pod has to keep to. The parts have files of their own; here is what is left of the spec.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PodSpec, Toleration};
-use proto::{k8s as k8s_openapi, names};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use proto::{k8s as k8s_openapi, names, priority};
 use serde_json::json;
 
 use super::super::path::Path;
 use super::super::{ip, metadata};
-use super::{containers, ephemeral, host, security, unsupported, volumes};
+use super::{
+    affinity, containers, ephemeral, gates, host, resources, security, unsupported, volumes,
+};
 use crate::api::field_error::{FieldError, FieldErrors};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
@@ -39,6 +42,8 @@ pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Fiel
     metadata::labels(spec.node_selector.as_ref(), &path.child("nodeSelector"), errors);
     for (field, value, rule) in [
         ("nodeName", &spec.node_name, names::dns_subdomain as fn(&str) -> Vec<String>),
+        ("priorityClassName", &spec.priority_class_name, names::dns_subdomain),
+        ("runtimeClassName", &spec.runtime_class_name, names::dns_subdomain),
         ("serviceAccountName", &spec.service_account_name, names::dns_subdomain),
         ("hostname", &spec.hostname, names::dns_label),
         ("subdomain", &spec.subdomain, names::dns_label),
@@ -47,6 +52,9 @@ pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Fiel
             invalid_each(&path.child(field), value, rule(value), errors);
         }
     }
+    overhead(spec.overhead.as_ref(), &path.child("overhead"), errors);
+    let policy = spec.preemption_policy.as_deref();
+    preemption_policy(policy, &path.child("preemptionPolicy"), errors);
     match spec.os.as_ref().map(|os| os.name.as_str()) {
         None | Some("linux" | "windows") => {}
         Some("") => errors.push(FieldError::required(path.child("os.name"), "cannot be empty")),
@@ -61,12 +69,38 @@ pub(in crate::api::kinds) fn spec(spec: &PodSpec, path: &Path, errors: &mut Fiel
     if let Some(context) = &spec.security_context {
         security::validate_pod(context, &path.child("securityContext"), errors);
     }
+    affinity::validate(spec, path, errors);
+    gates::validate(spec, path, errors);
     host::validate(spec, path, errors);
     unsupported::spec(spec, path, errors);
 }
 
+/// What running a pod takes beside its containers.
+pub(in crate::api::kinds) fn overhead(
+    amounts: Option<&BTreeMap<String, WireQuantity>>,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    for (name, amount) in amounts.into_iter().flatten() {
+        let path = path.key(name);
+        resources::validate_name(name, &path, errors);
+        resources::quantity(amount, &path, errors);
+    }
+}
+
+/// Whether others give way to a pod.
+pub(in crate::api::kinds) fn preemption_policy(
+    policy: Option<&str>,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    if policy.is_some() {
+        one_of(policy, &[priority::PREEMPT_LOWER, priority::PREEMPT_NEVER], path, errors);
+    }
+}
+
 /// A reason for each rule that a text breaks.
-pub(super) fn invalid_each(
+pub(in crate::api::kinds) fn invalid_each(
     path: &Path,
     value: &str,
     reasons: Vec<String>,
@@ -203,7 +237,7 @@ fn validate_host_aliases(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) 
 }
 
 /// What is wrong with tolerations, in the spec or in an annotation.
-pub(super) fn validate_tolerations(
+pub(in crate::api::kinds) fn validate_tolerations(
     tolerations: &[Toleration],
     path: &Path,
     errors: &mut FieldErrors,

@@ -2,6 +2,7 @@
 //! object; a claim lost in a race is picked again.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use k8s_openapi::api::core::v1::ServiceSpec;
 use proto::k8s as k8s_openapi;
@@ -138,7 +139,9 @@ impl Pool<'_> {
         let failed = |reason: &str| format!("failed to allocate IP : {reason}");
         let range = self.cluster.service_cidrs.of(family);
         let range = range.ok_or_else(|| failed("the family is not configured on this cluster"))?;
-        let picked = pick(range.size(), |offset| {
+        // The network's own address comes first, and is nobody's.
+        let low = 1 + low_band(range.size(), ADDRESS_BANDS);
+        let picked = pick(low..range.size(), |offset| {
             let ip = range.nth(offset).filter(|ip| range.usable(*ip))?;
             (!self.taken(&ip_claim(ip))).then_some(ip)
         });
@@ -146,17 +149,35 @@ impl Pool<'_> {
     }
 }
 
-/// The first of `count` candidates that will do, tried from random places so that what was given up
-/// lately is not given out again at once.
-fn pick<T>(count: u128, mut accept: impl FnMut(u128) -> Option<T>) -> Option<T> {
-    let random = || Uuid::new_v4().as_u128() % count.max(1);
+/// How much of a range is left for those who ask for something of their own: this part of it, within
+/// bounds. As Kubernetes has it.
+struct Bands {
+    part: u128,
+    least: u128,
+    most: u128,
+}
+
+const ADDRESS_BANDS: Bands = Bands { part: 16, least: 16, most: 256 };
+const PORT_BANDS: Bands = Bands { part: 32, least: 16, most: 128 };
+
+/// How long the lower band of a range is, of which something is picked only when the upper one is full.
+fn low_band(size: u128, bands: Bands) -> u128 {
+    if size <= bands.least { 0 } else { (size / bands.part).clamp(bands.least, bands.most) }
+}
+
+/// The first candidate that will do, tried from random places so that what was given up lately is not
+/// given out again at once. What lies before the range is tried last.
+fn pick<T>(range: Range<u128>, mut accept: impl FnMut(u128) -> Option<T>) -> Option<T> {
+    let count = range.end.saturating_sub(range.start).max(1);
+    let random = || Uuid::new_v4().as_u128() % count;
     for _ in 0..GUESSES {
-        if let Some(found) = accept(random()) {
+        if let Some(found) = accept(range.start + random()) {
             return Some(found);
         }
     }
     let start = random();
-    (0..count.min(SEARCH)).find_map(|step| accept((start + step) % count))
+    let mut upper = (0..count.min(SEARCH)).map(|step| range.start + (start + step) % count);
+    upper.find_map(&mut accept).or_else(|| (0..range.start).find_map(accept))
 }
 
 impl Pool<'_> {
@@ -180,7 +201,8 @@ impl Pool<'_> {
     /// A node port that `accept` agrees to.
     fn pick_port(&self, accept: impl Fn(i32) -> bool) -> Option<i32> {
         let (low, high) = self.cluster.node_ports;
-        pick(u128::from(high.saturating_sub(low)) + 1, |offset| {
+        let count = u128::from(high.saturating_sub(low)) + 1;
+        pick(low_band(count, PORT_BANDS)..count, |offset| {
             let number = i32::from(low) + i32::try_from(offset).ok()?;
             accept(number).then_some(number)
         })
@@ -248,5 +270,34 @@ impl Pool<'_> {
                 )),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_lower_band_is_as_long_as_kubernetes_documents_it() {
+        for (bits, long) in [(4, 0), (5, 16), (8, 16), (12, 256), (16, 256), (64, 256)] {
+            assert_eq!(low_band(1 << bits, ADDRESS_BANDS), long, "{bits} bits");
+        }
+        for (count, long) in [(16, 0), (17, 16), (200, 16), (2768, 86), (10_000, 128)] {
+            assert_eq!(low_band(count, PORT_BANDS), long, "{count} ports");
+        }
+    }
+
+    #[test]
+    fn the_lower_band_is_used_when_the_upper_one_is_full() {
+        let mut taken = BTreeSet::new();
+        for round in 0..60 {
+            let picked = pick(20..60, |offset| (!taken.contains(&offset)).then_some(offset));
+            let picked = picked.unwrap();
+            assert_eq!(picked < 20, round >= 40, "{picked} in round {round}");
+            taken.insert(picked);
+        }
+        assert_eq!(pick(20..60, |offset| (!taken.contains(&offset)).then_some(offset)), None);
     }
 }

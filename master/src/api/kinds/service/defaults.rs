@@ -132,6 +132,9 @@ pub(super) fn carry_over(new: &mut ServiceSpec, old: &ServiceSpec) {
         if new.load_balancer_class == old.load_balancer_class {
             new.load_balancer_class = None;
         }
+        if new.load_balancer_ip == old.load_balancer_ip {
+            new.load_balancer_ip = None;
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::super::cidr::IpRange;
 use super::super::path::Path;
-use super::super::pod::unsupported::{given, refuse, refuse_set};
-use super::super::{endpoints, metadata};
+use super::super::pod::unsupported::refuse;
+use super::super::{endpoints, ip, metadata};
 use super::{
     CLUSTER_IP, EXTERNAL_NAME, HEADLESS, LOAD_BALANCER, NODE_PORT, addresses, cluster_ip,
     is_reached_from_outside, may_have_node_ports, needs_health_check, protocol, type_of,
@@ -29,6 +29,7 @@ const MAX_AFFINITY_SECONDS: i32 = 86400;
 /// Of the same meaning, the older one first.
 const TOPOLOGY: [&str; 2] =
     ["service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode"];
+const TOPOLOGY_MODES: &[&str] = &["Auto", "auto", "Disabled", "disabled"];
 /// What `loadBalancerSourceRanges` once was.
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
@@ -50,8 +51,6 @@ pub(super) fn service(service: &Service) -> FieldErrors {
     validate_policies(spec, &path, &mut errors);
     validate_external_ips(spec, &path, &mut errors);
     validate_balancer(spec, &path, &mut errors);
-    let address = given(&spec.load_balancer_ip);
-    refuse_set(&path, [(address, "loadBalancerIP", "use externalIPs")], &mut errors);
     errors
 }
 
@@ -64,6 +63,12 @@ fn validate_annotations(service: &Service, kind: &str, errors: &mut FieldErrors)
     {
         let detail = format!("must match annotations[{hints}] when both are specified");
         errors.push(FieldError::invalid(path.key(mode), moded.as_str(), detail));
+    }
+    for key in TOPOLOGY {
+        let Some(said) = annotation(key) else { continue };
+        if !TOPOLOGY_MODES.contains(&said.as_str()) {
+            errors.push(FieldError::not_supported(path.key(key), said.as_str(), TOPOLOGY_MODES));
+        }
     }
     if let Some(ranges) = annotation(SOURCE_RANGES) {
         let path = path.key(SOURCE_RANGES);
@@ -217,10 +222,12 @@ fn validate_external_ips(spec: &ServiceSpec, path: &Path, errors: &mut FieldErro
 fn validate_balancer(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     let balanced = type_of(spec) == LOAD_BALANCER;
     let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    let wanted = spec.load_balancer_ip.as_deref().unwrap_or_default();
     for (given, field) in [
         (!ranges.is_empty(), "loadBalancerSourceRanges"),
         (spec.allocate_load_balancer_node_ports.is_some(), "allocateLoadBalancerNodePorts"),
         (spec.load_balancer_class.is_some(), "loadBalancerClass"),
+        (!wanted.is_empty(), "loadBalancerIP"),
     ] {
         if given && !balanced {
             let detail = "may only be used when `type` is 'LoadBalancer'";
@@ -229,6 +236,9 @@ fn validate_balancer(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) 
     }
     if !balanced {
         return;
+    }
+    if !wanted.is_empty() {
+        ip::validate(wanted, &path.child("loadBalancerIP"), errors);
     }
     for (index, port) in spec.ports.iter().flatten().enumerate() {
         if port.port == KUBELET_PORT {

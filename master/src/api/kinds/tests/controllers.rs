@@ -65,9 +65,9 @@ fn controllers_keep_to_the_rules() {
                 "spec.template.spec.containers[0].image: Required value",
             ),
             (
-                "/spec/template/spec/runtimeClassName",
-                json!("kata"),
-                "spec.template.spec.runtimeClassName: Forbidden: \"kata\" is not supported",
+                "/spec/template/spec/resources",
+                json!({"limits": {"cpu": "1"}}),
+                "spec.template.spec.resources: Forbidden: is not supported",
             ),
         ],
     );

@@ -5,6 +5,8 @@ mod controllers;
 mod events;
 mod limits;
 mod policies;
+mod priority;
+mod runtime;
 mod settings;
 mod traffic;
 
@@ -73,6 +75,8 @@ fn every_kind_has_as_many_cells_as_columns_and_stable_fields() {
     ask::<Deployments>(json!({}));
     ask::<PodTemplates>(json!({}));
     ask::<Leases>(json!({}));
+    ask::<PriorityClasses>(json!({}));
+    ask::<RuntimeClasses>(json!({"handler": "x"}));
     ask::<LimitRanges>(json!({}));
     ask::<ResourceQuotas>(json!({}));
     ask::<EventsView>(json!({}));
@@ -98,6 +102,8 @@ fn the_registry_has_every_kind_once() {
         "deployments",
         "replicasets",
         "leases",
+        "priorityclasses",
+        "runtimeclasses",
         "limitranges",
         "resourcequotas",
     ] {

@@ -100,6 +100,16 @@ fn variables_keep_to_the_rules() {
                 "",
             ),
             (
+                &at("env/2/valueFrom/resourceFieldRef"),
+                json!({"resource": "limits.ephemeral-storage", "divisor": "1m"}),
+                "spec.containers[0].env[2].valueFrom.resourceFieldRef.divisor: Invalid value: \"limits.ephemeral-storage\": only divisor's values 1, 1k, 1M,",
+            ),
+            (
+                &at("env/2/valueFrom/resourceFieldRef"),
+                json!({"resource": "requests.ephemeral-storage", "divisor": "1Gi"}),
+                "",
+            ),
+            (
                 &at("env/3/valueFrom/configMapKeyRef/key"),
                 json!(""),
                 "spec.containers[0].env[3].valueFrom.configMapKeyRef.key: Required value",

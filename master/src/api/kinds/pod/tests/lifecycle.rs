@@ -19,9 +19,12 @@ fn hooks_keep_to_the_rules() {
         ),
         ("postStart/exec/command", json!([]), "postStart.exec.command: Required value"),
         ("preStop/httpGet/port", json!("Http"), "preStop.httpGet.port: Invalid value: \"Http\""),
-        // It is let pass, as in Kubernetes, and fails when it is called.
-        ("preStop", json!({"tcpSocket": {"port": 80}}), ""),
-        ("preStop", json!({"tcpSocket": {"port": 0}}), "preStop.tcpSocket.port: Invalid value: 0"),
+        // Kubernetes lets it pass, and has it fail when it is called.
+        (
+            "preStop",
+            json!({"tcpSocket": {"port": 80}}),
+            "preStop.tcpSocket: Forbidden: is not supported by this version of Kutter: use exec, httpGet or sleep",
+        ),
         ("preStop", json!({"sleep": {"seconds": 0}}), ""),
         (
             "preStop",

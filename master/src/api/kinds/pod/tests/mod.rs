@@ -1,10 +1,12 @@
 //! Pods, from what users write to what is stored and shown.
 
+mod affinity;
 mod annotations;
 mod columns;
 mod containers;
 mod env;
 mod ephemeral;
+mod gates;
 mod host;
 mod init;
 mod lifecycle;

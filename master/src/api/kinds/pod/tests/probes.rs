@@ -78,6 +78,12 @@ fn probes_keep_to_the_rules() {
                 "spec.containers[0].livenessProbe.grpc.port: Invalid value: 0: must be between 1 and 65535, inclusive",
             ),
             (&at("livenessProbe"), json!({"grpc": {"port": 1}}), ""),
+            (&at("livenessProbe"), json!({"grpc": {"port": 1, "mode": "TLS"}}), ""),
+            (
+                &at("livenessProbe"),
+                json!({"grpc": {"port": 1, "mode": "tls"}}),
+                "spec.containers[0].livenessProbe.grpc.mode: Unsupported value: \"tls\": supported values: \"Plaintext\", \"TLS\"",
+            ),
             (
                 &at("livenessProbe"),
                 json!({"grpc": {"port": 1}, "tcpSocket": {"port": 1}}),

@@ -29,6 +29,12 @@ fn volumes_and_mounts_keep_to_the_rules() {
                 json!("Tape"),
                 "spec.volumes[1].emptyDir.medium: Unsupported value: \"Tape\"",
             ),
+            ("/spec/volumes/1/emptyDir/mode", json!(0o1777), ""),
+            (
+                "/spec/volumes/1/emptyDir/mode",
+                json!(0o2777),
+                "spec.volumes[1].emptyDir.mode: Invalid value: 1535: must be a number between 0 and 01777 (octal)",
+            ),
             (
                 "/spec/volumes/1/emptyDir/sizeLimit",
                 json!("lots"),

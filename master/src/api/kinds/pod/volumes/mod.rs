@@ -131,7 +131,11 @@ fn validate_empty_dir(empty: &EmptyDirVolumeSource, path: &Path, errors: &mut Fi
             _ => resources::quantity(limit, &path, errors),
         }
     }
-    file_mode(empty.mode, &path.child("mode"), errors);
+    // A folder may be sticky, as `/tmp` is.
+    if let Some(mode) = empty.mode.filter(|mode| !(0..=0o1777).contains(mode)) {
+        let detail = "must be a number between 0 and 01777 (octal), both inclusive";
+        errors.push(FieldError::invalid(path.child("mode"), mode, detail));
+    }
 }
 
 fn validate_host_path(host: &HostPathVolumeSource, path: &Path, errors: &mut FieldErrors) {

@@ -87,6 +87,11 @@ fn services_keep_to_the_rules() {
             ("/metadata/annotations", json!({"service.kubernetes.io/topology-mode": "Auto"}), ""),
             (
                 "/metadata/annotations",
+                json!({"service.kubernetes.io/topology-mode": "PreferZone"}),
+                "metadata.annotations[service.kubernetes.io/topology-mode]: Unsupported value: \"PreferZone\": supported values: \"Auto\", \"auto\", \"Disabled\", \"disabled\"",
+            ),
+            (
+                "/metadata/annotations",
                 json!({"service.beta.kubernetes.io/load-balancer-source-ranges": ""}),
                 "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Forbidden: may only be used when `type` is 'LoadBalancer'",
             ),
@@ -282,10 +287,11 @@ fn what_only_a_balancer_has_keeps_to_the_rules() {
                 json!("a b"),
                 "spec.loadBalancerClass: Invalid value: \"a b\": name part must consist of",
             ),
+            ("/spec/loadBalancerIP", json!("192.0.2.7"), ""),
             (
                 "/spec/loadBalancerIP",
-                json!("192.0.2.7"),
-                "spec.loadBalancerIP: Forbidden: \"192.0.2.7\" is not supported",
+                json!("node-1"),
+                "spec.loadBalancerIP: Invalid value: \"node-1\": must be a valid IP address",
             ),
             (
                 "/spec/ports/0/port",
