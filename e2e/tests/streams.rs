@@ -291,7 +291,12 @@ async fn upgraded(client: &Client, path: &str) -> Result<()> {
         let (mut read, mut write) = tokio::io::split(joined);
         let said = vec![7; 1 << 20];
         let mut heard = vec![0; said.len()];
-        tokio::try_join!(write.write_all(&said), read.read_exact(&mut heard))?;
+        // Without the flush TLS may keep the last of it to itself.
+        let say = async {
+            write.write_all(&said).await?;
+            write.flush().await
+        };
+        tokio::try_join!(say, read.read_exact(&mut heard))?;
         ensure!(heard == said, "{path}: not what was said");
         Ok(())
     };
