@@ -228,12 +228,15 @@ async fn a_cut_off_start_can_be_asked_for_again() {
     rig.finish().await;
 }
 
-/// The creators at work for a shim.
+/// The creators at work for a shim. What a creator has just forked has its name and its parent, and
+/// not yet a group of its own; if that is killed, the creator tells why it fails.
 fn creators(shim: u32) -> Vec<u32> {
     let is_creator = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.contains("(kutter-creator)") && stat.contains(&format!(") S {shim} "))
-            || stat.contains("(kutter-creator)") && stat.contains(&format!(") R {shim} "))
+        let Some((_, after)) = stat.split_once("(kutter-creator) ") else { return false };
+        let fields: Vec<&str> = after.split(' ').collect();
+        let (parent, group) = (shim.to_string(), pid.to_string());
+        matches!(fields[..], ["S" | "R", of, leads, ..] if of == parent && leads == group)
     };
     common::processes().iter().map(|process| process.pid).filter(is_creator).collect()
 }

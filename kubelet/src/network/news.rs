@@ -16,8 +16,9 @@ use tokio_util::task::AbortOnDropHandle;
 /// answers to requests were lost with them. So news are hints, and whoever waits for one looks at
 /// the thing itself.
 pub(crate) struct News {
-    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    // Before the receiver, as it is dropped: it warns of each message that nobody takes.
     _connection: AbortOnDropHandle<()>,
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
 }
 
 impl News {
