@@ -162,6 +162,53 @@ async function watchOverWebSocket() {
     socket.close();
 }
 
+/** Asks a pod of the test program for its name, over a forwarded port. */
+async function forward(pod, port) {
+    const [answer, input] = [new Text(), new PassThrough()];
+    const forwarded = await new k8s.PortForward(config).portForward(NAMESPACE, pod, [port], answer, null, input);
+    input.write('GET /hostname HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
+    await soon('the forwarded port answers', answer.until((text) => text.includes(`\n${pod}\n`)));
+    forwarded.close();
+}
+
+/** Proxies to a Service, and to the pod behind it; a forwarded port to what the Service leads to. */
+async function throughService() {
+    const [name, selector] = ['front', { suite: 'front' }];
+    const spec = { selector, ports: [{ name: 'http', port: 80, targetPort: 8080 }] };
+    await core.createNamespacedService({ namespace: NAMESPACE, body: { metadata: { name }, spec } });
+    const get = (service, path = 'hostname') =>
+        core.connectGetNamespacedServiceProxyWithPath({ namespace: NAMESPACE, name: service, path });
+    // It selects nothing yet.
+    await refused(503, get(`${name}:http`));
+
+    let abort;
+    const endpoint = new Promise((resolve, reject) => {
+        const look = (_, slice) => {
+            const ready = (slice.endpoints ?? []).find((one) => one.conditions.ready);
+            if (ready) resolve({ pod: ready.targetRef.name, port: slice.ports[0].port });
+        };
+        new k8s.Watch(config).watch(`/apis/discovery.k8s.io/v1/namespaces/${NAMESPACE}/endpointslices`,
+            { labelSelector: `kubernetes.io/service-name=${name}` }, look,
+            (error) => error && error.name !== 'AbortError' && reject(error),
+        ).then((controller) => { abort = controller; }, reject);
+    });
+    await core.patchNamespacedPod({ name: POD, namespace: NAMESPACE, body: { metadata: { labels: selector } } },
+        k8s.setHeaderOptions('Content-Type', k8s.PatchStrategy.MergePatch));
+    const { pod, port } = await soon('the Service has an endpoint', endpoint);
+    abort?.abort();
+    assert.deepEqual({ pod, port }, { pod: POD, port: 8080 });
+
+    for (const way of [`${name}:http`, `${name}:80`, `http:${name}:http`]) {
+        assert.equal(await get(way), `${POD}\n`, way);
+    }
+    await refused(404, get(`${name}:http`, 'nowhere'));
+    await refused(503, get(`${name}:81`));
+    const direct = { namespace: NAMESPACE, name: `${POD}:8080`, path: 'hostname' };
+    assert.equal(await core.connectGetNamespacedPodProxyWithPath(direct), `${POD}\n`);
+    await forward(pod, port);
+    await core.deleteNamespacedService({ namespace: NAMESPACE, name });
+}
+
 async function streams(subresources) {
     const log = await core.readNamespacedPodLog({ name: POD, namespace: NAMESPACE, tailLines: 10 });
     assert.ok(log, 'the log is empty');
@@ -186,13 +233,7 @@ async function streams(subresources) {
     const ended = await run(['/testserver', 'exit', '3']);
     assert.equal(ended.status.details.causes[0].message, '3');
 
-    if (subresources.has('pods/portforward')) {
-        const [answer, input] = [new Text(), new PassThrough()];
-        const forward = await new k8s.PortForward(config).portForward(NAMESPACE, POD, [8080], answer, null, input);
-        input.write('GET /hostname HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
-        await soon('the forwarded port answers', answer.until((text) => text.includes(POD)));
-        forward.close();
-    }
+    if (subresources.has('pods/portforward')) await forward(POD, 8080);
     if (subresources.has('pods/attach')) {
         const attach = new k8s.Attach(config);
         const socket = await attach.attach(NAMESPACE, POD, 'main', new Text(), new Text(), null, false);
@@ -207,5 +248,6 @@ await informer();
 await watchOverWebSocket();
 const { resources } = await core.getAPIResources();
 await streams(new Set(resources.map((resource) => resource.name)));
+await throughService();
 // The client keeps connections open for later.
 process.exit(0);
