@@ -275,8 +275,10 @@ fn a_service_of_both_families_answers_in_both() {
         let asked = || client.namespace.ask_tcp(at);
         let answer = eventually("the service", asked, Result::is_ok).unwrap();
         assert_eq!(answer.server, "server");
+        assert_eq!(client.namespace.ask_udp(at).unwrap(), answer);
         assert!(client.addresses.contains(&answer.client), "{}", answer.client);
         assert_eq!(node.namespace.ask_tcp(at).unwrap().server, "server");
+        assert_eq!(node.namespace.ask_udp(at).unwrap().server, "server");
     }
 }
 

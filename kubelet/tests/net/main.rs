@@ -3,6 +3,7 @@
 //! Needs root; without it each test says so and passes.
 
 mod cni;
+mod entrances;
 mod families;
 mod flows;
 mod ground;

@@ -26,7 +26,7 @@ fn without_handles(rules: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-fn clients_remembered(node: &TestNode) -> usize {
+pub(crate) fn clients_remembered(node: &TestNode) -> usize {
     node.namespace.command("nft list map ip kutter affinity").matches("expires").count()
 }
 
