@@ -189,6 +189,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
             memory_capacity_bytes: facts.memory_bytes,
             max_pods: usize::try_from(config.max_pods).unwrap_or(usize::MAX),
             pod_max_pids: config.pod_max_pids,
+            page_sizes: facts.huge_pages.iter().map(|(size, _)| *size).collect(),
             own_users,
             no_app_armor: runtime.app_armor().err().map(str::to_owned),
             no_selinux: runtime.selinux().err().map(str::to_owned),

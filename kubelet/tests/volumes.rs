@@ -2,11 +2,13 @@
 
 mod node;
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::Arc;
 
 use kubelet::state::Change;
+use nix::fcntl::{Flock, FlockArg};
 use node::{Node, script, shim};
 use proto::ObjectKey;
 use proto::k8s::api::core::v1::ConfigMap;
@@ -194,5 +196,72 @@ async fn whoever_runs_is_in_the_group_of_the_volumes() {
         assert_eq!((found.mode() & 0o7777, found.gid()), (mode, 2000), "{file}");
     }
     node.remove("web").await;
+    node.finish().await;
+}
+
+/// Has the kernel give pages beyond what is set aside, while a test runs. What nodes have to give stays as it
+/// is: other kubelets of this machine see nothing of it.
+struct Overcommit {
+    file: Flock<File>,
+    before: String,
+}
+
+impl Overcommit {
+    /// Nothing where the kernel has no huge pages.
+    fn of(pages: u64) -> Option<Self> {
+        let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages";
+        let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        let mut file = Flock::lock(file, FlockArg::LockExclusive).unwrap();
+        let mut before = String::new();
+        file.read_to_string(&mut before).unwrap();
+        let more = before.trim().parse::<u64>().unwrap() + pages;
+        file.write_all(more.to_string().as_bytes()).unwrap();
+        Some(Self { file, before })
+    }
+}
+
+impl Drop for Overcommit {
+    fn drop(&mut self) {
+        if let Err(error) = self.file.write_all(self.before.as_bytes()) {
+            eprintln!("cannot set back nr_overcommit_hugepages: {error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_has_the_huge_pages_that_it_asks_for() {
+    let Some(shim) = shim() else { return };
+    let Some(_more) = Overcommit::of(4) else {
+        eprintln!("left out: the kernel has no huge pages of 2 MiB");
+        return;
+    };
+    let node = Node::start(shim).await;
+    let mut spec = script(
+        STAY,
+        json!({
+            "resources": {"limits": {"memory": "64Mi", "hugepages-2Mi": "4Mi"}},
+            "volumeMounts": [{"name": "pages", "mountPath": "/pages"}],
+        }),
+    );
+    spec["volumes"] =
+        json!([{"name": "pages", "emptyDir": {"medium": "HugePages-2Mi", "sizeLimit": "2Mi"}}]);
+    node.put("web", spec);
+    node.until_phase("web", "Running").await;
+    let (mounts, _) = node.exec("web", "grep ' /pages hugetlbfs ' /proc/mounts").await;
+    assert!(mounts.contains("pagesize=2M") && mounts.contains("size=2097152"), "{mounts}");
+    // It takes a page, if there is memory in one piece.
+    let volume = node.folder.path().join("root/pods/uid-web/volumes/pages");
+    let (said, code) = node.exec("web", "fallocate -l 2097152 /pages/own 2>&1").await;
+    if code == 0 {
+        let own = fs::metadata(volume.join("own")).unwrap();
+        assert_eq!((own.len(), own.blksize()), (2 << 20, 2 << 20));
+        let more = "fallocate -l 2097152 /pages/more 2>&1 || echo refused";
+        assert!(node.exec("web", more).await.0.ends_with("refused\n"));
+    } else {
+        assert!(said.contains("No space left on device"), "{said}");
+        eprintln!("left out: the kernel has no memory in pieces of 2 MiB");
+    }
+    node.remove("web").await;
+    assert!(!volume.exists());
     node.finish().await;
 }

@@ -3,12 +3,13 @@
 //! * [`node`]: the protocol between kubelets and masters, generated from `proto/node.proto`;
 //! * [`health`]: the question that gRPC probes ask, generated from `proto/health.proto`;
 //! * [`k8s`]: the Kubernetes object types, re-exported from `k8s-openapi`;
-//! * [`ObjectKey`], [`selector`], [`node_affinity`], [`quantity`], [`names`], [`containers`], [`ephemeral`], [`policy`],
-//!   [`pod_defaults`]: the few helpers that several sides need;
+//! * [`ObjectKey`], [`selector`], [`node_affinity`], [`quantity`], [`names`], [`containers`], [`ephemeral`], [`huge_pages`],
+//!   [`policy`], [`pod_defaults`]: the few helpers that several sides need;
 //! * [`pod_fields`]: what a pod can say, and who does as it says.
 
 pub mod containers;
 pub mod ephemeral;
+pub mod huge_pages;
 pub mod key;
 pub mod names;
 pub mod node_affinity;

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::ephemeral;
 use crate::k8s::api::core::v1::{
     Container, DownwardAPIVolumeFile, HTTPGetAction, ObjectFieldSelector, PodSpec, Probe,
     ResourceFieldSelector, ResourceRequirements, Volume,
 };
 use crate::k8s::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use crate::quantity::Quantity;
+use crate::{ephemeral, huge_pages};
 
 /// Readable by everybody, writable by the owner: 0644.
 const FILE_MODE: i32 = 0o644;
@@ -17,7 +17,7 @@ const FILE_MODE: i32 = 0o644;
 /// How long a token of a service account is good.
 const TOKEN_SECONDS: i64 = 60 * 60;
 
-/// The resources of which nodes keep count.
+/// The resources of which nodes keep count; of huge pages, too.
 const COUNTED: &[&str] = &["cpu", "memory"];
 
 fn set(field: &mut Option<String>, value: &str) {
@@ -213,7 +213,10 @@ fn round_to_milli(list: &mut BTreeMap<String, WireQuantity>) {
 /// A limit that is wrong is told of once, where it was written.
 fn requests_from_limits(resources: &mut ResourceRequirements) {
     let limits = resources.limits.clone().unwrap_or_default();
-    for (name, limit) in limits.into_iter().filter(|(name, _)| COUNTED.contains(&name.as_str())) {
+    for (name, limit) in limits
+        .into_iter()
+        .filter(|(name, _)| COUNTED.contains(&name.as_str()) || huge_pages::is_resource(name))
+    {
         if Quantity::try_from(&limit).is_ok_and(|limit| !limit.is_negative()) {
             resources.requests.get_or_insert_default().entry(name).or_insert(limit);
         }

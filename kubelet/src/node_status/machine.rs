@@ -98,8 +98,12 @@ fn huge_pages() -> Vec<(u64, u64)> {
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let size: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let pages = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
-            Some((size * 1024, pages.trim().parse::<u64>().ok()? * size * 1024))
+            let count = |file: &str| -> Option<u64> {
+                fs::read_to_string(entry.path().join(file)).ok()?.trim().parse().ok()
+            };
+            // Those beyond what is set aside (`nr_overcommit_hugepages`) come and go with their use.
+            let pages = count("nr_hugepages")?.saturating_sub(count("surplus_hugepages")?);
+            Some((size * 1024, pages * size * 1024))
         })
         .collect();
     sizes.sort_unstable();

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use proto::k8s::api::core::v1::{Pod, Toleration};
-use proto::node_affinity;
+use proto::{huge_pages, node_affinity};
 
 use super::allocation::Amounts;
+use super::huge_pages::HugePages;
 use super::observed::PodFailure;
 use super::resources::QosClass;
 use super::security::demands_app_armor;
@@ -25,6 +26,9 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) allocatable: Amounts,
     /// What the other pods were promised.
     pub(crate) used: Amounts,
+    /// Of huge pages; nothing while the node does not know itself.
+    pub(crate) allocatable_pages: Option<HugePages>,
+    pub(crate) used_pages: HugePages,
     /// So many other pods are here.
     pub(crate) pods: usize,
     pub(crate) max_pods: usize,
@@ -50,7 +54,18 @@ pub(crate) fn admit(pod: &Pod, wants: Amounts, node: &Surroundings<'_>) -> Resul
         ("cpu", wants.cpu_milli, node.used.cpu_milli, node.allocatable.cpu_milli),
         ("memory", wants.memory, node.used.memory, node.allocatable.memory),
     ];
-    for (name, wanted, used, all) in amounts {
+    let amounts = amounts.map(|(name, wanted, used, all)| (name.to_owned(), wanted, used, all));
+    let pages = HugePages::of_pod(pod);
+    let pages = node.allocatable_pages.iter().flat_map(|all| {
+        let used = &node.used_pages;
+        let of = |size| (huge_pages::resource(size), used.of_size(size), all.of_size(size));
+        let named = move |(size, wanted)| {
+            let (name, used, all) = of(size);
+            (name, wanted, used, all)
+        };
+        pages.iter().map(named)
+    });
+    for (name, wanted, used, all) in amounts.into_iter().chain(pages) {
         if wanted > 0 && wanted.saturating_add(used) > all {
             return refuse(
                 &format!("OutOf{name}"),
@@ -136,6 +151,8 @@ mod tests {
             labels: Some(&labels),
             allocatable: PLENTY,
             used: Amounts { cpu_milli: 1500, memory: 900 },
+            allocatable_pages: None,
+            used_pages: HugePages::default(),
             pods: 109,
             max_pods: 110,
             no_app_armor: None,
@@ -175,6 +192,29 @@ mod tests {
         assert!(verdict(plain(), &[], |node| node.used.memory = 901).starts_with("OutOfmemory: "));
         let unknown = Amounts { cpu_milli: i64::MAX, memory: i64::MAX };
         assert_eq!(verdict(plain(), &[], |node| node.allocatable = unknown), "admitted");
+    }
+
+    #[test]
+    fn pages_are_what_is_set_aside() {
+        let asking = |size: &str| {
+            let limits = json!({"cpu": "500m", "hugepages-2Mi": size, "hugepages-1Gi": "0"});
+            one_container(json!({"resources": {"limits": limits}}))
+        };
+        let pages = |size: &str| HugePages::of_pod(&pod("other", asking(size)));
+        let with = |wanted: &str, used: &str, all: Option<&str>| {
+            verdict(asking(wanted), &[], |node| {
+                node.used_pages = pages(used);
+                node.allocatable_pages = all.map(pages);
+            })
+        };
+        assert_eq!(with("4Mi", "4Mi", Some("8Mi")), "admitted");
+        assert_eq!(
+            with("4Mi", "6Mi", Some("8Mi")),
+            "OutOfhugepages-2Mi: Pod was rejected: Node didn't have enough resource: hugepages-2Mi, \
+             requested: 4194304, used: 6291456, capacity: 8388608"
+        );
+        assert!(with("2Mi", "0", Some("0")).starts_with("OutOfhugepages-2Mi: "));
+        assert_eq!(with("2Mi", "0", None), "admitted");
     }
 
     #[test]
@@ -272,6 +312,8 @@ mod tests {
             labels: None,
             allocatable: PLENTY,
             used: Amounts::default(),
+            allocatable_pages: None,
+            used_pages: HugePages::default(),
             pods: 0,
             max_pods: 1,
             no_app_armor: None,

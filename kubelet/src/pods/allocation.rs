@@ -1,4 +1,4 @@
-//! What this node has promised its pods of CPU and memory, and whether it can promise more.
+//! What this node has promised its pods of CPU, memory and huge pages, and whether it can promise more.
 //!
 //! A pod that is bound to the node is promised what it asks for then. When it asks for something else
 //! later (`resize`), it is promised that if there is room: [`decide`] says, and the [`Ledger`] sees to
@@ -16,6 +16,7 @@ use proto::quantity::Quantity;
 use tokio::sync::watch;
 
 use super::bounds::Asked;
+use super::huge_pages::HugePages;
 use super::resources::QosClass;
 use super::spec::Role;
 
@@ -154,6 +155,8 @@ pub(crate) struct Ledger {
 #[derive(Default)]
 struct Book {
     pods: BTreeMap<String, (QosClass, Amounts)>,
+    /// Of those that were promised any.
+    pages: BTreeMap<String, HugePages>,
     /// Of processors, by class: kept with each change.
     asked: Asked,
 }
@@ -193,6 +196,14 @@ impl Ledger {
         meant.fold(none, |(sum, count), (_, (_, one))| (sum.plus(*one), count + 1))
     }
 
+    /// What those of these pods that are in the ledger were promised of huge pages.
+    pub(crate) fn pages_of(&self, is_meant: impl Fn(&str) -> bool) -> HugePages {
+        let mut sum = HugePages::default();
+        let book = self.book();
+        book.pages.iter().filter(|(uid, _)| is_meant(uid)).for_each(|(_, pages)| sum.add(pages));
+        sum
+    }
+
     /// What the pods of each class were promised of processors, and the news of it.
     pub(crate) fn asked(&self) -> watch::Receiver<Asked> {
         self.asked.subscribe()
@@ -228,6 +239,14 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Enters the huge pages that the pod has beside the rest.
+    pub(crate) fn with_pages(self, pages: HugePages) -> Self {
+        if pages != HugePages::default() {
+            self.ledger.book().pages.insert(self.uid.clone(), pages);
+        }
+        self
+    }
+
     /// Promises the pod something else, if there is room.
     pub(crate) fn change(&self, wants: Amounts, allocatable: Amounts) -> Result<(), Pending> {
         let mut book = self.ledger.book();
@@ -244,7 +263,10 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.ledger.set(&mut self.ledger.book(), &self.uid, None);
+        let mut book = self.ledger.book();
+        book.pages.remove(&self.uid);
+        self.ledger.set(&mut book, &self.uid, None);
+        drop(book);
         self.ledger.freed.send_replace(());
     }
 }

@@ -11,12 +11,14 @@ use proto::k8s::api::core::v1::{
 };
 use runtime::image::Image;
 use runtime::{
-    Access, ContainerConfig, ContainerId, Mount, MountSource, Propagation, SandboxConfig, User,
+    Access, ContainerConfig, ContainerId, Mount, MountSource, Propagation, Resources,
+    SandboxConfig, User,
 };
 
 use super::PodsConfig;
 use super::bounds;
 use super::env::{self, ConfigError, Sources};
+use super::huge_pages::HugePages;
 use super::names::{AttemptLabels, PodIdentity, log_path};
 use super::observed::Images;
 use super::resources::{cgroup_parent, resources};
@@ -85,7 +87,10 @@ pub(crate) fn sandbox(
         annotations: identity.annotations(),
         hostname,
         cgroup_parent: cgroup_parent(&config.cgroup_root, pod, &identity.uid),
-        resources: bounds::of_pod(pod, config.pod_max_pids),
+        resources: Resources {
+            huge_page_limits: HugePages::of_pod(pod).limits(&config.page_sizes),
+            ..bounds::of_pod(pod, config.pod_max_pids)
+        },
         sysctls: context
             .and_then(|context| context.sysctls.as_ref())
             .into_iter()

@@ -16,6 +16,7 @@ mod container;
 mod env;
 mod events;
 mod hooks;
+mod huge_pages;
 mod images;
 mod logs;
 mod manager;
@@ -81,6 +82,8 @@ pub struct PodsConfig {
     pub max_pods: usize,
     /// Processes and threads a pod may have; -1: as many as there are.
     pub pod_max_pids: i64,
+    /// Sizes of huge pages that the kernel knows, in bytes.
+    pub page_sizes: Vec<u64>,
     /// Whether a pod that says nothing has users of its own.
     pub own_users: bool,
     /// Why AppArmor confines nobody on this node; nothing: it does.

@@ -34,6 +34,7 @@ pub(crate) fn config() -> PodsConfig {
         memory_capacity_bytes: 4 << 30,
         max_pods: 110,
         pod_max_pids: DEFAULT_POD_MAX_PIDS,
+        page_sizes: Vec::new(),
         own_users: false,
         no_app_armor: None,
         no_selinux: None,

@@ -85,7 +85,7 @@ async fn volume_uses(pod: &Pod, dir: &PodDir) -> Vec<(String, i64)> {
     let mut uses = Vec::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let limited = volume.empty_dir.as_ref().is_some_and(|empty| {
-            empty.size_limit.is_some() && empty.medium.as_deref() != Some("Memory")
+            empty.size_limit.is_some() && empty.medium.as_deref().is_none_or(str::is_empty)
         });
         if limited {
             let disk = count(dir.volume(&volume.name)).await;

@@ -168,7 +168,7 @@ pub(super) fn has_storage_limit(pod: &Pod) -> bool {
     spec.containers.iter().any(limited)
         || spec.volumes.iter().flatten().any(|volume| {
             volume.empty_dir.as_ref().is_some_and(|empty| {
-                empty.size_limit.is_some() && empty.medium.as_deref() != Some("Memory")
+                empty.size_limit.is_some() && empty.medium.as_deref().is_none_or(str::is_empty)
             })
         })
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use proto::k8s::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements, Volume};
 use proto::quantity::Quantity;
-use proto::{names, priority};
+use proto::{huge_pages, names, priority};
 
 use super::manifest::Problem;
 use crate::pods::names_any_object;
@@ -252,18 +252,33 @@ fn check_resources(resources: &ResourceRequirements, field: &str, found: &mut Fi
                     let what = "must be greater than or equal to 0";
                     found.add(field, format!("Invalid value: {text:?}: {what}"));
                 }
+                Ok(amount)
+                    if huge_pages::is_resource(name) && !huge_pages::is_whole(name, amount) =>
+                {
+                    let what = format!("is not positive integer multiple of {name}");
+                    found.add(field, format!("Invalid value: {text:?}: {what}"));
+                }
                 Ok(amount) if list == "limits" => {
                     limits.insert(name, amount);
                 }
                 Ok(amount) => {
                     let limit = limits.get(name);
-                    if limit.is_some_and(|limit| amount.nano_value() > limit.nano_value()) {
+                    if huge_pages::is_resource(name) && limit != Some(&amount) {
+                        let what = format!("must be equal to {name} limit");
+                        found.add(field, format!("Invalid value: {text:?}: {what}"));
+                    } else if limit.is_some_and(|limit| amount > *limit) {
                         let what = format!("must be less than or equal to {name} limit");
                         found.add(field, format!("Invalid value: {text:?}: {what}"));
                     }
                 }
             }
         }
+    }
+    let mut names =
+        [&resources.limits, &resources.requests].into_iter().flatten().flat_map(|l| l.keys());
+    let has_pages = names.clone().any(|name| huge_pages::is_resource(name));
+    if has_pages && !names.any(|name| ["cpu", "memory"].contains(&name.as_str())) {
+        found.add(field, "Forbidden: HugePages require cpu or memory");
     }
 }
 

@@ -116,6 +116,24 @@ fn what_is_wrong_is_told_with_its_field() {
         (spec("volumes: [{name: v, nfs: {server: s, path: /}}]"), "spec.volumes[0].nfs: Forbidden"),
         (spec("nodeName: n2"), "spec.nodeName: Invalid value: \"n2\""),
         (spec("restartPolicy: Sometimes"), "spec.restartPolicy: Unsupported value: \"Sometimes\""),
+        (
+            spec(
+                "initContainers: [{name: i, image: x, resources: {limits: {cpu: 1, hugepages-2Mi: 3Mi}}}]",
+            ),
+            "spec.initContainers[0].resources.limits.hugepages-2Mi: Invalid value: \"3Mi\": is not positive",
+        ),
+        (
+            spec(
+                "initContainers: [{name: i, image: x, resources: {limits: {hugepages-2Mi: 2Mi}}}]",
+            ),
+            "spec.initContainers[0].resources: Forbidden: HugePages require cpu or memory",
+        ),
+        (
+            spec(
+                "initContainers: [{name: i, image: x, resources: {requests: {cpu: 1, hugepages-2Mi: 2Mi}}}]",
+            ),
+            "spec.initContainers[0].resources.requests.hugepages-2Mi: Invalid value: \"2Mi\": must be equal to",
+        ),
         (manifest("a", ""), "spec.containers[0].image: Required value: a container runs an image"),
         (manifest("../a", "x"), "metadata.name: Invalid value: \"../a-n1\""),
         (manifest("a, namespace: ../b", "x"), "metadata.namespace: Invalid value"),

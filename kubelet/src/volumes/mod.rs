@@ -31,6 +31,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use proto::huge_pages;
 use proto::k8s::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Node, Pod, Secret, Volume};
 use proto::quantity::Quantity;
 
@@ -169,7 +170,7 @@ fn prepare_one(
 ) -> Result<PreparedVolume, Problem> {
     let source = dir.volume(&volume.name);
     if let Some(empty_dir) = &volume.empty_dir {
-        prepare_empty_dir(&source, empty_dir, fs_group(pod))?;
+        prepare_empty_dir(&source, empty_dir, pod)?;
         return Ok(PreparedVolume { source, read_only: false });
     }
     if let Some(host_path) = &volume.host_path {
@@ -196,7 +197,7 @@ const EMPTY_DIR_MODE: u32 = 0o777;
 fn prepare_empty_dir(
     path: &Path,
     empty_dir: &EmptyDirVolumeSource,
-    group: Option<u32>,
+    pod: &Pod,
 ) -> Result<(), Problem> {
     let mode = match empty_dir.mode {
         None => EMPTY_DIR_MODE,
@@ -211,7 +212,7 @@ fn prepare_empty_dir(
         .transpose()?
         .map(|limit| u64::try_from(limit.value()).unwrap_or(0))
         .filter(|limit| *limit > 0);
-    let folder = Folder::new(mode).shared_by(group);
+    let folder = Folder::new(mode).shared_by(fs_group(pod));
     match (empty_dir.medium.as_deref().unwrap_or_default(), limit) {
         // Whoever fills more of the disk than the limit has to go: see `pressure`.
         ("", _) => folder.ensure(path)?,
@@ -219,7 +220,14 @@ fn prepare_empty_dir(
             folder.ensure(path)?;
             mounts::ensure_tmpfs(path, limit, folder)?;
         }
-        (medium, _) => return Err(Problem::Failed(format!("unknown storage medium {medium:?}"))),
+        (medium, limit) => {
+            let unknown = || Problem::Failed(format!("unknown storage medium {medium:?}"));
+            let pages = huge_pages::medium(medium).ok_or_else(unknown)?;
+            let spec = pod.spec.as_ref().ok_or_else(unknown)?;
+            let size = huge_pages::volume_page_size(spec, pages).map_err(Problem::Failed)?;
+            folder.ensure(path)?;
+            mounts::ensure_hugetlbfs(path, size, limit, folder)?;
+        }
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The few mounts the kubelet makes itself: tmpfs volumes.
+//! The few mounts the kubelet makes itself: volumes in memory.
 
 use std::fs;
 use std::io;
@@ -11,10 +11,30 @@ use super::folder::Folder;
 
 /// Makes sure that a tmpfs is mounted on the folder.
 pub(super) fn ensure_tmpfs(path: &Path, size_bytes: Option<u64>, folder: Folder) -> io::Result<()> {
+    ensure("tmpfs", String::new(), path, size_bytes, folder)
+}
+
+/// Makes sure that huge pages of this size are mounted on the folder.
+pub(super) fn ensure_hugetlbfs(
+    path: &Path,
+    page_size: u64,
+    size_bytes: Option<u64>,
+    folder: Folder,
+) -> io::Result<()> {
+    ensure("hugetlbfs", format!("pagesize={page_size},"), path, size_bytes, folder)
+}
+
+fn ensure(
+    kind: &str,
+    mut options: String,
+    path: &Path,
+    size_bytes: Option<u64>,
+    folder: Folder,
+) -> io::Result<()> {
     if is_mount_point(path)? {
         return Ok(());
     }
-    let mut options = format!("mode={:o}", folder.mode);
+    options.push_str(&format!("mode={:o}", folder.mode));
     if let Some(group) = folder.group {
         options.push_str(&format!(",gid={group}"));
     }
@@ -22,7 +42,7 @@ pub(super) fn ensure_tmpfs(path: &Path, size_bytes: Option<u64>, folder: Folder)
         options.push_str(&format!(",size={size}"));
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))?;
+    mount(Some(kind), path, Some(kind), flags, Some(options.as_str()))?;
     Ok(())
 }
 

@@ -83,6 +83,43 @@ fn an_empty_dir_in_memory_has_its_size_and_goes_with_the_pod() {
 }
 
 #[test]
+fn an_empty_dir_of_huge_pages_has_pages_of_the_size_that_the_pod_asks_for() {
+    if !is_root() {
+        return;
+    }
+    if !Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() {
+        eprintln!("left out: the kernel has no huge pages of 2 MiB");
+        return;
+    }
+    let (_root, dir) = pod_dir();
+    let mut pod = pod(json!([
+        {"name": "data", "emptyDir": {"medium": "HugePages", "sizeLimit": "4Mi", "mode": 0o700}}
+    ]));
+    let error = prepare(&dir, &pod, &Objects::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "MountVolume.SetUp failed for volume \"data\" : hugePages storage requested, but there is \
+         no resource request for huge pages"
+    );
+    let container = json!({"name": "a", "resources": {"limits": {"hugepages-2Mi": "4Mi"}}});
+    pod.spec.as_mut().unwrap().containers = vec![serde_json::from_value(container).unwrap()];
+    for _ in 0..2 {
+        prepare(&dir, &pod, &Objects::default()).unwrap();
+    }
+    let path = dir.volume("data");
+    assert_eq!(mode(&path), 0o700);
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let ours: Vec<&str> =
+        mounts.lines().filter(|line| line.contains(path.to_str().unwrap())).collect();
+    assert_eq!(ours.len(), 1, "{ours:?}");
+    for part in [" hugetlbfs ", "pagesize=2M", "size=4194304", "nosuid,nodev"] {
+        assert!(ours[0].contains(part), "{part}: {}", ours[0]);
+    }
+    remove_volumes(&dir).unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
 fn a_config_map_becomes_files_behind_links() {
     let (_root, dir) = pod_dir();
     let pod = pod(json!([{"name": "cfg", "configMap": {"name": "settings", "defaultMode": 256}}]));

@@ -85,6 +85,7 @@ impl Node {
             memory_capacity_bytes: 4 << 30,
             max_pods: 110,
             pod_max_pids: DEFAULT_POD_MAX_PIDS,
+            page_sizes: vec![2 << 20],
             // As the kubelet finds out when it starts.
             own_users: runtime.own_users().is_ok(),
             no_app_armor: None,
@@ -316,8 +317,20 @@ fn lay_out_busybox(layer: &Path) {
         .find(|path| path.exists())
         .expect("busybox (Debian's busybox-static) is installed");
     fs::copy(busybox, layer.join("bin/busybox")).unwrap();
-    let applets =
-        ["cat", "dd", "echo", "grep", "hostname", "id", "rm", "sh", "sleep", "test", "touch"];
+    let applets = [
+        "cat",
+        "dd",
+        "echo",
+        "fallocate",
+        "grep",
+        "hostname",
+        "id",
+        "rm",
+        "sh",
+        "sleep",
+        "test",
+        "touch",
+    ];
     for applet in applets {
         symlink("busybox", layer.join("bin").join(applet)).unwrap();
     }

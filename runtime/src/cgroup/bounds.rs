@@ -120,16 +120,18 @@ fn pids(resources: &Resources, _: Version) -> Vec<(String, String)> {
     limit.map(|limit| ("pids.max".to_owned(), limit)).into_iter().collect()
 }
 
+/// What is reserved counts as what is used does: a page that is kept for somebody nobody else can have.
 fn huge_pages(resources: &Resources, version: Version) -> Vec<(String, String)> {
-    let file = |size: &u64| {
+    let files = |size: &u64| {
         let size = page_size(*size);
-        match version {
-            Version::One => format!("hugetlb.{size}.limit_in_bytes"),
-            Version::Two => format!("hugetlb.{size}.max"),
-        }
+        let limit = match version {
+            Version::One => "limit_in_bytes",
+            Version::Two => "max",
+        };
+        [format!("hugetlb.{size}.{limit}"), format!("hugetlb.{size}.rsvd.{limit}")]
     };
     let limits = resources.huge_page_limits.iter();
-    limits.map(|(size, limit)| (file(size), limit.to_string())).collect()
+    limits.flat_map(|(size, limit)| files(size).map(|file| (file, limit.to_string()))).collect()
 }
 
 /// As the kernel names it: `2MB`, `1GB`, `64KB`.
@@ -187,9 +189,10 @@ mod tests {
         let folder = root.path().join("hugetlb");
         let group = folder.join("k/pods");
         fs::create_dir_all(&group).unwrap();
-        fs::write(group.join("hugetlb.2MB.limit_in_bytes"), "").unwrap();
+        let files = ["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.rsvd.limit_in_bytes"];
+        files.iter().for_each(|file| fs::write(group.join(file), "").unwrap());
         hierarchy(&folder, &["hugetlb"], Version::One).bound("/k/pods", &resources()).unwrap();
-        assert_eq!(read(&group, &["hugetlb.2MB.limit_in_bytes"]), ["4194304"]);
+        assert_eq!(read(&group, &files), ["4194304", "4194304"]);
         // The systemd hierarchy bounds nothing, and gets no group.
         let named = root.path().join("systemd");
         hierarchy(&named, &["name=systemd"], Version::One).bound("/k", &resources()).unwrap();

@@ -112,3 +112,25 @@ fn what_a_class_asks_for_follows_its_pods() {
     drop((one, three));
     assert_eq!(now(&mut asked), [(Guaranteed, 0), (Burstable, 300), (BestEffort, 0)].into());
 }
+
+#[test]
+fn pages_are_a_pods_as_long_as_it_is_entered() {
+    let pages = |size: &str| {
+        let pod = serde_json::from_value(json!({
+            "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "a", "resources": {"limits": {"hugepages-2Mi": size}}}]},
+        }));
+        HugePages::of_pod(&pod.unwrap())
+    };
+    let ledger = Ledger::default();
+    let enter = |uid: &str| ledger.enter(uid, Burstable, amounts(1, 1));
+    let one = enter("one").with_pages(pages("4Mi"));
+    let _two = enter("two").with_pages(pages("2Mi"));
+    let _none = enter("none").with_pages(HugePages::default());
+    assert_eq!(ledger.pages_of(|_| true), pages("6Mi"));
+    assert_eq!(ledger.pages_of(|uid| uid != "one"), pages("2Mi"));
+    one.change(amounts(2, 2), amounts(9, 9)).unwrap();
+    assert_eq!(ledger.pages_of(|uid| uid == "one"), pages("4Mi"));
+    drop(one);
+    assert_eq!(ledger.pages_of(|_| true), pages("2Mi"));
+}

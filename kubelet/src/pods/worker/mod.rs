@@ -41,6 +41,7 @@ use super::admission::{Surroundings, admit};
 use super::allocation::{Amounts, Entry, Ledger, Pending};
 use super::clock::{Clock, after, timestamp};
 use super::events::Teller;
+use super::huge_pages::HugePages;
 use super::names::PodIdentity;
 use super::observed::{ContainerRecord, Observed, PodFailure};
 use super::plan::{FORCED_GRACE, Intent, deadline, grace, plan};
@@ -124,12 +125,15 @@ fn refusal(context: &Context, uid: &str, pod: &Pod, wants: Amounts) -> Option<Po
     });
     let is_other = |other: &str| other != uid && present.contains(other);
     let (used, pods) = context.ledger.promised_to(is_other);
+    let used_pages = context.ledger.pages_of(is_other);
     let health = context.dependencies.health.borrow().clone();
     let surroundings = Surroundings {
         health: &health,
         labels: node.as_ref().and_then(|node| node.metadata.labels.as_ref()),
         allocatable: Amounts::allocatable(node.as_deref()),
         used,
+        allocatable_pages: HugePages::allocatable(node.as_deref()),
+        used_pages,
         pods,
         max_pods: context.config.max_pods,
         no_app_armor: context.config.no_app_armor.as_deref(),
@@ -166,7 +170,10 @@ impl Worker {
         let is_new = unheard_of && known.as_ref().is_none_or(|known| known.start_time.is_none());
         let refusal = is_new.then(|| refusal(&context, &identity.uid, &pod, amounts)).flatten();
         let stays = !observed.finished && refusal.is_none();
-        let entry = stays.then(|| context.ledger.enter(&identity.uid, QosClass::of(&pod), amounts));
+        let entry = stays.then(|| {
+            let entry = context.ledger.enter(&identity.uid, QosClass::of(&pod), amounts);
+            entry.with_pages(HugePages::of_pod(&pod))
+        });
         let start_time = known
             .as_ref()
             .and_then(|known| known.start_time.as_ref())

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{LimitRange, LimitRangeItem};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::quantity::Quantity;
-use proto::{k8s as k8s_openapi, names};
+use proto::{huge_pages, k8s as k8s_openapi, names};
 use serde_json::{Value, json};
 
 use super::columns::{NAME, column, name};
@@ -182,6 +182,16 @@ fn validate_order(item: &LimitRangeItem, name: &str, path: &Path, errors: &mut F
             let path = path.child(field).key(name);
             errors.push(FieldError::invalid(path, told.to_string(), detail));
         }
+    }
+    if let (Some(default), Some(request)) = (default, request)
+        && huge_pages::is_resource(name)
+        && default != request
+    {
+        let detail = format!(
+            "default value {default} must equal to defaultRequest value {request} in {name}"
+        );
+        let path = path.child("defaultRequest").key(name);
+        errors.push(FieldError::invalid(path, default.to_string(), detail));
     }
     let Some(ratio) = amount(&item.max_limit_request_ratio) else { return };
     let path = path.child("maxLimitRequestRatio").key(name);

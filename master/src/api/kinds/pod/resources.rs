@@ -1,11 +1,11 @@
 //! What a container asks for and may use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::quantity::Quantity;
-use proto::{k8s as k8s_openapi, names};
+use proto::{huge_pages, k8s as k8s_openapi, names};
 
 use super::super::path::Path;
 use super::super::resource_names;
@@ -19,8 +19,7 @@ pub(super) fn validate(container: &Container, path: &Path, errors: &mut FieldErr
     let ResourceRequirements { claims, limits, requests } =
         container.resources.as_ref().unwrap_or(&default);
     if claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
-        let instead = "nodes offer cpu, memory and ephemeral-storage only";
-        unsupported::refuse(&path.child("claims"), claims, instead, errors);
+        unsupported::refuse(&path.child("claims"), claims, OFFERED, errors);
     }
     for (field, list) in [("limits", limits), ("requests", requests)] {
         let path = path.child(field);
@@ -28,20 +27,60 @@ pub(super) fn validate(container: &Container, path: &Path, errors: &mut FieldErr
             let path = path.key(name);
             validate_name(name, &path, errors);
             quantity(amount, &path, errors);
+            whole_pages(name, amount, &path, errors);
         }
     }
     for (name, request) in requests.iter().flatten() {
-        let Some(limit) = limits.as_ref().and_then(|limits| limits.get(name)) else { continue };
+        // Nobody gives a page to two.
+        let is_shared = !huge_pages::is_resource(name);
+        let Some(limit) = limits.as_ref().and_then(|limits| limits.get(name)) else {
+            if !is_shared {
+                let detail = "Limit must be set for non overcommitable resources";
+                errors.push(FieldError::required(path.child("limits"), detail));
+            }
+            continue;
+        };
         let amounts = (Quantity::try_from(request), Quantity::try_from(limit));
-        if let (Ok(request), Ok(limit)) = amounts
-            && request > limit
-        {
-            let detail = format!("must be less than or equal to {name} limit of {limit}");
-            let value = request.to_string();
-            errors.push(FieldError::invalid(path.child("requests"), value, detail));
-        }
+        let (Ok(request), Ok(limit)) = amounts else { continue };
+        let rule = match is_shared {
+            true if request > limit => "less than or equal to",
+            false if request != limit => "equal to",
+            _ => continue,
+        };
+        let detail = format!("must be {rule} {name} limit of {limit}");
+        let value = request.to_string();
+        errors.push(FieldError::invalid(path.child("requests"), value, detail));
+    }
+    pages_with_memory(limits.iter().chain(requests).flat_map(BTreeMap::keys), path, errors);
+}
+
+/// Pages are no memory to run in.
+pub(super) fn pages_with_memory<'a>(
+    mut names: impl Iterator<Item = &'a String> + Clone,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    let has_pages = names.clone().any(|name| huge_pages::is_resource(name));
+    if has_pages && !names.any(|name| RESIZED.contains(&name.as_str())) {
+        errors.push(FieldError::forbidden(path, "HugePages require cpu or memory"));
     }
 }
+
+/// Pages are not divided.
+pub(super) fn whole_pages(
+    name: &str,
+    amount: &WireQuantity,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    let Ok(parsed) = Quantity::try_from(amount) else { return };
+    if huge_pages::is_resource(name) && !huge_pages::is_whole(name, parsed) {
+        let detail = format!("{parsed} is not positive integer multiple of {name}");
+        errors.push(FieldError::invalid(path, amount.0.as_str(), detail));
+    }
+}
+
+const OFFERED: &str = "nodes offer cpu, memory, ephemeral-storage and huge pages only";
 
 const RESIZED: &[&str] = &["cpu", "memory"];
 const RESTARTS: &[&str] = &["NotRequired", "RestartContainer"];
@@ -73,11 +112,13 @@ pub(super) fn validate_resize(
 pub(in crate::api::kinds) fn validate_name(name: &str, path: &Path, errors: &mut FieldErrors) {
     match name {
         "cpu" | "memory" | "ephemeral-storage" => {}
-        _ if name.starts_with("hugepages-") || name.contains('/') => {
+        _ if huge_pages::is_resource(name) => {
+            invalid_each(path, name, names::qualified_name(name), errors);
+        }
+        _ if name.contains('/') => {
             let reasons = names::qualified_name(name);
             if reasons.is_empty() {
-                let instead = "nodes offer cpu, memory and ephemeral-storage only";
-                unsupported::refuse(path, (), instead, errors);
+                unsupported::refuse(path, (), OFFERED, errors);
             }
             invalid_each(path, name, reasons, errors);
         }

@@ -85,7 +85,9 @@ pub(in crate::api::kinds) fn overhead(
         let path = path.key(name);
         resources::validate_name(name, &path, errors);
         resources::quantity(amount, &path, errors);
+        resources::whole_pages(name, amount, &path, errors);
     }
+    resources::pages_with_memory(amounts.into_iter().flat_map(BTreeMap::keys), path, errors);
 }
 
 /// Whether others give way to a pod.

@@ -57,6 +57,14 @@ fn limit_ranges_keep_to_the_rules() {
                 "spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"21\": ratio 21 is greater than max/min = 20.000000",
             ),
             (
+                "/spec/limits/0",
+                json!({
+                    "type": "Container", "default": {"hugepages-2Mi": "4Mi"},
+                    "defaultRequest": {"hugepages-2Mi": "2Mi"},
+                }),
+                "spec.limits[0].defaultRequest[hugepages-2Mi]: Invalid value: \"4Mi\": default value 4Mi must equal to defaultRequest value 2Mi in hugepages-2Mi",
+            ),
+            (
                 "/spec/limits/1/default",
                 json!({"cpu": "1"}),
                 "spec.limits[1].default: Forbidden: may not be specified when `type` is 'Pod'",

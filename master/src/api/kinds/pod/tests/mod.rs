@@ -8,6 +8,7 @@ mod env;
 mod ephemeral;
 mod gates;
 mod host;
+mod huge_pages;
 mod init;
 mod lifecycle;
 mod probes;

@@ -29,6 +29,13 @@ fn volumes_and_mounts_keep_to_the_rules() {
                 json!("Tape"),
                 "spec.volumes[1].emptyDir.medium: Unsupported value: \"Tape\"",
             ),
+            ("/spec/volumes/1/emptyDir/medium", json!("HugePages"), ""),
+            ("/spec/volumes/1/emptyDir/medium", json!("HugePages-2Mi"), ""),
+            (
+                "/spec/volumes/1/emptyDir/medium",
+                json!("HugePages-big"),
+                "spec.volumes[1].emptyDir.medium: Unsupported value: \"HugePages-big\"",
+            ),
             ("/spec/volumes/1/emptyDir/mode", json!(0o1777), ""),
             (
                 "/spec/volumes/1/emptyDir/mode",

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, PodSpec, Volume};
 use proto::quantity::Quantity;
-use proto::{k8s as k8s_openapi, names};
+use proto::{huge_pages, k8s as k8s_openapi, names};
 
 use self::projected::{file_mode, validate_items};
 use super::super::path::Path;
@@ -116,9 +116,11 @@ fn validate_source(volume: &Volume, spec: &PodSpec, path: &Path, errors: &mut Fi
 fn validate_empty_dir(empty: &EmptyDirVolumeSource, path: &Path, errors: &mut FieldErrors) {
     match empty.medium.as_deref().unwrap_or_default() {
         "" | "Memory" => {}
+        pages if huge_pages::medium(pages).is_some() => {}
         other => {
             let path = path.child("medium");
-            errors.push(FieldError::not_supported(path, other, &["", "Memory"]));
+            let known = &["", "HugePages", "HugePages-<size>", "Memory"];
+            errors.push(FieldError::not_supported(path, other, known));
         }
     }
     if let Some(limit) = &empty.size_limit {
