@@ -31,7 +31,7 @@ pub(crate) struct Observed {
     /// Why the pod is not promised the resources that it asks for by now.
     pub(crate) pending_resize: Option<Pending>,
     /// Ended containers that a later attempt took the place of.
-    pub(crate) superseded: Vec<ContainerId>,
+    pub(crate) superseded: Vec<Superseded>,
     /// Why the pod may not go on, whatever its containers do.
     pub(crate) failed: Option<PodFailure>,
     /// All containers ended, none is to be started again; this holds for ever.
@@ -48,6 +48,21 @@ impl Observed {
     /// The attempt of a container that runs, by the container's name.
     pub(crate) fn running(&self, name: &str) -> Option<&Attempt> {
         self.containers.iter().find(|record| record.name == name)?.running()
+    }
+}
+
+/// A container that has ended and is to be removed: another took its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Superseded {
+    pub(crate) id: ContainerId,
+    /// Why it is still there.
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Superseded {
+    /// One that nobody has tried to remove.
+    pub(crate) fn new(id: ContainerId) -> Self {
+        Self { id, failure: None }
     }
 }
 

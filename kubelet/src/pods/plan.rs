@@ -26,7 +26,7 @@ use runtime::ContainerId;
 
 use super::clock::after;
 use super::observed::{
-    ContainerRecord, Failure, Job, Observed, PostStart, Progress, Sandbox, StopReason,
+    ContainerRecord, Failure, Job, Observed, PostStart, Progress, Sandbox, StopReason, Superseded,
 };
 use super::spec::{self, Role};
 pub(crate) use fate::{Fate, fate};
@@ -233,8 +233,11 @@ impl Planner<'_> {
                 false => self.prefetch(record),
             }
         }
-        for id in &self.observed.superseded {
-            self.push(PodAction::RemoveContainer { id: id.clone() });
+        let observed = self.observed;
+        for Superseded { id, failure } in &observed.superseded {
+            if self.may_retry(failure.as_ref()) {
+                self.push(PodAction::RemoveContainer { id: id.clone() });
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use super::container::mounted_images;
 use super::names::{AttemptLabels, status_container_id};
 use super::observed::{
     Attempt, ContainerRecord, Exit, FIRST_BACKOFF, Observed, Progress, STATUS_UNKNOWN, Sandbox,
-    Verdicts,
+    Superseded, Verdicts,
 };
 use super::spec::{self, Role};
 use super::status::{is_final, terminated};
@@ -64,7 +64,7 @@ pub(crate) fn recover(
                 .collect();
             attempts.sort_by_key(|attempt| attempt.labels.number);
             let current = attempts.pop();
-            superseded.extend(attempts.iter().map(Attempt::id));
+            superseded.extend(attempts.iter().map(|attempt| Superseded::new(attempt.id())));
             container(pod, record, current, attempts.pop(), status, now)
         })
         .collect();

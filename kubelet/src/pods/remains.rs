@@ -1,6 +1,7 @@
 //! Removes what is left of a pod that the state does not know: it was deleted while no kubelet
 //! was there to hear of it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +9,17 @@ use runtime::{RuntimeEvent, SandboxId, SandboxState};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::names::{AttemptLabels, PodIdentity, is_safe_uid};
+use super::observed::MAX_BACKOFF;
 use super::worker::Context;
 use crate::volumes::{self, PodDir};
 
 /// Nobody knows any more how long these containers were to be given. Kubernetes gives a second.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Stops and removes everything of the pod. What fails is tried again by the next kubelet.
+/// After a failure; doubled with each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// Stops and removes everything of the pod.
 pub(super) async fn remove(
     context: Arc<Context>,
     uid: String,
@@ -33,8 +38,43 @@ pub(super) async fn remove(
             () = context.shutdown.cancelled() => return,
         }
     }
-    if let Err(problem) = take_back(&context, &uid, identity).await {
-        tracing::warn!(uid, %problem, "failed to remove the remains of a pod");
+    persist(&context, "failed to remove the remains of a pod", || {
+        take_back(&context, &uid, identity.as_ref())
+    })
+    .await;
+}
+
+/// Does it until it is done, or until shutdown: then the next kubelet finds what is left. Says whether it is
+/// done.
+pub(super) async fn persist<F>(context: &Context, failure: &str, attempt: impl Fn() -> F) -> bool
+where
+    F: Future<Output = Result<(), String>>,
+{
+    let mut delay = FIRST_RETRY;
+    loop {
+        let Err(problem) = attempt().await else { return true };
+        tracing::warn!(%problem, retry_seconds = delay.as_secs(), "{failure}");
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = context.shutdown.cancelled() => return false,
+        }
+        delay = delay.saturating_mul(2).min(MAX_BACKOFF);
+    }
+}
+
+/// Removes the pod's folder and its logs.
+pub(super) async fn remove_files(dir: &PodDir, logs: Option<&Path>) -> Result<(), String> {
+    let (dir, logs) = (dir.clone(), logs.map(Path::to_owned));
+    let removed = tokio::task::spawn_blocking(move || {
+        // The folder last: it is how a kubelet that starts again finds the logs.
+        if let Some(logs) = logs {
+            volumes::remove_tree(&logs)?;
+        }
+        volumes::remove_pod(&dir)
+    });
+    match removed.await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panicked) => Err(panicked.to_string()),
     }
 }
 
@@ -69,7 +109,7 @@ async fn stop(context: &Context, sandbox: &SandboxState) {
 async fn take_back(
     context: &Context,
     uid: &str,
-    identity: Option<PodIdentity>,
+    identity: Option<&PodIdentity>,
 ) -> Result<(), String> {
     let dependencies = &context.dependencies;
     dependencies.network.detach(uid).await.map_err(|error| error.to_string())?;
@@ -80,14 +120,5 @@ async fn take_back(
         .map_err(|error| error.to_string())?;
     let dir = PodDir::new(&context.config.root_dir, uid);
     let logs = identity.map(|identity| identity.log_dir(&context.config.log_dir));
-    let removed = tokio::task::spawn_blocking(move || {
-        if let Some(logs) = logs {
-            volumes::remove_tree(&logs)?;
-        }
-        volumes::remove_pod(&dir)
-    });
-    match removed.await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panicked) => Err(panicked.to_string()),
-    }
+    remove_files(&dir, logs.as_deref()).await
 }

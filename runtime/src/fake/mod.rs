@@ -7,6 +7,7 @@
 mod exec;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -50,6 +51,7 @@ struct State {
     started: Vec<(SandboxId, ContainerConfig)>,
     memory: u64,
     disk: u64,
+    failing_removals: u32,
 }
 
 struct FakeSandbox {
@@ -86,6 +88,7 @@ impl FakeRuntime {
             started: Vec::new(),
             memory: 0,
             disk: 0,
+            failing_removals: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -142,6 +145,19 @@ impl FakeRuntime {
     /// From now on every container has written so much into its root file system.
     pub fn use_disk(&self, bytes: u64) {
         self.lock().disk = bytes;
+    }
+
+    /// The next so many removals of containers and sandboxes fail.
+    pub fn fail_removals(&self, times: u32) {
+        self.lock().failing_removals = times;
+    }
+
+    fn may_remove(&self, sandbox: &SandboxId) -> Result<()> {
+        let mut state = self.lock();
+        let Some(left) = state.failing_removals.checked_sub(1) else { return Ok(()) };
+        state.failing_removals = left;
+        let source = io::ErrorKind::ResourceBusy.into();
+        Err(Error::Io { operation: "remove", path: (&sandbox.0).into(), source })
     }
 
     /// Loses a sandbox, as when its shim is killed. False when there is none of this id.
@@ -333,6 +349,7 @@ impl ContainerRuntime for FakeRuntime {
     }
 
     async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<()> {
+        self.may_remove(sandbox)?;
         let running: Vec<ContainerId> = match self.lock().sandboxes.get(sandbox) {
             None => return Ok(()),
             Some(found) => found.containers.iter().map(|c| c.config.id.clone()).collect(),
@@ -428,6 +445,7 @@ impl ContainerRuntime for FakeRuntime {
     }
 
     async fn remove_container(&self, sandbox: &SandboxId, container: &ContainerId) -> Result<()> {
+        self.may_remove(sandbox)?;
         self.end(sandbox, container, 128 + SIGKILL, Some(SIGKILL), false);
         if let Some(found) = self.lock().sandboxes.get_mut(sandbox) {
             found.containers.retain(|c| c.config.id != *container);

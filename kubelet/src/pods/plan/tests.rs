@@ -411,11 +411,17 @@ fn a_changed_image_of_a_container_that_is_over_starts_nothing() {
 fn ended_containers_that_were_replaced_are_removed() {
     let pod = pod("Always", &["a"]);
     let mut observed = running(&pod);
-    observed.superseded = vec![ContainerId("a-0".to_owned())];
-    assert_eq!(
-        run(&pod, &observed, 0).actions,
-        [PodAction::RemoveContainer { id: ContainerId("a-0".to_owned()) }]
-    );
+    let id = ContainerId("a-0".to_owned());
+    observed.superseded = vec![Superseded::new(id.clone())];
+    let remove = [PodAction::RemoveContainer { id }];
+    assert_eq!(run(&pod, &observed, 0).actions, remove);
+    // One that cannot be removed is tried again, in its time.
+    let failure =
+        Failure::backing_off(None, "Error", "it is busy".to_owned(), at(0), Duration::from_secs(5));
+    observed.superseded[0].failure = Some(failure);
+    let waiting = run(&pod, &observed, 4);
+    assert_eq!((waiting.actions, waiting.wake_at), (Vec::new(), Some(at(5))));
+    assert_eq!(run(&pod, &observed, 5).actions, remove);
 }
 
 #[test]

@@ -50,7 +50,7 @@ use super::record::{Record, Stops, resume_stops};
 use super::recover::recover;
 use super::resources::QosClass;
 use super::spec::{self, Role};
-use super::{PodsConfig, PodsDependencies, references, status};
+use super::{PodsConfig, PodsDependencies, references, remains, status};
 use crate::volumes::PodDir;
 use act::Done;
 use health::Probes;
@@ -379,17 +379,12 @@ impl Worker {
 
     /// Removes the last traces of a pod whose object is gone: its folder and its logs.
     async fn remove_remains(&mut self) {
-        let dir = self.dir.clone();
         let logs = self.identity.log_dir(&self.context.config.log_dir);
-        let removed = tokio::task::spawn_blocking(move || {
-            // The folder last: it is how a kubelet that starts again finds the logs.
-            crate::volumes::remove_tree(&logs)?;
-            crate::volumes::remove_pod(&dir)
+        let removed = remains::persist(&self.context, "failed to remove a pod's files", || {
+            remains::remove_files(&self.dir, Some(&logs))
         });
-        match removed.await {
-            Ok(Ok(())) => tracing::info!("removed the pod"),
-            Ok(Err(error)) => tracing::warn!(%error, "failed to remove a pod's files"),
-            Err(error) => tracing::error!(%error, "failed to remove a pod's files"),
+        if removed.await {
+            tracing::info!("removed the pod");
         }
     }
 

@@ -11,7 +11,8 @@ use crate::pods::clock::timestamp;
 use crate::pods::container::Prepared;
 use crate::pods::names::{AttemptLabels, log_path};
 use crate::pods::observed::{
-    Attempt, Exit, FIRST_BACKOFF, Failure, Images, Job, Progress, START_ERROR, Sandbox, Verdicts,
+    Attempt, Exit, FIRST_BACKOFF, Failure, Images, Job, Progress, START_ERROR, Sandbox, Superseded,
+    Verdicts,
 };
 use crate::pods::recover::{exit, vanished};
 use crate::pods::spec::{self, Role};
@@ -73,12 +74,7 @@ impl Worker {
                 self.settle_resize(&container, &id, resources, result);
             }
             Done::Removed { id, result } => {
-                self.observed.busy.remove(&Job::Remove(id.clone()));
-                // Once is enough: what cannot be removed goes with the sandbox.
-                self.observed.superseded.retain(|superseded| *superseded != id);
-                if let Err(error) = result {
-                    tracing::warn!(container = %id, error = %chain(&error), "failed to remove");
-                }
+                self.settle_removed(&id, result);
             }
             Done::Released(result) => {
                 self.observed.busy.remove(&Job::Release);
@@ -340,7 +336,7 @@ impl Worker {
                 record.last = Some(terminated(&uid, &before, exit));
             }
             if before.in_runtime {
-                self.observed.superseded.push(before.id());
+                self.observed.superseded.push(Superseded::new(before.id()));
             }
         }
         // The next start looks for its image anew.
@@ -455,6 +451,29 @@ impl Worker {
         for container in found.containers {
             if let Some(exit) = container.exit {
                 self.container_ended(container.id, exit).await;
+            }
+        }
+    }
+
+    /// What cannot be removed is tried again, until it goes with the sandbox.
+    fn settle_removed(&mut self, id: &ContainerId, result: runtime::Result<()>) {
+        self.observed.busy.remove(&Job::Remove(id.clone()));
+        let now = self.context.clock.now();
+        match result {
+            Ok(())
+            | Err(runtime::Error::NoSuchContainer { .. } | runtime::Error::NoSuchSandbox(_)) => {
+                self.observed.superseded.retain(|superseded| superseded.id != *id);
+            }
+            Err(error) => {
+                let message = chain(&error);
+                tracing::warn!(container = %id, error = %message, "failed to remove a container");
+                let kept = self.observed.superseded.iter_mut().find(|one| one.id == *id);
+                if let Some(Superseded { failure, .. }) = kept {
+                    let previous = failure.take();
+                    let again =
+                        Failure::backing_off(previous.as_ref(), "Error", message, now, RETRY);
+                    *failure = Some(again);
+                }
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Containers that are started again.
 
 use runtime::ContainerRuntime;
-use runtime::SandboxId;
 use runtime::fake::FakeProgram;
+use runtime::{ContainerId, SandboxId};
 use serde_json::json;
 
 use super::{last_ended, plain};
@@ -135,6 +135,24 @@ async fn a_pod_whose_shim_died_gets_another_sandbox() {
         })
         .await;
     assert!(bench.runtime.list().await.unwrap()[0].ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_container_that_cannot_be_removed_is_tried_again() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(plain("web"));
+    bench.until_phase("uid-web", "Running").await;
+    bench.runtime.fail_removals(3);
+    bench.exit("uid-web", "main-0", 1);
+    bench.until_started(2).await;
+    let began = bench.seconds();
+    let (sandbox, old) = (SandboxId("uid-web".to_owned()), ContainerId("main-0".to_owned()));
+    let is_there = || bench.runtime.container_config(&sandbox, &old).is_some();
+    assert!(is_there());
+    bench.until("the old one is removed", || !is_there()).await;
+    // After one second, two more, and four more.
+    assert!((bench.seconds() - began).abs_diff(7) <= 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -137,6 +137,24 @@ async fn what_is_left_of_unknown_pods_goes_once_a_master_has_spoken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn remains_that_cannot_be_removed_are_tried_again() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.put(plain("web"));
+    bench.until_phase("uid-web", "Running").await;
+    bench.end_kubelet().await;
+    bench.state.write([], |cluster| {
+        cluster.pods.remove(&ObjectKey::new("shop", "web"));
+    });
+    bench.runtime.fail_removals(2);
+    bench.start();
+    bench.confirm();
+    let dir = bench.folder.path().join("root/pods/uid-web");
+    bench.until("its folder is gone", || !dir.exists()).await;
+    assert_eq!(bench.runtime.list().await.unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_the_snapshot_on_disk_forgot_is_taken_over_when_the_master_names_it() {
     let mut bench = Bench::new();
     bench.start();
