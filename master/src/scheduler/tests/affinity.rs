@@ -1,6 +1,8 @@
 //! Where pods may be, and where they are better, for the sake of nodes and of other pods.
 
+use super::random::{Reference, random_node, random_pod};
 use super::*;
+use crate::dice::Dice;
 use crate::scheduler::affinity::{Crowd, Term};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";

@@ -1,6 +1,9 @@
 //! Who gives way to whom.
 
+use super::random::{Reference, random_node, random_pod};
 use super::*;
+use crate::dice::Dice;
+use crate::scheduler::filter::{self, Usage};
 use crate::scheduler::preemption::{Plan, Refusal};
 
 fn of_priority(mut pod: Value, priority: i32) -> Value {
