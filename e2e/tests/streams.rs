@@ -355,9 +355,16 @@ fn http_is_proxied_to_pods_services_and_nodes_and_a_node_is_drained() -> Result<
         upgraded(&client, &format!("{base}/services/web:web/proxy/upgrade")).await?;
         let slash = answer("GET", "pods/web:8080/proxy", Vec::new()).await?;
         ensure!(slash.status() == 301);
+        let nobody = "apiVersion: v1\nkind: Service\nmetadata: {name: nobody}\n\
+                      spec: {selector: {app: nobody}, ports: [{port: 80}]}\n";
+        Tool::Kubecfg.run_with(&lab, &["apply", "-"], nobody)?;
         for (path, code, told) in [
             ("pods/web:81/proxy/", 503, "error trying to reach service: dial tcp"),
             ("services/web:81/proxy/", 503, "no service port 81 found for service"),
+            ("services/nobody:80/proxy/", 503, "no endpoints available for service \\\"nobody\\\""),
+            ("services/none:80/proxy/", 404, "services \\\"none\\\" not found"),
+            // It speaks no TLS.
+            ("services/https:web:web/proxy/", 503, "error trying to reach service"),
             ("pods/none/proxy/", 404, "pods \\\"none\\\" not found"),
             ("pods/ftp:web:21/proxy/", 400, "invalid pod request"),
         ] {
