@@ -11,17 +11,17 @@ use kubelet::state::Change;
 use proto::k8s::api::core::v1::NodeAddress;
 use serde_json::json;
 
-use crate::ground::{Cluster, Namespace, TestNode, attachment, eventually, is_root};
-use crate::services::{put_service, put_slice, service, slice};
+use crate::ground::{Answer, Cluster, Namespace, TestNode, attachment, eventually, is_root};
+use crate::services::{put_service, put_slice, refused, service, slice};
 
-const V4: &str = "10.244.0.0/24";
-const V6: &str = "fd00:10:0:0::/64";
+pub(crate) const V4: &str = "10.244.0.0/24";
+pub(crate) const V6: &str = "fd00:10:0:0::/64";
 /// The node, and somebody outside of the cluster.
-const NODE: [&str; 2] = ["192.168.77.10", "fd00:77::10"];
+pub(crate) const NODE: [&str; 2] = ["192.168.77.10", "fd00:77::10"];
 const OUTSIDER: [&str; 2] = ["192.168.77.200", "fd00:77::200"];
 
 /// A node whose pods have addresses of these ranges.
-fn node_of(ranges: &[&str]) -> Cluster {
+pub(crate) fn node_of(ranges: &[&str]) -> Cluster {
     let cluster = Cluster::new(1);
     let ranges: Vec<String> = ranges.iter().map(|range| (*range).to_owned()).collect();
     cluster.tell(&[Change::Everything], |state| {
@@ -39,12 +39,12 @@ fn node_of(ranges: &[&str]) -> Cluster {
     cluster
 }
 
-struct Pod {
-    namespace: Namespace,
-    addresses: Vec<IpAddr>,
+pub(crate) struct Pod {
+    pub(crate) namespace: Namespace,
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
-fn pod(node: &TestNode, name: &str, ports: &[HostPort]) -> Pod {
+pub(crate) fn pod(node: &TestNode, name: &str, ports: &[HostPort]) -> Pod {
     let namespace = Namespace::new();
     let addresses = node.attach_all(name, &namespace, ports);
     namespace.serve(name, 8080);
@@ -183,6 +183,46 @@ fn host_ports_lead_to_their_pod_in_both_families() {
 }
 
 #[test]
+fn a_host_port_of_one_address_is_another_pods_at_another() {
+    if !is_root("a_host_port_of_one_address_is_another_pods_at_another") {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let node = &cluster.nodes[0];
+    node.namespace.command("ip address add 192.168.77.50/24 dev uplink");
+    let outsider = cluster.outsider();
+    let at = |address: &str| -> Vec<HostPort> {
+        let port = |protocol: &str| HostPort {
+            protocol: protocol.into(),
+            host_ip: Some(address.parse().unwrap()),
+            host_port: 8888,
+            container_port: 8080,
+        };
+        vec![port("TCP"), port("UDP")]
+    };
+    let first = node.pod_with_ports("first", &at(NODE[0]));
+    let second = node.pod_with_ports("second", &at("192.168.77.50"));
+    let neighbour = node.pod("neighbour");
+    first.namespace.serve("first", 8080);
+    second.namespace.serve("second", 8080);
+    let ports = [("first", "192.168.77.10:8888"), ("second", "192.168.77.50:8888")];
+    for (name, server) in ports {
+        let is_it = |answer: &io::Result<Answer>| answer.as_ref().is_ok_and(|a| a.server == name);
+        let answer = eventually(server, || outsider.ask_tcp(server), is_it).unwrap();
+        assert_eq!(answer.client.to_string(), OUTSIDER[0], "the true address");
+        assert!(is_it(&outsider.ask_udp(server)), "{server} over UDP");
+        for from in [&node.namespace, &neighbour.namespace] {
+            assert!(is_it(&from.ask_tcp(server)), "{server}");
+        }
+    }
+    let elsewhere = node.namespace.ask_tcp("127.0.0.1:8888");
+    assert!(refused(&elsewhere), "{elsewhere:?}");
+    node.detach("first");
+    eventually("refusal", || outsider.ask_tcp(ports[0].1), refused).unwrap_err();
+    assert_eq!(outsider.ask_tcp(ports[1].1).unwrap().server, "second");
+}
+
+#[test]
 fn both_addresses_survive_a_restart_and_a_namespace_made_anew() {
     if !is_root("both_addresses_survive_a_restart_and_a_namespace_made_anew") {
         return;
@@ -235,7 +275,7 @@ fn an_ipv6_address_that_another_pod_gets_leads_there_at_once() {
 }
 
 /// The slices of the Service `web` on this node, one for each family.
-fn put_endpoints(cluster: &Cluster, addresses: &[&[IpAddr]; 2]) {
+pub(crate) fn put_endpoints(cluster: &Cluster, addresses: &[&[IpAddr]; 2]) {
     for (number, (family, addresses)) in ["IPv4", "IPv6"].into_iter().zip(addresses).enumerate() {
         let mut of_family = slice("web", &[]);
         of_family.metadata.name = Some(format!("web-{number}"));

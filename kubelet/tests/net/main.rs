@@ -7,6 +7,7 @@ mod entrances;
 mod families;
 mod flows;
 mod ground;
+mod ipv6;
 mod pods;
 mod policies;
 mod routes;

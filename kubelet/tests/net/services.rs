@@ -151,7 +151,7 @@ fn both(answers: &BTreeMap<String, usize>) -> bool {
     answers.contains_key("near") && answers.contains_key("far")
 }
 
-fn refused(outcome: &io::Result<Answer>) -> bool {
+pub(crate) fn refused(outcome: &io::Result<Answer>) -> bool {
     outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
