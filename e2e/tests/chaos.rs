@@ -427,15 +427,8 @@ impl Patience {
 
 /// What there is on the node as soon as it is as it should be.
 async fn once(lab: &Lab, holds: impl Fn(&Remains) -> bool) -> Result<Remains> {
-    let deadline = Instant::now() + check::DEADLINE;
-    loop {
-        let left = remains(lab)?;
-        if holds(&left) {
-            return Ok(left);
-        }
-        ensure!(Instant::now() < deadline, "on the node is left {left:#?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    // What goes away just while it is looked at fails the look.
+    check::until_told("the node is as it should be", async || remains(lab), holds).await
 }
 
 type Remains = BTreeMap<&'static str, String>;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::check::{self, Tool, address, is_ready, until};
@@ -56,14 +55,9 @@ fn pod(name: &str, port: &str) -> String {
 /// Waits until the test server in the pod `client` hears this at a URL: nodes hear of changes a moment
 /// after the API.
 async fn until_heard(lab: &Lab, url: &str, expected: &[&str]) -> Result<()> {
-    let deadline = Instant::now() + check::DEADLINE;
-    loop {
-        match lab.kubecfg(&["exec", "client", "--", "/testserver", "get", url]) {
-            Ok(heard) if expected.contains(&heard.trim()) => return Ok(()),
-            other => ensure!(Instant::now() < deadline, "{url} says {other:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let ask = async || lab.kubecfg(&["exec", "client", "--", "/testserver", "get", url]);
+    let is_so = |heard: &String| expected.contains(&heard.trim());
+    check::until_told(&format!("{url} says {expected:?}"), ask, is_so).await.map(drop)
 }
 
 /// Waits until the node says why it is not ready, or that it is.

@@ -17,7 +17,7 @@ use kube::{Api, Client};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// The clients that there are. That of some years ago is in Debian only.
 fn tools(lab: &Lab) -> Vec<Tool> {
@@ -373,6 +373,7 @@ fn http_is_proxied_to_pods_services_and_nodes_and_a_node_is_drained() -> Result<
             ensure!(refused.status() == code && text.contains(told), "{path}: {text}");
         }
         no_tunnels(&lab, "the proxies").await?;
+        outside_of_the_cluster(&lab, answer).await?;
 
         for tool in tools(&lab).into_iter().filter(|tool| *tool != Tool::Kubecfg) {
             start_web(&lab, &client).await?;
@@ -385,6 +386,43 @@ fn http_is_proxied_to_pods_services_and_nodes_and_a_node_is_drained() -> Result<
         }
         Ok(())
     })
+}
+
+/// Whom endpoints name that were written by hand is reached by the master itself.
+async fn outside_of_the_cluster(
+    lab: &Lab,
+    answer: impl AsyncFn(&str, &str, Vec<u8>) -> Result<http::Response<Vec<u8>>>,
+) -> Result<()> {
+    let listener = TcpListener::bind((lab.hub.address, 0)).await?;
+    let address = listener.local_addr()?;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        let mut asked = [0; 4096];
+        let count = stream.read(&mut asked).await?;
+        let asked = String::from_utf8_lossy(&asked[..count]).into_owned();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\noutside\n").await?;
+        anyhow::Ok(asked)
+    });
+    let manifest = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: outside}}\n\
+         spec: {{ports: [{{port: 80, targetPort: {port}}}]}}\n---\n\
+         apiVersion: v1\nkind: Endpoints\nmetadata: {{name: outside}}\n\
+         subsets: [{{addresses: [{{ip: {ip}}}], ports: [{{port: {port}}}]}}]\n",
+        ip = address.ip(),
+        port = address.port(),
+    );
+    Tool::Kubecfg.run_with(lab, &["apply", "-"], &manifest)?;
+    let found = answer("GET", "services/outside:80/proxy/some/where?x=y", Vec::new()).await?;
+    ensure!(found.status() == 200 && found.body() == b"outside\n", "{found:?}");
+    let asked = server.await??;
+    ensure!(asked.starts_with("GET /some/where?x=y HTTP/1.1\r\n"), "{asked}");
+    ensure!(asked.contains(&format!("host: {address}\r\n")), "{asked}");
+    // Nobody listens there any more.
+    let refused = answer("GET", "services/outside:80/proxy/", Vec::new()).await?;
+    let text = String::from_utf8_lossy(refused.body()).into_owned();
+    let told = format!("error trying to reach service: dial tcp {address}: ");
+    ensure!(refused.status() == 503 && text.contains(&told), "{text}");
+    Ok(())
 }
 
 #[test]

@@ -143,6 +143,28 @@ where
     Ok(objects)
 }
 
+/// Asks until the answer is as it should be, and returns it: for what tells nobody of its changes, such as
+/// the far end of a connection, or the processes of a machine.
+///
+/// # Errors
+/// When it is not within [`DEADLINE`]; the error has the last answer.
+pub async fn until_told<T: std::fmt::Debug>(
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<T>,
+    is_so: impl Fn(&T) -> bool,
+) -> Result<T> {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        match ask().await {
+            Ok(told) if is_so(&told) => return Ok(told),
+            other if tokio::time::Instant::now() > deadline => {
+                bail!("{what}: not so after {DEADLINE:?}, but {other:#?}")
+            }
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
 /// Waits until a controller has as many ready pods as it should, and no more; returns the pods.
 ///
 /// # Errors

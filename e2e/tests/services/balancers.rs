@@ -1,7 +1,5 @@
 //! `LoadBalancer` at the addresses of nodes.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use e2e::check::{self, Tool, get, hostnames, node};
 use e2e::lab::{StoreKind, run};
@@ -28,23 +26,12 @@ fn balancer(name: &str, port: u16) -> Value {
 
 /// Asks until the answer is as it should be: the nodes hear a moment after the API.
 async fn until_answered(address: &str, path: &str, wanted: Option<&str>) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + check::DEADLINE;
-    loop {
-        let answer = get(address, path).await;
-        let is_so = match (&answer, wanted) {
-            (Ok(text), Some(wanted)) => text.contains(wanted),
-            (Err(_), None) => true,
-            _ => false,
-        };
-        if is_so {
-            return Ok(());
-        }
-        ensure!(
-            tokio::time::Instant::now() < deadline,
-            "{address}{path} says {answer:?} instead of {wanted:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let ask = async || Ok(get(address, path).await.ok());
+    let is_so = |answer: &Option<String>| match (answer, wanted) {
+        (Some(text), Some(wanted)) => text.contains(wanted),
+        (answer, wanted) => answer.is_some() == wanted.is_some(),
+    };
+    check::until_told(&format!("{address}{path} says {wanted:?}"), ask, is_so).await.map(drop)
 }
 
 #[test]

@@ -38,17 +38,8 @@ async fn until_said(
     words: &[&str],
     is_so: impl Fn(&str) -> bool,
 ) -> Result<String> {
-    let deadline = tokio::time::Instant::now() + check::DEADLINE;
-    loop {
-        let said = in_pod(lab, pod, words);
-        match said {
-            Ok(said) if is_so(&said) => return Ok(said),
-            other if tokio::time::Instant::now() > deadline => {
-                anyhow::bail!("{pod} is told {other:?} by {words:?}")
-            }
-            _ => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
+    let what = format!("{pod} is told the right thing by {words:?}");
+    check::until_told(&what, async || in_pod(lab, pod, words), |said| is_so(said)).await
 }
 
 fn lines(text: &str) -> BTreeSet<&str> {

@@ -3,8 +3,10 @@
 
 mod idle;
 mod master;
+mod neighbours;
 mod network;
 mod pods;
+mod sinks;
 mod starts;
 mod up;
 
@@ -22,6 +24,7 @@ use e2e::lab::{StoreKind, run};
 ///   cargo run --release -p e2e --bin bench -- --only starts
 ///   cargo run --release -p e2e --bin bench -- master --store etcd
 ///   cargo run --release -p e2e --bin bench -- network --services 1000
+///   cargo run --release -p e2e --bin bench -- neighbours
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment)]
 struct Arguments {
@@ -46,6 +49,8 @@ enum Part {
         #[arg(long)]
         store: Option<StoreKind>,
     },
+    /// What pods that take all they can get leave to others of their node.
+    Neighbours,
     /// The pod network and Services.
     Network {
         /// How many Services many are.
@@ -95,6 +100,7 @@ fn measure(Arguments { part, only, pods, idle_seconds }: Arguments) -> Result<()
                 .into_iter();
             return stores.try_for_each(|store| runtime.block_on(master::measure(store)));
         }
+        Some(Part::Neighbours) => return neighbours::measure(),
         Some(Part::Network { services }) => return network::measure(services),
         None => {}
     }
@@ -130,6 +136,12 @@ fn measure(Arguments { part, only, pods, idle_seconds }: Arguments) -> Result<()
 /// A line of the report.
 fn report(measured: &str, figure: &str, budget: &str, conditions: &str) {
     println!("| {measured} | {figure} | {budget} | {conditions} |");
+}
+
+/// The value in the middle.
+fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    percentile(figures, 0.5)
 }
 
 /// The value below which a share of the sorted values is.

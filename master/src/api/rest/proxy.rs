@@ -1,14 +1,16 @@
 //! The subresources `pods/proxy`, `services/proxy` and `nodes/proxy`: HTTP to what runs in the
-//! cluster, through the tunnel of the node where that is.
+//! cluster, through the tunnel of the node where that is; and to what a Service leads to outside.
 //!
 //! `target` finds out what is meant, `forward` passes the request and the answer on, over a
-//! connection (`TunnelBytes`) made for it.
+//! connection (`Connection`) made for it.
 
 mod bytes;
+mod connection;
 mod forward;
 mod target;
 mod tls;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -18,16 +20,16 @@ use http::{HeaderValue, Method, StatusCode, header};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use proto::ObjectKey;
 use proto::k8s as k8s_openapi;
-use proto::node::open_tunnel::Request as Wanted;
-use proto::node::{ConnectRequest, OpenTunnel, connect_request};
+use proto::node::{OpenTunnel, connect_request};
 
 use crate::api::error::ApiError;
 use crate::api::registry::AnyKind;
 use crate::api::rest::pod_stream::Place;
 use crate::api::rest::query::Options;
 use crate::api::rest::{Api, list};
+use connection::Way;
 pub(crate) use target::ProxyPath;
-use target::{Backend, SchemeNamePort};
+use target::{Backend, BackendPod, SchemeNamePort};
 
 /// No page of a kubelet is larger: a thousand containers have four lines each.
 const MAX_PAGE: usize = 4 << 20;
@@ -41,7 +43,7 @@ pub(crate) async fn proxy(
     let name = SchemeNamePort::parse(&path.name).ok_or_else(|| {
         ApiError::bad_request(format!("invalid {} request {:?}", path.singular(), path.name))
     })?;
-    let (address, tunnel, host, node) = match path.plural {
+    let Route { way, host } = match path.plural {
         "pods" => to_pod(api, &path, &name).await?,
         "services" => to_service(api, &path, &name).await?,
         _ => to_node(api, &name).await?,
@@ -50,13 +52,10 @@ pub(crate) async fn proxy(
     if path.rest.is_empty() && reads && !forward::wants_upgrade(request.headers()) {
         return Ok(with_slash(&request));
     }
-    let connect = Wanted::Connect(ConnectRequest { place: address.0.into(), port: address.1 });
-    let tunnel = OpenTunnel { request: Some(connect), ..tunnel };
     let unreachable = |why: &dyn std::fmt::Display| {
         ApiError::unavailable(format!("error trying to reach service: {why}"))
     };
-    let opened = api.streams.open(&node, tunnel).await.map_err(|error| unreachable(&error))?;
-    let bytes = bytes::TunnelBytes::connected(opened).await.map_err(|error| unreachable(&error))?;
+    let bytes = way.connect(api).await.map_err(|error| unreachable(&error))?;
     let prefix = path.prefix();
     let to = forward::To { host: &host, prefix: &prefix, rest: &path.rest };
     let forwarded = if name.secure {
@@ -70,11 +69,11 @@ pub(crate) async fn proxy(
 
 /// A page of a node's kubelet.
 pub(crate) async fn kubelet_page(api: &Api, node: &str, page: &str) -> Result<String, ApiError> {
-    let connect = ConnectRequest { place: connect_request::Place::Node.into(), port: 0 };
-    let tunnel = OpenTunnel { request: Some(Wanted::Connect(connect)), ..OpenTunnel::default() };
     let failed = |why: &dyn std::fmt::Display| {
         ApiError::unavailable(format!("node {node} does not answer: {why}"))
     };
+    let place = connect_request::Place::Node;
+    let tunnel = connection::connecting(OpenTunnel::default(), place, 0);
     let opened = api.streams.open(node, tunnel).await?;
     let bytes = bytes::TunnelBytes::connected(opened).await.map_err(|error| failed(&error))?;
     let request = Request::get(page).body(Body::empty()).map_err(ApiError::internal)?;
@@ -88,8 +87,12 @@ pub(crate) async fn kubelet_page(api: &Api, node: &str, page: &str) -> Result<St
     String::from_utf8(body.into()).map_err(|error| failed(&error))
 }
 
-/// Where to: the place and port, the tunnel to it, the name of the host for HTTP, and the node.
-type Route = ((connect_request::Place, u32), OpenTunnel, String, String);
+/// Where to.
+struct Route {
+    way: Way,
+    /// What HTTP calls the other side.
+    host: String,
+}
 
 async fn to_pod(api: &Api, path: &ProxyPath, name: &SchemeNamePort) -> Result<Route, ApiError> {
     let kind = kind(api, "pods")?;
@@ -108,8 +111,9 @@ async fn to_pod(api: &Api, path: &ProxyPath, name: &SchemeNamePort) -> Result<Ro
     };
     let node = place.host()?;
     let host = target::host(&address, port);
-    let to = (connect_request::Place::PodAddress, u32::from(port));
-    Ok((to, place.tunnel_to_pod(), host, node))
+    let place_there = connect_request::Place::PodAddress;
+    let way = Way::through_node(node, place.tunnel_to_pod(), place_there, port);
+    Ok(Route { way, host })
 }
 
 async fn to_service(api: &Api, path: &ProxyPath, name: &SchemeNamePort) -> Result<Route, ApiError> {
@@ -123,11 +127,20 @@ async fn to_service(api: &Api, path: &ProxyPath, name: &SchemeNamePort) -> Resul
         Err(error) if error.is_not_found() => None,
         Err(error) => return Err(error),
     };
-    let Backend { pod, uid, node, address, port } = target::backend(&name.name, endpoints, &port)?;
-    let tunnel =
-        OpenTunnel { namespace: key.namespace, pod, pod_uid: uid, ..OpenTunnel::default() };
-    let host = target::host(&address, port);
-    Ok(((connect_request::Place::PodAddress, u32::from(port)), tunnel, host, node))
+    let Backend { address, port, pod } = target::backend(&name.name, endpoints, &port)?;
+    let address = SocketAddr::new(address, port);
+    let way = match pod {
+        Some(BackendPod { name, uid, node }) => {
+            let namespace = key.namespace;
+            let tunnel = OpenTunnel { namespace, pod: name, pod_uid: uid, ..OpenTunnel::default() };
+            Way::through_node(node, tunnel, connect_request::Place::PodAddress, port)
+        }
+        None if target::may_be_dialled(address.ip()) => Way::Direct(address),
+        None => {
+            return Err(ApiError::bad_request(format!("address not allowed: {}", address.ip())));
+        }
+    };
+    Ok(Route { way, host: address.to_string() })
 }
 
 async fn to_node(api: &Api, name: &SchemeNamePort) -> Result<Route, ApiError> {
@@ -144,11 +157,13 @@ async fn to_node(api: &Api, name: &SchemeNamePort) -> Result<Route, ApiError> {
     let host = target::host(&address, port);
     // The kubelet listens nowhere; what others have at its port is answered by itself.
     let own = port == target::KUBELET_PORT;
-    let port = if own { 0 } else { u32::from(port) };
+    let port = if own { 0 } else { port };
     if own && name.secure {
         return Err(ApiError::bad_request("the kubelet's own pages are not served over TLS"));
     }
-    Ok(((connect_request::Place::Node, port), OpenTunnel::default(), host, name.name.clone()))
+    let node = name.name.clone();
+    let way = Way::through_node(node, OpenTunnel::default(), connect_request::Place::Node, port);
+    Ok(Route { way, host })
 }
 
 fn kind(api: &Api, plural: &str) -> Result<&'static dyn AnyKind, ApiError> {

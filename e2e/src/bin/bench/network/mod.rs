@@ -4,7 +4,6 @@
 //! and each with a Service beside the same without one, in turns.
 
 mod objects;
-mod pods;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,9 +12,9 @@ use e2e::check;
 use e2e::lab::{Lab, StoreKind, run};
 use kube::Client;
 
-use self::objects::{SINK_PORT, fill, point, service};
-use self::pods::{Watching, address, start};
-use super::{percentile, report};
+use self::objects::{fill, point, service};
+use super::sinks::{self, SINK_PORT, Watching, address, start};
+use super::{median, percentile, report};
 
 /// Services in the way when there are few.
 const FEW: usize = 10;
@@ -113,7 +112,7 @@ impl Bench<'_> {
             for _ in 0..TURNS {
                 for (at, into) in [(&pod, &mut direct), (&by_service, &mut through)] {
                     let seconds = WRITING.as_secs().to_string();
-                    let figure = pods::run(self.lab, "from-1", &["blast", at, &seconds])?;
+                    let figure = sinks::run(self.lab, "from-1", &["blast", at, &seconds])?;
                     into.push(figure.trim().parse::<f64>()? * 8e-9);
                 }
             }
@@ -156,11 +155,7 @@ impl Bench<'_> {
     }
 
     fn dial(&self, to: &str) -> Result<Dialled> {
-        let times = pods::run(self.lab, "from-1", &["dial", to, &CONNECTIONS.to_string()])?;
-        let times = times.lines().map(str::parse::<f64>).collect::<Result<Vec<f64>, _>>()?;
-        let mut times: Vec<f64> =
-            times.into_iter().map(|microseconds| microseconds / 1e6).collect();
-        times.sort_by(f64::total_cmp);
+        let times = sinks::dial(self.lab, "from-1", to, CONNECTIONS)?;
         let rate = times.len() as f64 / times.iter().sum::<f64>();
         Ok(Dialled { rate, p99: percentile(&times, 0.99) })
     }
@@ -245,9 +240,4 @@ struct Dialled {
     rate: f64,
     /// In seconds.
     p99: f64,
-}
-
-fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    percentile(figures, 0.5)
 }

@@ -8,8 +8,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
-/// Where the pods and the Services listen.
-pub(super) const SINK_PORT: u16 = 9000;
+use crate::sinks::SINK_PORT;
+
 /// How many are made at a time.
 const AT_ONCE: usize = 16;
 

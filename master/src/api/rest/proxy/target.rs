@@ -1,5 +1,7 @@
 //! What a proxied request is meant for. Pure.
 
+use std::net::IpAddr;
+
 use http::Uri;
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use proto::ObjectKey;
@@ -124,17 +126,24 @@ pub(super) fn service_port(service: &Service, name: &str, port: &str) -> Result<
     }
 }
 
-/// A pod that answers for a service.
+/// Who answers for a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Backend {
-    pub(super) pod: String,
-    pub(super) uid: String,
-    pub(super) node: String,
-    pub(super) address: String,
+    pub(super) address: IpAddr,
     pub(super) port: u16,
+    /// Nothing: somebody outside of the cluster, written into the endpoints by hand.
+    pub(super) pod: Option<BackendPod>,
 }
 
-/// One of the ready pods behind a service's port, any of them.
+/// The pod that has a backend's address, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BackendPod {
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) node: String,
+}
+
+/// One of the ready addresses behind a service's port, any of them.
 pub(super) fn backend(
     service: &str,
     endpoints: Option<Endpoints>,
@@ -146,17 +155,14 @@ pub(super) fn backend(
         let found = ports.iter().find(|known| known.name.as_deref().unwrap_or_default() == port);
         let Some(number) = found.and_then(|port| u16::try_from(port.port).ok()) else { continue };
         for address in subset.addresses.unwrap_or_default() {
-            // Only a node can lead to an address, and it does so to its own pods.
-            let (Some(target), Some(node)) = (address.target_ref, address.node_name) else {
-                continue;
-            };
-            ready.push(Backend {
-                pod: target.name.unwrap_or_default(),
+            let Ok(ip) = address.ip.parse() else { continue };
+            let target = address.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
+            let pod = target.zip(address.node_name).map(|(target, node)| BackendPod {
+                name: target.name.unwrap_or_default(),
                 uid: target.uid.unwrap_or_default(),
                 node,
-                address: address.ip,
-                port: number,
             });
+            ready.push(Backend { address: ip, port: number, pod });
         }
     }
     if ready.is_empty() {
@@ -166,6 +172,26 @@ pub(super) fn backend(
     // As good as random, and there is no state to keep.
     let any = uuid::Uuid::new_v4().as_u128() % ready.len() as u128;
     Ok(ready.swap_remove(usize::try_from(any).unwrap_or(0)))
+}
+
+/// Whether the master may connect to an address that somebody wrote down: not to itself, and to nothing that
+/// only its own machine's link leads to, such as a cloud's metadata. As Kubernetes' API server decides.
+pub(super) fn may_be_dialled(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            !(address.is_loopback()
+                || address.is_link_local()
+                || address.is_multicast()
+                || address.is_broadcast()
+                || address.is_unspecified())
+        }
+        IpAddr::V6(address) => {
+            !(address.is_loopback()
+                || address.is_unicast_link_local()
+                || address.is_multicast()
+                || address.is_unspecified())
+        }
+    }
 }
 
 /// The address at which a node is known.
@@ -253,32 +279,56 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_is_ready_and_on_a_node() {
+    fn a_backend_is_ready_and_a_pod_or_somebody_outside() {
         let endpoints: Endpoints = serde_json::from_value(json!({"subsets": [
-            {"ports": [{"name": "other", "port": 1}], "addresses": [{"ip": "10.0.0.1"}]},
+            {"ports": [{"name": "outside", "port": 1}], "addresses": [{"ip": "192.0.2.1"}]},
             {
                 "ports": [{"name": "web", "port": 8080}],
-                "addresses": [
-                    {"ip": "10.0.0.2"},
-                    {"ip": "10.0.0.3", "nodeName": "n1", "targetRef": {"name": "p", "uid": "u"}},
-                ],
-                "notReadyAddresses": [
-                    {"ip": "10.0.0.4", "nodeName": "n1", "targetRef": {"name": "q", "uid": "v"}},
-                ],
+                "addresses": [{
+                    "ip": "10.0.0.3",
+                    "nodeName": "n1",
+                    "targetRef": {"kind": "Pod", "name": "p", "uid": "u"},
+                }],
+                "notReadyAddresses": [{
+                    "ip": "10.0.0.4",
+                    "nodeName": "n1",
+                    "targetRef": {"kind": "Pod", "name": "q", "uid": "v"},
+                }],
             },
         ]}))
         .unwrap();
-        let expected = Backend {
-            pod: "p".to_owned(),
-            uid: "u".to_owned(),
-            node: "n1".to_owned(),
-            address: "10.0.0.3".to_owned(),
-            port: 8080,
-        };
-        assert_eq!(backend("s", Some(endpoints.clone()), "web").unwrap(), expected);
+        let pod = BackendPod { name: "p".to_owned(), uid: "u".to_owned(), node: "n1".to_owned() };
+        for (name, address, port, pod) in
+            [("web", [10, 0, 0, 3], 8080, Some(pod)), ("outside", [192, 0, 2, 1], 1, None)]
+        {
+            let expected = Backend { address: address.into(), port, pod };
+            assert_eq!(backend("s", Some(endpoints.clone()), name).unwrap(), expected);
+        }
         for (endpoints, port) in [(Some(endpoints), "other"), (None, "web")] {
             let error = backend("s", endpoints, port).unwrap_err();
             assert_eq!(error.message(), "no endpoints available for service \"s\"");
+        }
+    }
+
+    #[test]
+    fn the_master_itself_and_what_is_on_its_link_only_are_not_dialled() {
+        for address in ["192.0.2.1", "10.1.2.3", "2001:db8::1", "fd00::1"] {
+            assert!(may_be_dialled(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "127.0.0.1",
+            "127.8.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(!may_be_dialled(address.parse().unwrap()), "{address}");
         }
     }
 }

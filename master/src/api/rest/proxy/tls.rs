@@ -11,10 +11,12 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::bytes::TunnelBytes;
+use super::connection::Connection;
 
 /// Speaks TLS over a connection.
-pub(super) async fn connect(bytes: TunnelBytes) -> io::Result<TlsStream<TunnelBytes>> {
+pub(super) async fn connect(
+    bytes: Box<dyn Connection>,
+) -> io::Result<TlsStream<Box<dyn Connection>>> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

@@ -1,4 +1,4 @@
-//! The pods, and what is run in them.
+//! Pods that receive what they are sent, and what is run in them.
 
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::process::{Child, ChildStdout, Stdio};
@@ -13,10 +13,11 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::json;
 
-use super::objects::SINK_PORT;
+/// Where the sinks listen.
+pub(crate) const SINK_PORT: u16 = 9000;
 
 /// Starts a pod on a node; it receives whatever it is sent.
-pub(super) async fn start(client: &Client, name: &str, node: &str) -> Result<()> {
+pub(crate) async fn start(client: &Client, name: &str, node: &str) -> Result<()> {
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {"pod": name}},
@@ -24,6 +25,7 @@ pub(super) async fn start(client: &Client, name: &str, node: &str) -> Result<()>
             "nodeName": node,
             "containers": [{
                 "name": "main", "image": TEST_IMAGE, "args": ["sink"],
+                "resources": {"requests": {"cpu": "100m"}},
                 "env": [{"name": "PORT", "value": SINK_PORT.to_string()}],
                 "readinessProbe": {"tcpSocket": {"port": SINK_PORT}},
             }],
@@ -36,26 +38,36 @@ pub(super) async fn start(client: &Client, name: &str, node: &str) -> Result<()>
 }
 
 /// A pod's address.
-pub(super) async fn address(client: &Client, name: &str) -> Result<String> {
+pub(crate) async fn address(client: &Client, name: &str) -> Result<String> {
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     Ok(check::address(&pods.get(name).await?)?.to_owned())
 }
 
 /// Runs the test program in a pod; what it prints.
-pub(super) fn run(lab: &Lab, pod: &str, arguments: &[&str]) -> Result<String> {
+pub(crate) fn run(lab: &Lab, pod: &str, arguments: &[&str]) -> Result<String> {
     let exec = ["exec", pod, "--", "/testserver"];
     Tool::Kubecfg.run(lab, &[&exec[..], arguments].concat())
 }
 
+/// Connects to a sink so many times from a pod, one after the other; how long each took, in seconds, in
+/// rising order.
+pub(crate) fn dial(lab: &Lab, from: &str, to: &str, count: usize) -> Result<Vec<f64>> {
+    let times = run(lab, from, &["dial", to, &count.to_string()])?;
+    let times = times.lines().map(str::parse::<f64>).collect::<Result<Vec<f64>, _>>()?;
+    let mut times: Vec<f64> = times.into_iter().map(|microseconds| microseconds / 1e6).collect();
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
 /// A pod that connects again and again, until the one that it waits for answers.
-pub(super) struct Watching {
+pub(crate) struct Watching {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Watching {
     /// Returns when the pod has begun.
-    pub(super) fn start(lab: &Lab, pod: &str, at: &str, name: &str) -> Result<Self> {
+    pub(crate) fn start(lab: &Lab, pod: &str, at: &str, name: &str) -> Result<Self> {
         let mut command = Tool::Kubecfg.command(lab)?;
         command.args(["exec", pod, "--", "/testserver", "until", at, name]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -70,7 +82,7 @@ impl Watching {
     }
 
     /// Waits for the answer; when it came, since 1970.
-    pub(super) fn end(mut self) -> Result<Duration> {
+    pub(crate) fn end(mut self) -> Result<Duration> {
         let line = self.lines.next().context("nothing was said")??;
         ensure!(self.child.wait()?.success(), "looking failed: {line}");
         Ok(Duration::from_nanos(line.trim().parse()?))
