@@ -205,7 +205,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         credentials,
         credentials_folder: Some(folder),
         snapshot_folder: Some(snapshot_folder),
-        labels: config.node_labels.into_iter().collect(),
+        // What the node can do is not for its operator to say.
+        labels: config.node_labels.into_iter().chain(parts.config.labels()).collect(),
         observe: Arc::new(machine),
         health: fares,
         state,

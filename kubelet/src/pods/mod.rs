@@ -92,6 +92,19 @@ pub struct PodsConfig {
     pub no_selinux: Option<String>,
 }
 
+impl PodsConfig {
+    /// Labels that tell how this node confines pods that do not say otherwise, so that they can be placed, and
+    /// described, by it.
+    pub fn labels(&self) -> [(String, String); 3] {
+        [
+            ("own-users", self.own_users),
+            ("apparmor", self.no_app_armor.is_none()),
+            ("selinux", self.no_selinux.is_none()),
+        ]
+        .map(|(name, has)| (format!("kutter.dev/{name}"), has.to_string()))
+    }
+}
+
 /// [`PodsConfig::pod_max_pids`], unless the operator says otherwise: far beyond what a service
 /// needs, far below what hurts a node.
 pub const DEFAULT_POD_MAX_PIDS: i64 = 1024;

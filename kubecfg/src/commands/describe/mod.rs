@@ -1,5 +1,6 @@
 //! `kubecfg describe`
 
+mod isolation;
 mod page;
 mod pod;
 mod policy;
@@ -30,7 +31,10 @@ pub(crate) async fn describe(cluster: &Cluster, select: &Select) -> Result<()> {
             let mut page = Page::default();
             metadata(&mut page, &object);
             match target.resource.kind.as_str() {
-                "Pod" => pod::describe(&mut page, &object),
+                "Pod" => {
+                    let node = isolation::NodeSecurity::of_node_of(cluster, &object).await?;
+                    pod::describe(&mut page, &object, &node);
+                }
                 "Service" => service::describe(cluster, &mut page, &object).await?,
                 "NetworkPolicy" => policy::describe(cluster, &mut page, &object).await?,
                 "Node" => node(cluster, &mut page, &object).await?,

@@ -20,7 +20,9 @@ impl Page {
     }
 
     pub(crate) fn line(&mut self, name: &str, value: &str) {
-        self.text_line(&format!("{:<NAME_WIDTH$}{value}", format!("{name}:")));
+        let label = format!("{name}:");
+        let gap = NAME_WIDTH.saturating_sub(label.chars().count()).max(1);
+        self.text_line(&format!("{label}{}{value}", " ".repeat(gap)));
     }
 
     pub(crate) fn section(&mut self, name: &str) {

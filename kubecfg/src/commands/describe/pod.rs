@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
+use super::isolation::{self, NodeSecurity};
 use super::page::{Page, conditions, plain};
 
-pub(super) fn describe(page: &mut Page, object: &Value) {
+pub(super) fn describe(page: &mut Page, object: &Value, node: &NodeSecurity) {
     let (spec, status) = (&object["spec"], &object["status"]);
     page.line("Node", spec["nodeName"].as_str().unwrap_or("<not scheduled yet>"));
     page.optional("Nominated node", &status["nominatedNodeName"]);
@@ -59,10 +60,10 @@ pub(super) fn describe(page: &mut Page, object: &Value) {
                 .unwrap_or(&empty);
             page.section(&format!("{} {}", what(list, container), plain(&container["name"])));
             describe_container(page, container, state);
-            isolation(page, spec, container);
+            isolation::of_container(page, spec, container, node);
         }
     }
-    isolation_of_pod(page, spec);
+    isolation::of_pod(page, spec, node);
     volumes(page, &spec["volumes"]);
     conditions(page, &status["conditions"]);
 }
@@ -180,132 +181,23 @@ fn describe_probe(probe: &Value) -> String {
     )
 }
 
-/// How the pod is confined: what its containers share, with each other or with the node.
-fn isolation_of_pod(page: &mut Page, spec: &Value) {
-    let is = |key: &str| spec[key] == true;
-    let own = |key: &str, name: &'static str| (!is(key)).then_some(name);
-    let names = [own("hostNetwork", "net, uts"), own("hostIPC", "ipc"), own("hostPID", "time")];
-    let list = |names: &[Option<&str>]| match names.iter().flatten().copied().collect::<Vec<_>>() {
-        none if none.is_empty() => "none".to_owned(),
-        names => names.join(", "),
-    };
-    page.section("Isolation");
-    page.line("  Own namespaces", &list(&names));
-    let of_node = [
-        is("hostNetwork").then_some("net, uts"),
-        is("hostIPC").then_some("ipc"),
-        is("hostPID").then_some("pid, time"),
-    ];
-    page.line("  Of the node", &list(&of_node));
-    page.line("  Users", &describe_users(spec));
-    let processes = match (is("hostPID"), is("shareProcessNamespace")) {
-        (true, _) => "the node's",
-        (false, true) => "shared by its containers",
-        (false, false) => "each container's own",
-    };
-    page.line("  Processes", processes);
-    for sysctl in spec["securityContext"]["sysctls"].as_array().into_iter().flatten() {
-        page.line(&format!("  Sysctl {}", plain(&sysctl["name"])), &plain(&sysctl["value"]));
-    }
-}
-
-fn describe_users(spec: &Value) -> String {
-    let asks_for_node = ["hostNetwork", "hostPID", "hostIPC"].iter().any(|key| spec[*key] == true)
-        || ["containers", "initContainers"]
-            .iter()
-            .flat_map(|key| spec[*key].as_array().into_iter().flatten())
-            .any(|container| container["securityContext"]["privileged"] == true);
-    let text = match spec["hostUsers"].as_bool() {
-        Some(true) => "the node's: root is root of the node",
-        Some(false) => "its own: root is nobody on the node",
-        None if asks_for_node => "the node's, since it asks for the node: root is root of the node",
-        None => "its own, where the node can and does not say otherwise",
-    };
-    text.to_owned()
-}
-
-/// How the container is confined: the defaults, and what the pod changes of them.
-fn isolation(page: &mut Page, spec: &Value, container: &Value) {
-    let (pod, own) = (&spec["securityContext"], &container["securityContext"]);
-    let either = |key: &str| if own[key].is_null() { &pod[key] } else { &own[key] };
-    let privileged = own["privileged"] == true;
-    page.section("  Isolation");
-    let of_pod = spec["hostPID"] == true || spec["shareProcessNamespace"] == true;
-    page.line("    Namespaces", if of_pod { "mount, cgroup" } else { "pid, mount, cgroup" });
-    let user = either("runAsUser");
-    let user = if user.is_null() { "as the image says".to_owned() } else { plain(user) };
-    page.line("    User", &user);
-    let list = |key: &str, sign: &str| -> String {
-        let names = own["capabilities"][key].as_array().into_iter().flatten();
-        names.map(|name| format!(" {sign}{}", plain(name))).collect()
-    };
-    let capabilities = format!("default{}{}", list("drop", "-"), list("add", "+"));
-    page.line("    Capabilities", if privileged { "all (privileged)" } else { &capabilities });
-    let profile = either("seccompProfile");
-    let seccomp = match profile["type"].as_str().unwrap_or("RuntimeDefault") {
-        _ if privileged => "none (privileged)".to_owned(),
-        "Localhost" => format!("Localhost {}", plain(&profile["localhostProfile"])),
-        kind => kind.to_owned(),
-    };
-    page.line("    Seccomp", &seccomp);
-    let profile = either("appArmorProfile");
-    let app_armor = match profile["type"].as_str() {
-        None | Some("RuntimeDefault") if privileged => "none (privileged)".to_owned(),
-        None => "RuntimeDefault where the node has AppArmor".to_owned(),
-        Some("Localhost") => format!("Localhost {}", plain(&profile["localhostProfile"])),
-        Some(kind) => kind.to_owned(),
-    };
-    page.line("    AppArmor", &app_armor);
-    page.line("    SELinux", &selinux(&pod["seLinuxOptions"], &own["seLinuxOptions"], privileged));
-    let escalation = privileged || own["allowPrivilegeEscalation"] != false;
-    page.line(
-        "    New privileges",
-        if escalation { "by set-user-id programs" } else { "no (no_new_privs)" },
-    );
-    let read_only = own["readOnlyRootFilesystem"] == true;
-    page.line("    Root file system", if read_only { "read only" } else { "copy on write" });
-    let unmasked = privileged || own["procMount"] == "Unmasked";
-    let paths = if unmasked { "all open" } else { "masked or read only where they drive the node" };
-    page.line("    /proc and /sys", paths);
-    let devices = if privileged { "all of the node" } else { "null, zero, full, random, tty only" };
-    page.line("    Devices", devices);
-    let memory = &container["resources"]["limits"]["memory"];
-    let memory = if memory.is_null() { "no limit".to_owned() } else { plain(memory) };
-    page.line("    Memory, swap", &format!("{memory}; no swap beyond a limit"));
-    page.line("    Processes", "of the pod, bounded by the node's --pod-max-pids");
-}
-
-/// The label of a container: the node's, and what the pod says of it. Of a pod, a container that says something
-/// keeps the level alone.
-fn selinux(of_pod: &Value, own: &Value, privileged: bool) -> String {
-    let said = |options: &Value, part: &str| {
-        options[part].as_str().filter(|value| !value.is_empty()).map(str::to_owned)
-    };
-    let part = |part: &str| match own.is_null() || part == "level" {
-        true => said(own, part).or_else(|| said(of_pod, part)),
-        false => said(own, part),
-    };
-    let parts = ["user", "role", "type", "level"].into_iter();
-    let said: Vec<String> =
-        parts.filter_map(|name| part(name).map(|value| format!("{name} {value}"))).collect();
-    match (said.is_empty(), privileged && part("type").is_none()) {
-        (true, true) => "none (privileged)".to_owned(),
-        (true, false) => "the label of the node's policy, where it has SELinux".to_owned(),
-        (false, true) => format!("files: {}; processes: none (privileged)", said.join(", ")),
-        (false, false) => said.join(", "),
-    }
-}
-
 fn volumes(page: &mut Page, volumes: &Value) {
     for volume in volumes.as_array().into_iter().flatten() {
-        let source = volume
+        let text = volume
             .as_object()
             .into_iter()
             .flatten()
             .find(|(key, _)| *key != "name")
-            .map_or_else(String::new, |(kind, detail)| format!("{kind} {detail}"));
-        page.line(&format!("Volume {}", plain(&volume["name"])), &source);
+            .map_or_else(String::new, |(kind, detail)| format!("{kind} {}", source(detail)));
+        page.line(&format!("Volume {}", plain(&volume["name"])), text.trim_end());
     }
+}
+
+/// What the source of a volume says, without the braces.
+fn source(detail: &Value) -> String {
+    let fields = detail.as_object().into_iter().flatten();
+    let fields = fields.filter(|(_, value)| plain(value) != "");
+    fields.map(|(key, value)| format!("{key}: {}", plain(value))).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -313,80 +205,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn described(spec: Value) -> String {
-        let mut page = Page::default();
-        describe(&mut page, &json!({"spec": spec, "status": {}}));
-        page.text().to_owned()
-    }
-
-    #[test]
-    fn confinement_is_told_as_it_is_by_default() {
-        let text = described(json!({"containers": [{"name": "main"}]}));
-        for line in [
-            "  Own namespaces:       net, uts, ipc, time",
-            "  Of the node:          none",
-            "  Users:                its own, where the node can and does not say otherwise",
-            "    Namespaces:         pid, mount, cgroup",
-            "    Capabilities:       default",
-            "    Seccomp:            RuntimeDefault",
-            "    AppArmor:           RuntimeDefault where the node has AppArmor",
-            "    SELinux:            the label of the node's policy, where it has SELinux",
-            "    Root file system:   copy on write",
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
-    }
-
-    #[test]
-    fn labels_are_told_as_they_come_of_pod_and_container() {
-        for (own, wanted) in [
-            (json!(null), "type a_t, level s0:c1"),
-            (json!({"role": "r"}), "role r, level s0:c1"),
-            (json!({"level": "s0:c2"}), "level s0:c2"),
-        ] {
-            let text = described(json!({
-                "securityContext": {"seLinuxOptions": {"type": "a_t", "level": "s0:c1"}},
-                "containers": [{"name": "main", "securityContext": {"seLinuxOptions": own}}]
-            }));
-            assert!(text.contains(&format!("    SELinux:            {wanted}\n")), "{own}: {text}");
-        }
-    }
-
-    #[test]
-    fn what_a_pod_has_of_its_node_is_told() {
-        let privileged = json!({"privileged": true});
-        let text = described(json!({
-            "hostNetwork": true, "hostPID": true,
-            "containers": [{"name": "main", "securityContext": privileged}]
-        }));
-        for line in [
-            "  Of the node:          net, uts, pid, time",
-            "  Users:                the node's, since it asks for the node",
-            "    Namespaces:         mount, cgroup",
-            "    Capabilities:       all (privileged)",
-            "    Seccomp:            none (privileged)",
-            "    AppArmor:           none (privileged)",
-            "    SELinux:            none (privileged)",
-            "    Devices:            all of the node",
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
-        let profile = json!({"type": "Localhost", "localhostProfile": "audit.json"});
-        let text = described(json!({
-            "hostUsers": false, "shareProcessNamespace": true,
-            "securityContext": {"seccompProfile": profile},
-            "containers": [{"name": "main", "securityContext": {"allowPrivilegeEscalation": false}}]
-        }));
-        for line in [
-            "  Users:                its own: root is nobody on the node",
-            "  Processes:            shared by its containers",
-            "    Seccomp:            Localhost audit.json",
-            "    New privileges:     no (no_new_privs)",
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
-    }
 
     #[test]
     fn how_important_a_pod_is_and_why_it_waits_is_told() {
@@ -408,6 +226,7 @@ mod tests {
                     }],
                 },
             }),
+            &NodeSecurity::default(),
         );
         let text = page.text();
         for line in [
@@ -420,7 +239,10 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
-        let text = described(json!({"containers": [], "priority": 0}));
+        let mut page = Page::default();
+        let pod = json!({"spec": {"containers": [], "priority": 0}, "status": {}});
+        describe(&mut page, &pod, &NodeSecurity::default());
+        let text = page.text();
         assert!(text.contains("Priority:               0\n"), "{text}");
         assert!(!text.contains("Preemption") && !text.contains("gates"), "{text}");
     }
