@@ -114,8 +114,16 @@ fn pod_port(origin: &Value, pod: &Pod, word: &str) -> Result<u16> {
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
         let meant =
             |name: Option<&str>, number: i32| name == Some(word) || number.to_string() == word;
-        let mut found = ports.filter(|port| meant(port.name.as_deref(), port.port));
-        let port = found.next().with_context(|| format!("the service has no port {word}"))?;
+        let found: Vec<_> = ports.filter(|port| meant(port.name.as_deref(), port.port)).collect();
+        // One number may be of several protocols, each of which leads elsewhere.
+        let port = match found.iter().find(|port| is_tcp(port.protocol.as_deref())) {
+            Some(port) => port,
+            None if found.is_empty() => bail!("the service has no port {word}"),
+            None => bail!(
+                "port {word} of the service is of {}, and only TCP can be forwarded",
+                found[0].protocol.as_deref().unwrap_or_default()
+            ),
+        };
         wanted = match &port.target_port {
             Some(IntOrString::Int(number)) => number.to_string(),
             Some(IntOrString::String(name)) => name.clone(),
@@ -130,9 +138,18 @@ fn pod_port(origin: &Value, pod: &Pod, word: &str) -> Result<u16> {
         .iter()
         .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
-    let named = ports.find(|port| port.name.as_deref() == Some(wanted.as_str()));
-    let named = named.with_context(|| format!("the pod has no port named \"{wanted}\""))?;
+    let named = ports.find(|port| {
+        port.name.as_deref() == Some(wanted.as_str()) && is_tcp(port.protocol.as_deref())
+    });
+    let named = named.with_context(|| {
+        format!("pod {} has no port of TCP that is named \"{wanted}\"", pod.name_any())
+    })?;
     Ok(u16::try_from(named.container_port)?)
+}
+
+/// Whether a port that may say its protocol is of TCP.
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
 }
 
 #[cfg(test)]
@@ -160,21 +177,36 @@ mod tests {
     #[test]
     fn a_port_of_a_service_leads_to_one_of_its_pods() {
         let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [
-            {"name": "main", "ports": [{"name": "web", "containerPort": 8080}]}
+            {"name": "main", "ports": [
+                {"name": "web", "containerPort": 8080},
+                {"name": "dns", "containerPort": 5353, "protocol": "UDP"},
+            ]}
         ]}}))
         .unwrap();
         let service = json!({"kind": "Service", "apiVersion": "v1", "spec": {"ports": [
-            {"name": "http", "port": 80, "targetPort": "web"}, {"port": 81, "targetPort": 9}
+            {"name": "http", "port": 80, "targetPort": "web"}, {"port": 81, "targetPort": 9},
+            {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 5353},
+            {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 5354},
+            {"name": "log", "port": 514, "protocol": "UDP", "targetPort": 5140},
         ]}});
         for (origin, word, port) in [
             (&service, "80", 8080),
             (&service, "http", 8080),
             (&service, "81", 9),
+            (&service, "53", 5354),
             (&json!({"kind": "Pod"}), "80", 80),
             (&json!({"kind": "Pod"}), "web", 8080),
         ] {
             assert_eq!(pod_port(origin, &pod, word).unwrap(), port, "{word}");
         }
-        assert!(pod_port(&service, &pod, "82").is_err());
+        for (origin, word, why) in [
+            (&service, "82", "the service has no port 82"),
+            (&service, "514", "port 514 of the service is of UDP, and only TCP can be forwarded"),
+            (&service, "dns", "port dns of the service is of UDP, and only TCP can be forwarded"),
+            (&json!({"kind": "Pod"}), "dns", "has no port of TCP that is named \"dns\""),
+        ] {
+            let error = pod_port(origin, &pod, word).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }
