@@ -94,10 +94,20 @@ impl Probers {
         }
         let found: BTreeMap<String, Pod> =
             pods.list(&ListParams::default()).await?.into_iter().map(named).collect();
+        // A node may have gone since, and its pod's status says nothing of that.
+        let lost: BTreeMap<String, String> = nodes
+            .list(&ListParams::default())
+            .await?
+            .into_iter()
+            .filter_map(|node| Some((node.name_any(), why_not_ready(&node)?)))
+            .collect();
         for prober in self.list.iter_mut().filter(|prober| prober.trouble.is_none()) {
             match found.get(&prober.pod) {
                 Some(pod) if is_ready(pod) => prober.addresses = addresses(pod),
-                Some(pod) => prober.trouble = Some(why_not(pod)),
+                Some(pod) => {
+                    let why = lost.get(&prober.node).cloned();
+                    prober.trouble = Some(why.unwrap_or_else(|| why_not(pod)));
+                }
                 None => prober.trouble = Some("somebody has deleted its probing pod".to_owned()),
             }
         }
@@ -190,27 +200,18 @@ impl Probers {
 }
 
 impl Prober {
-    fn of(number: usize, node: &Node) -> Self {
+    /// A pod that is to be made on a node.
+    pub(crate) fn of(number: usize, node: &Node) -> Self {
         let status = node.status.as_ref();
         let listed = status.iter().flat_map(|status| status.addresses.iter().flatten());
         let internal = listed.filter(|address| address.type_ == "InternalIP");
-        let conditions = status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        let trouble = match ready {
-            Some(condition) if condition.status == "True" => None,
-            Some(condition) => {
-                let message = condition.message.clone().unwrap_or_default();
-                Some(format!("the node is not ready: {message}"))
-            }
-            None => Some("the node has not said yet that it is ready".to_owned()),
-        };
         Self {
             node: node.name_any(),
             node_addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
             pod: format!("probe-{number}"),
             addresses: Vec::new(),
             service: Front { name: format!("to-{number}"), ..Front::default() },
-            trouble,
+            trouble: why_not_ready(node),
         }
     }
 
@@ -301,6 +302,20 @@ fn addresses(pod: &Pod) -> Vec<IpAddr> {
     status.filter_map(|status| status.pod_ip.as_ref()?.parse().ok()).collect()
 }
 
+/// Why nothing can be tried from a node; nothing if it is ready.
+fn why_not_ready(node: &Node) -> Option<String> {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+    match ready {
+        Some(condition) if condition.status == "True" => None,
+        Some(condition) => {
+            let message = condition.message.clone().unwrap_or_default();
+            Some(format!("the node is not ready: {message}"))
+        }
+        None => Some("the node has not said yet that it is ready".to_owned()),
+    }
+}
+
 /// Why a pod does not run, as its status has it.
 fn why_not(pod: &Pod) -> String {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
@@ -312,8 +327,37 @@ fn why_not(pod: &Pod) -> String {
     });
     let own = pod.status.as_ref().and_then(|status| status.message.clone());
     let why = said.chain(own).next();
+    let taken_up = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
     match why {
         Some(why) => format!("its probing pod does not run: {why}"),
+        None if !taken_up => {
+            "its kubelet has not taken up the probing pod: it does not run, or reaches no master"
+                .to_owned()
+        }
         None => "its probing pod does not run; the image has to have sh, nc and grep".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_probing_pod_does_not_run_is_told_as_far_as_it_is_known() {
+        let pending = json!({"phase": "Pending"});
+        let begun = json!({"phase": "Pending", "startTime": "2026-01-01T00:00:00Z"});
+        let waiting = json!({"containerStatuses": [{
+            "name": "probe", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}},
+        }]});
+        for (status, wanted) in [
+            (pending, "its kubelet has not taken up the probing pod"),
+            (begun, "the image has to have sh, nc and grep"),
+            (waiting, "does not run: ErrImagePull no such image"),
+        ] {
+            let pod = serde_json::from_value(json!({"status": status})).unwrap();
+            let told = why_not(&pod);
+            assert!(told.contains(wanted), "{told}");
+        }
     }
 }
