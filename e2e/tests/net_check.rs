@@ -187,7 +187,7 @@ fn a_service_that_does_not_work_is_explained() -> Result<()> {
             ("svc/web", &[][..]),
             ("headless", &[]),
             ("wrong", &["web: nothing listens at "]),
-            ("unnamed", &["pod web has no container port named \"web\""]),
+            ("unnamed", &["pod web has no TCP container port named \"web\""]),
             ("nobody", &["no pod of its namespace has the labels app=nobody"]),
             ("never", &["pod never is not ready and gets no requests"]),
         ] {

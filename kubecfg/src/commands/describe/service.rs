@@ -227,12 +227,16 @@ fn findings(subject: &Subject) -> Vec<String> {
     }
     for port in spec.ports.iter().flatten() {
         let Some(IntOrString::String(wanted)) = &port.target_port else { continue };
-        let lacking: Vec<&Pod> = pods.iter().filter(|pod| !has_port(pod, wanted)).collect();
+        let protocol = port.protocol.as_deref();
+        let lacking: Vec<&Pod> =
+            pods.iter().filter(|pod| !has_port(pod, wanted, protocol)).collect();
         if !lacking.is_empty() {
             findings.push(format!(
-                "port {} leads to container port \"{wanted}\", which {} does not have",
+                "port {} leads to container port \"{wanted}\" ({}), which {} {} not have",
                 port.port,
-                names(&lacking)
+                protocol.unwrap_or("TCP"),
+                names(&lacking),
+                if lacking.len() == 1 { "does" } else { "do" },
             ));
         }
     }
@@ -366,9 +370,19 @@ State:                  1 of 2 endpoints are ready
                 "2 pods, 1 of them ready: probe failed (b)",
             ),
             (
-                named,
+                named.clone(),
                 json!([pod("a", None)]),
-                "port 80 leads to container port \"https\", which a does not have",
+                "port 80 leads to container port \"https\" (TCP), which a does not have",
+            ),
+            (
+                named,
+                json!([pod("a", None), pod("b", None)]),
+                "container port \"https\" (TCP), which a, b do not have",
+            ),
+            (
+                json!({"ports": [{"port": 53, "protocol": "UDP", "targetPort": "http"}]}),
+                json!([pod("a", None)]),
+                "port 53 leads to container port \"http\" (UDP), which a does not have",
             ),
             (json!({"selector": null}), json!([]), "leads nowhere: it has no selector"),
             (

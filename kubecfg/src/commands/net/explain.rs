@@ -119,8 +119,9 @@ pub(crate) fn nodes(outcomes: &[Outcome]) -> Vec<String> {
     findings
 }
 
-/// What explains the failures of the ways to one Service.
-pub(crate) fn service(outcomes: &[Outcome]) -> Vec<String> {
+/// What explains the failures of the ways to one Service, which leads nowhere from the nodes that it leaves
+/// out.
+pub(crate) fn service(outcomes: &[Outcome], left_out: &BTreeSet<String>) -> Vec<String> {
     let mut findings = Vec::new();
     let proves_nothing =
         outcomes.iter().any(|one| one.attempt.wanted == Wanted::Refusal && !one.is_ok());
@@ -179,7 +180,13 @@ pub(crate) fn service(outcomes: &[Outcome]) -> Vec<String> {
         }
     }
     for (node, legs) in failing {
-        if legs.contains(&Leg::Name) && legs.len() == 1 {
+        let own = |leg: &Leg| matches!(leg, Leg::ClusterIp | Leg::Name);
+        if left_out.contains(node) && legs.iter().all(own) {
+            findings.push(format!(
+                "{node}: the Service leads its pods nowhere: no endpoint that takes requests is on this \
+                 node, and internalTrafficPolicy: Local keeps to those"
+            ));
+        } else if legs.contains(&Leg::Name) && legs.len() == 1 {
             findings.push(format!(
                 "{node}: the name does not resolve there, or leads elsewhere: its DNS server does not \
                  answer or has not heard of the Service"
@@ -284,7 +291,7 @@ mod tests {
                     outcomes.push(Outcome { attempt, heard });
                 }
             }
-            service(&outcomes)
+            service(&outcomes, &BTreeSet::new())
         };
         assert_eq!(all(&|_, _| None), Vec::<String>::new());
         let found = all(&|_, _| Some(Heard::Refused));
@@ -302,8 +309,21 @@ mod tests {
             attempt: Attempt { wanted: Wanted::Refusal, ..attempt("a", "nobody", Leg::ClusterIp) },
             heard: Heard::Connected,
         }];
-        assert!(service(&everybody)[0].contains("proves nothing"));
+        assert!(service(&everybody, &BTreeSet::new())[0].contains("proves nothing"));
         everybody[0].heard = Heard::Refused;
-        assert_eq!(service(&everybody), Vec::<String>::new());
+        assert_eq!(service(&everybody, &BTreeSet::new()), Vec::<String>::new());
+    }
+    #[test]
+    fn a_node_that_the_service_leaves_out_is_told_so() {
+        let silent = |leg| Outcome {
+            attempt: Attempt { wanted: Wanted::Connection, ..attempt("b", "web", leg) },
+            heard: Heard::Silence,
+        };
+        let reached = Outcome { heard: Heard::Connected, ..silent(Leg::PodIp) };
+        let outcomes = [reached, silent(Leg::ClusterIp), silent(Leg::Name)];
+        let found = service(&outcomes, &["b".to_owned()].into());
+        assert!(found.len() == 1 && found[0].contains("internalTrafficPolicy: Local"), "{found:?}");
+        let found = service(&outcomes, &BTreeSet::new());
+        assert!(found.len() == 1 && found[0].contains("kubelet's log"), "{found:?}");
     }
 }

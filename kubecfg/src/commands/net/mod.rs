@@ -24,7 +24,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::attempt::{Attempt, Leg, Outcome};
-use self::probers::Probers;
+use self::probers::{Prober, Probers};
 use self::service::Subject;
 use crate::client::Cluster;
 use crate::{print, table};
@@ -99,18 +99,24 @@ async fn look(
     let attempts = match &subject {
         Some(subject) => {
             findings.extend(subject.findings());
-            service::attempts(subject, probers)
+            service::attempts(subject, &ready(probers), probers.nobody())
         }
         None => attempt::between_all(probers),
     };
-    eprintln!("trying {} ways", attempts.len());
+    if !attempts.is_empty() {
+        eprintln!("trying {} ways", attempts.len());
+    }
     let outcomes = run::all(probers, attempts, how.patience).await?;
-    findings.extend(match subject {
-        Some(_) => explain::service(&outcomes),
+    findings.extend(match &subject {
+        Some(subject) => explain::service(&outcomes, &service::left_out(subject, &ready(probers))),
         None => explain::nodes(&outcomes),
     });
     let ok = findings.is_empty() && outcomes.iter().all(Outcome::is_ok);
     Ok(Report { ok, findings, attempts: outcomes })
+}
+
+fn ready(probers: &Probers) -> Vec<&Prober> {
+    probers.ready().collect()
 }
 
 /// A line for each pair with a column for each leg, then what failed, then why.
@@ -161,6 +167,7 @@ fn show(report: &Report) -> Result<()> {
     }
     let ways = report.attempts.len();
     let verdict = match failed.len() {
+        _ if ways == 0 => "nothing was tried".to_owned(),
         0 if report.ok => format!("all {ways} ways work"),
         0 => format!("all {ways} ways that could be tried work"),
         count => format!("{count} of {ways} ways do not work"),

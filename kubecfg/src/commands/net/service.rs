@@ -1,5 +1,6 @@
 //! One Service: what its objects say already, and the ways to it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use kube::api::{Api, ListParams};
 use kube::runtime::watcher::{self, Event, watcher};
 
 use super::attempt::{Attempt, Leg, Wanted};
-use super::probers::{Probers, SERVICE_PORT, cluster_ips, is_ready};
+use super::probers::{Prober, SERVICE_PORT, cluster_ips, is_ready};
 use crate::client::Cluster;
 
 /// Endpoints follow their pods within a fraction of it, unless no master leads.
@@ -122,7 +123,7 @@ impl Subject {
         }
         findings.extend(self.missing_ports().map(|(port, wanted, pod)| {
             format!(
-                "pod {} has no container port named \"{wanted}\", which port {} of {name} leads to",
+                "pod {} has no TCP container port named \"{wanted}\", which port {} of {name} leads to",
                 pod.name_any(),
                 port.port
             )
@@ -144,7 +145,7 @@ impl Subject {
                 _ => None,
             };
             let pods = self.pods.iter().filter_map(move |pod| Some((port, wanted?, pod)));
-            pods.filter(|(_, wanted, pod)| !has_port(pod, wanted))
+            pods.filter(|(port, wanted, pod)| !has_port(pod, wanted, port.protocol.as_deref()))
         })
     }
 
@@ -158,6 +159,19 @@ impl Subject {
     fn ports(&self) -> impl Iterator<Item = &ServicePort> {
         let ports = self.service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
         ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+    }
+
+    /// The nodes that have endpoints which take requests.
+    fn hosts(&self) -> BTreeSet<&str> {
+        let endpoints = self.slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+        let taking = endpoints.filter(|endpoint| takes_requests(endpoint));
+        taking.filter_map(|endpoint| endpoint.node_name.as_deref()).collect()
+    }
+
+    /// Whether what comes from outside stays on the node that it comes to.
+    fn keeps_external_traffic(&self) -> bool {
+        let spec = self.service.spec.as_ref();
+        spec.and_then(|spec| spec.external_traffic_policy.as_deref()) == Some("Local")
     }
 
     /// Where its TCP ports lead.
@@ -183,13 +197,27 @@ impl Subject {
     }
 }
 
+/// Nodes from which a Service leads nowhere by its own wish: it keeps to endpoints of the same node, and
+/// these have none.
+pub(crate) fn left_out(subject: &Subject, probers: &[&Prober]) -> BTreeSet<String> {
+    let policy =
+        subject.service.spec.as_ref().and_then(|spec| spec.internal_traffic_policy.as_ref());
+    if policy.is_none_or(|policy| policy != "Local") {
+        return BTreeSet::new();
+    }
+    let hosts = subject.hosts();
+    let nodes = probers.iter().map(|prober| prober.node.clone());
+    nodes.filter(|node| !hosts.contains(node.as_str())).collect()
+}
+
 /// What its status says of that.
 pub(crate) fn why_not_ready(pod: &Pod) -> String {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-    let message = ready.and_then(|condition| condition.message.clone());
+    // Of a pod whose node is gone there is a reason alone.
+    let said = ready.and_then(|ready| ready.message.clone().or_else(|| ready.reason.clone()));
     let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
-    message.or(phase).unwrap_or_else(|| "nobody has said why".to_owned())
+    said.or(phase).unwrap_or_else(|| "nobody has said why".to_owned())
 }
 
 /// What its slices are labelled with.
@@ -206,13 +234,17 @@ fn takes_requests(endpoint: &Endpoint) -> bool {
     endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
 }
 
-pub(crate) fn has_port(pod: &Pod, name: &str) -> bool {
+/// Whether a port of a Service finds one of this name in a pod: names are those of one protocol.
+pub(crate) fn has_port(pod: &Pod, name: &str, protocol: Option<&str>) -> bool {
     let containers = pod
         .spec
         .iter()
         .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
-    ports.any(|port| port.name.as_deref() == Some(name))
+    let protocol = protocol.unwrap_or("TCP");
+    ports.any(|port| {
+        port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol
+    })
 }
 
 /// As `app=web,tier=front`; nothing if it selects nothing.
@@ -223,12 +255,13 @@ pub(crate) fn selector(service: &Service) -> Option<String> {
 }
 
 /// All ways to it, from every node; and one where nobody is, which has to fail.
-pub(crate) fn attempts(subject: &Subject, probers: &Probers) -> Vec<Attempt> {
+pub(crate) fn attempts(subject: &Subject, probers: &[&Prober], nobody: &[IpAddr]) -> Vec<Attempt> {
     let service = &subject.service;
     let (name, namespace) = (service.name_any(), service.namespace().unwrap_or_default());
     let targets = subject.targets();
+    let (hosts, external_local) = (subject.hosts(), subject.keeps_external_traffic());
     let mut attempts = Vec::new();
-    for from in probers.ready() {
+    for from in probers {
         let mut add = |to: &str, leg, host: String, port, wanted| {
             let (from, to) = (from.node.clone(), to.to_owned());
             attempts.push(Attempt { from, to, leg, host, port, wanted });
@@ -248,8 +281,16 @@ pub(crate) fn attempts(subject: &Subject, probers: &Probers) -> Vec<Attempt> {
                 add(&name, Leg::ClusterIp, address.to_string(), number, Wanted::Connection);
             }
             if let Some(node_port) = port.node_port.and_then(|port| u16::try_from(port).ok()) {
-                for node in probers.ready() {
-                    for address in &node.node_addresses {
+                // Elsewhere a node is silent by the Service's own wish.
+                let open = probers.iter().filter(|node| {
+                    !external_local || node.node == from.node || hosts.contains(node.node.as_str())
+                });
+                for node in open {
+                    // It is served at addresses of the families that it has.
+                    let served = node.node_addresses.iter().filter(|address| {
+                        addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4())
+                    });
+                    for address in served {
                         let to = format!("{name} at {}", node.node);
                         add(&to, Leg::NodePort, address.to_string(), node_port, Wanted::Connection);
                     }
@@ -262,7 +303,7 @@ pub(crate) fn attempts(subject: &Subject, probers: &Probers) -> Vec<Attempt> {
             };
             add(&name, Leg::Name, format!("{name}.{namespace}.svc"), number, Wanted::Connection);
         }
-        for address in probers.nobody() {
+        for address in nobody {
             let host = address.to_string();
             add("nobody", Leg::ClusterIp, host, SERVICE_PORT, Wanted::Refusal);
         }
@@ -316,7 +357,7 @@ mod tests {
                 json!([pod("False")]),
                 "pod web-1 is not ready and gets no requests: probe failed",
             ),
-            (wrong, &none, json!([pod("True")]), "no container port named \"web\""),
+            (wrong, &none, json!([pod("True")]), "no TCP container port named \"web\""),
             (
                 spec.clone(),
                 &none,
@@ -337,5 +378,65 @@ mod tests {
         assert_eq!(well.findings(), Vec::<String>::new());
         let targets = well.targets();
         assert!(targets.len() == 1 && targets[0].name == "web-1" && targets[0].port == 8080);
+    }
+    /// From two nodes with addresses of both families, to a Service whose endpoint is on the first.
+    fn ways(spec: Value) -> Vec<String> {
+        let mut object = service(json!({
+            "type": "NodePort", "clusterIPs": ["10.96.0.7"],
+            "ports": [{"port": 80, "targetPort": 8080, "nodePort": 30080}],
+        }));
+        object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let subject = subject(object, slices_of_one("a"), json!([]));
+        let probers = [1, 2].map(prober);
+        let ways = attempts(&subject, &probers.each_ref(), &[]);
+        let ports = ways.into_iter().filter(|one| one.leg == Leg::NodePort);
+        ports.map(|one| format!("{} {}", one.from, one.host)).collect()
+    }
+
+    /// On node `a` or `b`, which has an address of each family.
+    fn prober(number: usize) -> Prober {
+        let address = |text: String| json!({"type": "InternalIP", "address": text});
+        let node = json!({
+            "metadata": {"name": if number == 1 { "a" } else { "b" }},
+            "status": {"addresses": [
+                address(format!("192.0.2.{number}")), address(format!("2001:db8::{number}")),
+            ]},
+        });
+        Prober::of(number, &serde_json::from_value(node).unwrap())
+    }
+
+    fn slices_of_one(node: &str) -> Value {
+        json!([{
+            "metadata": {}, "addressType": "IPv4", "ports": [{"port": 8080}],
+            "endpoints": [{"addresses": ["10.244.1.7"], "nodeName": node}],
+        }])
+    }
+
+    #[test]
+    fn nodes_are_asked_where_the_service_means_to_be_served() {
+        let all = ["a 192.0.2.1", "a 192.0.2.2", "b 192.0.2.1", "b 192.0.2.2"];
+        assert_eq!(ways(json!({})), all, "of the families that it has");
+        assert_eq!(
+            ways(json!({"clusterIPs": ["fd00:96::7"]})),
+            ["a 2001:db8::1", "a 2001:db8::2", "b 2001:db8::1", "b 2001:db8::2"]
+        );
+        assert_eq!(ways(json!({"clusterIPs": ["10.96.0.7", "fd00:96::7"]})).len(), 8);
+        // What comes to b from elsewhere hears nothing, and is not to.
+        assert_eq!(
+            ways(json!({"externalTrafficPolicy": "Local"})),
+            ["a 192.0.2.1", "b 192.0.2.1", "b 192.0.2.2"]
+        );
+    }
+
+    #[test]
+    fn nodes_without_endpoints_are_left_out_by_a_service_that_keeps_to_nodes() {
+        let probers = [1, 2].map(prober);
+        let of = |policy: &str| {
+            let spec = json!({"internalTrafficPolicy": policy, "ports": [{"port": 80}]});
+            let subject = subject(service(spec), slices_of_one("a"), json!([]));
+            left_out(&subject, &probers.each_ref())
+        };
+        assert_eq!(of("Local"), ["b".to_owned()].into());
+        assert_eq!(of("Cluster"), BTreeSet::new());
     }
 }
