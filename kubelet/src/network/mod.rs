@@ -52,6 +52,20 @@ pub struct HostPort {
     pub container_port: u16,
 }
 
+impl HostPort {
+    /// Whether a node cannot have both, as what comes to an address of it would be meant for either.
+    pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
+        let meet = match (self.host_ip, other.host_ip) {
+            (Some(one), Some(other)) if one.is_ipv4() == other.is_ipv4() => {
+                one == other || one.is_unspecified() || other.is_unspecified()
+            }
+            (Some(_), Some(_)) => false,
+            (None, _) | (_, None) => true,
+        };
+        meet && self.host_port == other.host_port && self.protocol == other.protocol
+    }
+}
+
 /// A failed network operation.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {operation}: {reason}")]

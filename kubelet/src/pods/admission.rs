@@ -14,6 +14,8 @@ use super::observed::PodFailure;
 use super::resources::QosClass;
 use super::security::demands_app_armor;
 use super::selinux;
+use super::spec::host_ports;
+use crate::network::HostPort;
 use crate::node_status::Health;
 use crate::pressure::is_critical;
 use crate::pressure::threshold::Condition;
@@ -29,6 +31,8 @@ pub(crate) struct Surroundings<'a> {
     /// Of huge pages; nothing while the node does not know itself.
     pub(crate) allocatable_pages: Option<HugePages>,
     pub(crate) used_pages: HugePages,
+    /// Those of the other pods.
+    pub(crate) used_ports: Vec<HostPort>,
     /// So many other pods are here.
     pub(crate) pods: usize,
     pub(crate) max_pods: usize,
@@ -81,6 +85,13 @@ pub(crate) fn admit(pod: &Pod, wants: Amounts, node: &Surroundings<'_>) -> Resul
     }
     if let Some(reason) = node.no_selinux.filter(|_| selinux::is_demanded(pod)) {
         return refuse("SELinux", &format!("Cannot enforce SELinux: {reason}"));
+    }
+    // Whoever named the node itself would take what comes to another's port away from it.
+    let taken = |port: &HostPort| node.used_ports.iter().any(|other| other.conflicts_with(port));
+    if host_ports(pod).iter().any(taken) {
+        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod \
+                       ports";
+        return refuse("NodePorts", message);
     }
     if let (Some(labels), Some(spec)) = (node.labels, pod.spec.as_ref())
         && !node_affinity::admits(spec, spec.node_name.as_deref().unwrap_or_default(), labels)
@@ -153,6 +164,7 @@ mod tests {
             used: Amounts { cpu_milli: 1500, memory: 900 },
             allocatable_pages: None,
             used_pages: HugePages::default(),
+            used_ports: Vec::new(),
             pods: 109,
             max_pods: 110,
             no_app_armor: None,
@@ -215,6 +227,32 @@ mod tests {
         );
         assert!(with("2Mi", "0", Some("0")).starts_with("OutOfhugepages-2Mi: "));
         assert_eq!(with("2Mi", "0", None), "admitted");
+    }
+
+    #[test]
+    fn a_port_of_the_node_is_one_pods() {
+        let having = |protocol: &str, address: Option<&str>| {
+            let port = json!({
+                "containerPort": 80, "hostPort": 8080, "protocol": protocol, "hostIP": address,
+            });
+            one_container(json!({"ports": [port]}))
+        };
+        let refusal = "NodePorts: Pod was rejected: Predicate NodePorts failed: node(s) didn't have free \
+                       ports for the requested pod ports";
+        let all = having("TCP", None);
+        for (wanted, used, verdict_of) in [
+            (all.clone(), all.clone(), refusal),
+            (all.clone(), having("UDP", None), "admitted"),
+            (all.clone(), having("TCP", Some("192.0.2.1")), refusal),
+            (having("TCP", Some("192.0.2.1")), having("TCP", Some("0.0.0.0")), refusal),
+            (having("TCP", Some("192.0.2.1")), having("TCP", Some("192.0.2.2")), "admitted"),
+            (having("TCP", Some("192.0.2.1")), having("TCP", Some("::")), "admitted"),
+            (plain(), all.clone(), "admitted"),
+        ] {
+            let used_ports = host_ports(&pod("other", used.clone()));
+            let told = verdict(wanted.clone(), &[], |node| node.used_ports = used_ports);
+            assert_eq!(told, verdict_of, "{wanted} beside {used}");
+        }
     }
 
     #[test]
@@ -314,6 +352,7 @@ mod tests {
             used: Amounts::default(),
             allocatable_pages: None,
             used_pages: HugePages::default(),
+            used_ports: Vec::new(),
             pods: 0,
             max_pods: 1,
             no_app_armor: None,

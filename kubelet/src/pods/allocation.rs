@@ -1,4 +1,5 @@
-//! What this node has promised its pods of CPU, memory and huge pages, and whether it can promise more.
+//! What this node has promised its pods of CPU, memory, huge pages and host ports, and whether it can
+//! promise more.
 //!
 //! A pod that is bound to the node is promised what it asks for then. When it asks for something else
 //! later (`resize`), it is promised that if there is room: [`decide`] says, and the [`Ledger`] sees to
@@ -19,6 +20,7 @@ use super::bounds::Asked;
 use super::huge_pages::HugePages;
 use super::resources::QosClass;
 use super::spec::Role;
+use crate::network::HostPort;
 
 /// CPU in thousandths, memory in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,6 +159,8 @@ struct Book {
     pods: BTreeMap<String, (QosClass, Amounts)>,
     /// Of those that were promised any.
     pages: BTreeMap<String, HugePages>,
+    /// Of those that have any.
+    host_ports: BTreeMap<String, Vec<HostPort>>,
     /// Of processors, by class: kept with each change.
     asked: Asked,
 }
@@ -204,6 +208,13 @@ impl Ledger {
         sum
     }
 
+    /// The host ports of those of these pods that are in the ledger.
+    pub(crate) fn host_ports_of(&self, is_meant: impl Fn(&str) -> bool) -> Vec<HostPort> {
+        let book = self.book();
+        let meant = book.host_ports.iter().filter(|(uid, _)| is_meant(uid));
+        meant.flat_map(|(_, ports)| ports.iter().cloned()).collect()
+    }
+
     /// What the pods of each class were promised of processors, and the news of it.
     pub(crate) fn asked(&self) -> watch::Receiver<Asked> {
         self.asked.subscribe()
@@ -247,6 +258,14 @@ impl Entry {
         self
     }
 
+    /// Enters the host ports that the pod has beside the rest.
+    pub(crate) fn with_host_ports(self, ports: Vec<HostPort>) -> Self {
+        if !ports.is_empty() {
+            self.ledger.book().host_ports.insert(self.uid.clone(), ports);
+        }
+        self
+    }
+
     /// Promises the pod something else, if there is room.
     pub(crate) fn change(&self, wants: Amounts, allocatable: Amounts) -> Result<(), Pending> {
         let mut book = self.ledger.book();
@@ -265,6 +284,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut book = self.ledger.book();
         book.pages.remove(&self.uid);
+        book.host_ports.remove(&self.uid);
         self.ledger.set(&mut book, &self.uid, None);
         drop(book);
         self.ledger.freed.send_replace(());

@@ -6,6 +6,7 @@ use proto::ephemeral;
 use proto::k8s::api::core::v1::{Container, EphemeralContainer, ImageVolumeSource, Pod};
 
 use super::observed::PostStart;
+use crate::network::HostPort;
 use crate::static_pods::{MIRROR_ANNOTATION, SOURCE_ANNOTATION};
 
 /// What a container is to its pod.
@@ -55,6 +56,26 @@ pub(crate) fn own(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> + Clone
         _ => (Role::Init, container),
     });
     initial.chain(spec.flat_map(|spec| &spec.containers).map(|one| (Role::Regular, one)))
+}
+
+/// The ports of the node that lead to the pod, or are its own.
+pub(crate) fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    // Those of init containers are of no use: they come and go.
+    let containers = own(pod).filter(|(role, _)| *role != Role::Init);
+    let containers = containers.map(|(_, container)| container);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let number = |number: i32| u16::try_from(number).ok().filter(|port| *port > 0);
+            Some(HostPort {
+                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                // An unspecified address means all of its family.
+                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+                host_port: number(port.host_port?)?,
+                container_port: number(port.container_port)?,
+            })
+        })
+        .collect()
 }
 
 /// Names of those that were added to look into the pod.

@@ -13,7 +13,7 @@ use runtime::{ContainerId, ContainerState, SandboxState};
 use super::fetch::{self, ImageProblem};
 use super::{Context, Worker, tokens};
 use crate::dns;
-use crate::network::{Attachment, HostPort};
+use crate::network::Attachment;
 use crate::pods::container::{self, ContainerInput, Prepared};
 use crate::pods::names::{PodIdentity, log_path};
 use crate::pods::observed::{Attempt, Images, Job, Sandbox, StopReason, Stopping};
@@ -193,7 +193,7 @@ impl Worker {
                             namespace: &identity.key.namespace,
                             name: &identity.key.name,
                             netns: &network_namespace,
-                            ports: &host_ports(&pod),
+                            ports: &spec::host_ports(&pod),
                         })
                         .await
                         .map_err(|error| error.to_string())?,
@@ -500,23 +500,4 @@ async fn blocking<T: Send + 'static>(
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panicked) => Err(panicked.to_string()),
     }
-}
-
-fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    // Those of init containers are of no use: they come and go.
-    let containers = spec::own(pod).filter(|(role, _)| *role != Role::Init);
-    let containers = containers.map(|(_, container)| container);
-    let ports = containers.flat_map(|container| container.ports.iter().flatten());
-    ports
-        .filter_map(|port| {
-            let number = |number: i32| u16::try_from(number).ok().filter(|port| *port > 0);
-            Some(HostPort {
-                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-                // An unspecified address means all of its family.
-                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
-                host_port: number(port.host_port?)?,
-                container_port: number(port.container_port)?,
-            })
-        })
-        .collect()
 }

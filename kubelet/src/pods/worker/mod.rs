@@ -126,6 +126,7 @@ fn refusal(context: &Context, uid: &str, pod: &Pod, wants: Amounts) -> Option<Po
     let is_other = |other: &str| other != uid && present.contains(other);
     let (used, pods) = context.ledger.promised_to(is_other);
     let used_pages = context.ledger.pages_of(is_other);
+    let used_ports = context.ledger.host_ports_of(is_other);
     let health = context.dependencies.health.borrow().clone();
     let surroundings = Surroundings {
         health: &health,
@@ -134,6 +135,7 @@ fn refusal(context: &Context, uid: &str, pod: &Pod, wants: Amounts) -> Option<Po
         used,
         allocatable_pages: HugePages::allocatable(node.as_deref()),
         used_pages,
+        used_ports,
         pods,
         max_pods: context.config.max_pods,
         no_app_armor: context.config.no_app_armor.as_deref(),
@@ -172,7 +174,8 @@ impl Worker {
         let stays = !observed.finished && refusal.is_none();
         let entry = stays.then(|| {
             let entry = context.ledger.enter(&identity.uid, QosClass::of(&pod), amounts);
-            entry.with_pages(HugePages::of_pod(&pod))
+            let entry = entry.with_pages(HugePages::of_pod(&pod));
+            entry.with_host_ports(spec::host_ports(&pod))
         });
         let start_time = known
             .as_ref()

@@ -42,6 +42,28 @@ async fn a_pod_without_room_fails_at_once_and_takes_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_names_its_node_takes_no_port_from_another() {
+    let mut bench = Bench::new();
+    bench.start();
+    let serving = || one_container(json!({"ports": [{"containerPort": 80, "hostPort": 8080}]}));
+    bench.put(pod("first", serving()));
+    bench.until_phase("uid-first", "Running").await;
+    bench.put(pod("second", serving()));
+    bench.until_phase("uid-second", "Failed").await;
+    assert_eq!(bench.status("uid-second").unwrap().reason.as_deref(), Some("NodePorts"));
+    assert!(bench.event_reasons().contains(&"NodePorts".to_owned()));
+    // As the kubelet finds them when it starts anew.
+    bench.end_kubelet().await;
+    bench.start();
+    bench.until_phase("uid-first", "Running").await;
+    bench.put(pod("third", serving()));
+    bench.until_phase("uid-third", "Failed").await;
+    bench.remove("first");
+    bench.put(pod("fourth", serving()));
+    bench.until_phase("uid-fourth", "Running").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_that_were_taken_once_stay_whatever_the_node_has_now() {
     let mut bench = Bench::new();
     bench.put_node(node("1"));
