@@ -56,3 +56,19 @@ fn routes_lead_over_the_address_of_their_own_family() {
     node.teardown();
     assert_eq!(routes(), "");
 }
+
+#[test]
+fn forwarding_that_somebody_turns_off_is_turned_on_again() {
+    if !is_root("forwarding_that_somebody_turns_off_is_turned_on_again") {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let node = &cluster.nodes[0].namespace;
+    let forwards = || node.command("cat /proc/sys/net/ipv4/ip_forward");
+    eventually("it forwards", forwards, |text| text.trim() == "1");
+    // What else a new node hears of may have it look the first time.
+    for _ in 0..2 {
+        node.command("sysctl -q net.ipv4.ip_forward=0");
+        eventually("it forwards again", forwards, |text| text.trim() == "1");
+    }
+}

@@ -50,6 +50,10 @@ use crate::state::{Change, StateHandle};
 const RETRY: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(30);
 
+/// How often everything is looked at without news: of some changes the kernel tells nobody in a way that
+/// can be read, such as that somebody has turned forwarding off. One look is a handful of lists.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// Keeps the bridge, the routes and the tunnels as the state says, until shutdown.
 pub(crate) async fn run(
     config: &NetworkConfig,
@@ -85,13 +89,13 @@ pub(crate) async fn run(
                     // What happens to new devices until they are heard of is seen in another pass.
                     continue;
                 }
-                None
+                LOOK
             }
             Err(error) => {
                 warn!(%error, retry = ?retry, "the pod network is not as it should be");
                 let pause = retry;
                 retry = (retry * 2).min(*RETRY.end());
-                Some(pause)
+                pause
             }
         };
         tokio::select! {
@@ -101,7 +105,7 @@ pub(crate) async fn run(
             () = concerning(&mut changes) => {}
             () = admission.meddled() => if !admission.mend(&shutdown).await { return },
             lost = kernel_news(&mut kernel, &devices) => if lost { kernel = None },
-            () = async { tokio::time::sleep(pause.unwrap_or_default()).await }, if pause.is_some() => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
