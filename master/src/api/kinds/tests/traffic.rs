@@ -44,6 +44,12 @@ fn endpoints_keep_to_the_rules() {
                 json!("fe80::1"),
                 "subsets[0].addresses[0].ip: Invalid value: \"fe80::1\": may not be in the link-local range",
             ),
+            (
+                "/subsets/0/addresses/0/ip",
+                json!("224.0.0.5"),
+                "subsets[0].addresses[0].ip: Invalid value: \"224.0.0.5\": may not be in the link-local \
+                 multicast range",
+            ),
             ("/subsets/0/ports/0/port", json!(0), "subsets[0].ports[0].port: Invalid value: 0"),
             (
                 "/subsets/0/ports/0/protocol",
@@ -90,6 +96,18 @@ fn endpoint_slices_keep_to_the_rules() {
                 "/endpoints/0/addresses/0",
                 json!("127.0.0.1"),
                 "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range",
+            ),
+            (
+                "/endpoints/0/addresses/0",
+                json!("169.254.1.1"),
+                "endpoints[0].addresses[0]: Invalid value: \"169.254.1.1\": may not be in the link-local \
+                 range",
+            ),
+            (
+                "/endpoints/0/addresses/0",
+                json!("224.0.0.5"),
+                "endpoints[0].addresses[0]: Invalid value: \"224.0.0.5\": may not be in the link-local \
+                 multicast range",
             ),
             ("/endpoints/0/nodeName", json!("A"), "endpoints[0].nodeName: Invalid value"),
             ("/endpoints/0/hints", json!({"forZones": [{"name": "a"}, {"name": "b"}]}), ""),
