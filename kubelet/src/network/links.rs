@@ -150,7 +150,9 @@ impl Links {
                 // and pods lose their gateway for a while whenever a pod comes or goes.
                 let bridge = LinkBridge::new(name).address(mac(&gateways).into()).up().build();
                 unless(self.handle.link().add(bridge).execute().await, nix::errno::Errno::EEXIST)?;
-                self.find(name).await?.ok_or(Problem::Vanished)?
+                let link = self.find(name).await?.ok_or(Problem::Vanished)?;
+                self.attach_strays(link.header.index).await?;
+                link
             }
         };
         let index = link.header.index;
@@ -164,6 +166,25 @@ impl Links {
             self.add_address(index, gateway, range.prefix_len()).await?;
         }
         Ok(index)
+    }
+
+    /// Puts the pods' interfaces that are on no bridge on this one: theirs was taken away.
+    async fn attach_strays(&self, bridge: u32) -> Result<(), rtnetlink::Error> {
+        for link in self.all().await? {
+            let Some(name) = name_of(&link).filter(|name| name.starts_with(VETH_PREFIX)) else {
+                continue;
+            };
+            if controller_of(&link).is_some() {
+                continue;
+            }
+            let attached =
+                LinkUnspec::new_with_index(link.header.index).controller(bridge).up().build();
+            let attached = self.handle.link().change(attached).execute().await;
+            // It may go just now, with its pod.
+            unless(attached, nix::errno::Errno::ENODEV)?;
+            unless(self.let_through_hairpins(name).await, nix::errno::Errno::ENODEV)?;
+        }
+        Ok(())
     }
 
     /// Gives an interface an address that nobody else has, unless it has it.
@@ -199,9 +220,14 @@ impl Links {
             .up()
             .build();
         self.handle.link().add(outside).execute().await?;
+        self.let_through_hairpins(veth.name).await
+    }
+
+    /// Lets what comes through a port of the bridge leave by it: a pod may reach itself.
+    async fn let_through_hairpins(&self, name: &str) -> Result<(), rtnetlink::Error> {
         let port = LinkMessageBuilder::<LinkBridgePort>::default()
             .set_port_kind(InfoPortKind::Bridge)
-            .name(veth.name)
+            .name(name)
             .hairpin(true)
             .build();
         self.handle.link().set_port(port).execute().await

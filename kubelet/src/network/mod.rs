@@ -21,6 +21,7 @@ mod news;
 mod pod_addresses;
 mod ranges;
 mod routes;
+mod settings;
 mod sysctl;
 
 use std::net::IpAddr;

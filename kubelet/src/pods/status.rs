@@ -82,6 +82,13 @@ pub(crate) fn status(input: &StatusInput<'_>) -> PodStatus {
     }
     let phase = phase(input, &statuses);
     let failed = observed.failed.as_ref().filter(|_| phase == "Failed");
+    let conditions = conditions(input, phase, &statuses);
+    // A pod that the node did not take has no containers that wait for anything: why it failed is all there
+    // is to be said, and what people are shown of it.
+    let ran = |record: &ContainerRecord| record.current.is_some() || record.last.is_some();
+    if failed.is_some() && !observed.containers.iter().any(ran) {
+        statuses = Statuses::default();
+    }
     let network = observed.network.done().map(Vec::as_slice).unwrap_or_default();
     let sandboxed = matches!(observed.sandbox, Sandbox::Ready { .. });
     let addresses = match sandboxed {
@@ -89,8 +96,8 @@ pub(crate) fn status(input: &StatusInput<'_>) -> PodStatus {
         false => &[],
     };
     let mut status = PodStatus {
-        conditions: Some(conditions(input, phase, &statuses)),
-        container_statuses: Some(statuses.regular),
+        conditions: Some(conditions),
+        container_statuses: non_empty(statuses.regular),
         ephemeral_container_statuses: non_empty(statuses.ephemeral),
         init_container_statuses: non_empty(statuses.init),
         message: failed.map(|failed| failed.message.clone()),

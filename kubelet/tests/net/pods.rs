@@ -25,6 +25,30 @@ fn pods_reach_pods_on_the_same_node_without_nat() {
 }
 
 #[test]
+fn a_bridge_that_somebody_removes_is_made_anew_with_its_pods() {
+    if !is_root("a_bridge_that_somebody_removes_is_made_anew_with_its_pods") {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let node = &cluster.nodes[0];
+    let (a, b) = (node.pod("a"), node.pod("b"));
+    b.namespace.serve("b", 8080);
+    let bridge =
+        node.namespace.command("ip -o link show type bridge").split(": ").nth(1).map(str::to_owned);
+    node.namespace.command(&format!("ip link del {}", bridge.unwrap()));
+    let from_pod = || a.namespace.ask_tcp(format!("{}:8080", b.address)).ok();
+    eventually("b is reached from a", from_pod, |answer| {
+        answer.as_ref().is_some_and(|a| a.server == "b")
+    });
+    let from_node = || node.namespace.ask_tcp(format!("{}:8080", b.address)).ok();
+    eventually("and from the node", from_node, |answer| {
+        answer.as_ref().is_some_and(|a| a.server == "b")
+    });
+    let ports = node.namespace.command("bridge -d link show");
+    assert_eq!(ports.matches("hairpin on").count(), 2, "{ports}");
+}
+
+#[test]
 fn pods_reach_pods_on_other_nodes_without_nat() {
     if !is_root("pods_reach_pods_on_other_nodes_without_nat") {
         return;

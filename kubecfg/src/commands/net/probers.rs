@@ -1,6 +1,6 @@
 //! The pods that try, and the Services before them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -121,12 +121,16 @@ impl Probers {
     async fn wait(&self, pods: &Api<Pod>) {
         let wanted = self.list.iter().filter(|prober| prober.trouble.is_none()).count();
         let mut ready: BTreeMap<String, bool> = BTreeMap::new();
+        let mut given_up = BTreeSet::new();
         let mut told = usize::MAX;
         let mut events = std::pin::pin!(watcher(pods.clone(), watcher::Config::default()));
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
                     ready.insert(pod.name_any(), is_ready(&pod));
+                    if has_given_up(&pod) {
+                        given_up.insert(pod.name_any());
+                    }
                 }
                 Ok(Event::Delete(pod)) => drop(ready.remove(&pod.name_any())),
                 // A master may be away for a moment; the watcher goes on.
@@ -137,7 +141,8 @@ impl Probers {
                 eprintln!("{count} of {wanted} probing pods run");
                 told = count;
             }
-            if count >= wanted {
+            given_up.retain(|name| !ready.get(name).is_some_and(|ready| *ready));
+            if count + given_up.len() >= wanted {
                 return;
             }
         }
@@ -288,6 +293,16 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Whether it is no use to wait for a pod: its image cannot be had, or its node did not take it.
+fn has_given_up(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let waiting = statuses.filter_map(|status| status.state.as_ref()?.waiting.as_ref());
+    let mut reasons = waiting.filter_map(|waiting| waiting.reason.as_deref());
+    let of_image = ["ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"];
+    reasons.any(|reason| of_image.contains(&reason))
+        || pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Failed"))
+}
+
 fn named(pod: Pod) -> (String, Pod) {
     (pod.name_any(), pod)
 }
@@ -341,6 +356,29 @@ fn why_not(pod: &Pod) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_come_is_not_waited_for() {
+        let waiting = |reason: &str| {
+            json!({"containerStatuses": [{
+                "name": "probe", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": reason}},
+            }]})
+        };
+        for (status, expected) in [
+            (json!({}), false),
+            (waiting("ContainerCreating"), false),
+            // Perhaps the registry is just not there for a moment.
+            (waiting("ErrImagePull"), false),
+            (waiting("ImagePullBackOff"), true),
+            (waiting("ErrImageNeverPull"), true),
+            (json!({"phase": "Failed", "reason": "NodePorts"}), true),
+        ] {
+            let pod = json!({"metadata": {"name": "a"}, "status": status});
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            assert_eq!(has_given_up(&pod), expected, "{status}");
+        }
+    }
 
     #[test]
     fn why_a_probing_pod_does_not_run_is_told_as_far_as_it_is_known() {

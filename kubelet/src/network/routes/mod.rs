@@ -40,6 +40,7 @@ use self::tunnel::Outer;
 use self::view::View;
 use super::links::{Links, VETH_PREFIX, mtu_of, name_of};
 use super::news::News;
+use super::settings::SettingNews;
 use super::{NetworkConfig, NetworkError};
 use crate::join::Chain;
 use crate::nft::Connection;
@@ -49,10 +50,6 @@ use crate::state::{Change, StateHandle};
 /// is about to come) or a lasting one.
 const RETRY: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(30);
-
-/// How often everything is looked at without news: of some changes the kernel tells nobody in a way that
-/// can be read, such as that somebody has turned forwarding off. One look is a handful of lists.
-const LOOK: Duration = Duration::from_secs(10);
 
 /// Keeps the bridge, the routes and the tunnels as the state says, until shutdown.
 pub(crate) async fn run(
@@ -89,13 +86,13 @@ pub(crate) async fn run(
                     // What happens to new devices until they are heard of is seen in another pass.
                     continue;
                 }
-                LOOK
+                None
             }
             Err(error) => {
                 warn!(%error, retry = ?retry, "the pod network is not as it should be");
                 let pause = retry;
                 retry = (retry * 2).min(*RETRY.end());
-                pause
+                Some(pause)
             }
         };
         tokio::select! {
@@ -105,7 +102,7 @@ pub(crate) async fn run(
             () = concerning(&mut changes) => {}
             () = admission.meddled() => if !admission.mend(&shutdown).await { return },
             lost = kernel_news(&mut kernel, &devices) => if lost { kernel = None },
-            () = tokio::time::sleep(pause) => {}
+            () = async { tokio::time::sleep(pause.unwrap_or_default()).await }, if pause.is_some() => {}
         }
     }
 }
@@ -136,6 +133,7 @@ const GROUPS: [MulticastGroup; 5] = [
 /// What is heard from the kernel.
 struct Kernel {
     news: News,
+    settings: SettingNews,
     /// Whether that includes the entries of tunnels.
     of_entries: bool,
 }
@@ -147,7 +145,7 @@ impl Kernel {
             // Not without need: there is news of every pod's and neighbour's hardware address.
             groups.push(MulticastGroup::Neigh);
         }
-        Ok(Self { news: News::of(&groups)?, of_entries })
+        Ok(Self { news: News::of(&groups)?, settings: SettingNews::new()?, of_entries })
     }
 
     fn hears_of(&self, devices: &Devices) -> bool {
@@ -157,9 +155,13 @@ impl Kernel {
 
 /// Waits until something changed that routes may follow from; `true`: the connection was lost.
 async fn kernel_news(kernel: &mut Option<Kernel>, devices: &Devices) -> bool {
-    let Some(Kernel { news, .. }) = kernel else { return std::future::pending().await };
+    let Some(Kernel { news, settings, .. }) = kernel else { return std::future::pending().await };
     loop {
-        let Some(message) = news.next().await else { return true };
+        let message = tokio::select! {
+            message = news.next() => message,
+            changed = settings.next() => return changed.is_err(),
+        };
+        let Some(message) = message else { return true };
         let concerns_us = match &message.payload {
             NetlinkPayload::InnerMessage(message) => concerns(message, devices),
             // Some were lost, for instance.

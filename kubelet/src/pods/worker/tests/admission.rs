@@ -50,7 +50,9 @@ async fn a_pod_that_names_its_node_takes_no_port_from_another() {
     bench.until_phase("uid-first", "Running").await;
     bench.put(pod("second", serving()));
     bench.until_phase("uid-second", "Failed").await;
-    assert_eq!(bench.status("uid-second").unwrap().reason.as_deref(), Some("NodePorts"));
+    let refused = bench.status("uid-second").unwrap();
+    assert_eq!(refused.reason.as_deref(), Some("NodePorts"));
+    assert_eq!(refused.container_statuses, None, "there is nothing that waits");
     assert!(bench.event_reasons().contains(&"NodePorts".to_owned()));
     // As the kubelet finds them when it starts anew.
     bench.end_kubelet().await;
