@@ -63,9 +63,22 @@ fn pods_that_fill_more_of_the_disk_than_they_may_are_evicted() -> Result<()> {
         let modest = pods.get("modest").await?;
         ensure!(modest.status.context("it has a status")?.phase.as_deref() == Some("Running"));
 
-        // Of the memory, what would be short at once is not for pods; the images are told.
+        // How the node confines pods is its to say, and is told of each pod.
         let nodes: Api<Node> = Api::all(client.clone());
-        let status = nodes.get("node1").await?.status.context("it has a status")?;
+        let node = nodes.get("node1").await?;
+        let labels = node.metadata.labels.context("it has labels")?;
+        for name in ["own-users", "apparmor", "selinux"] {
+            let told = labels.get(&format!("kutter.dev/{name}")).map(String::as_str);
+            ensure!(matches!(told, Some("true" | "false")), "{name} is {told:?}");
+        }
+        let described = lab.kubecfg(&["describe", "pod", "modest"])?;
+        ensure!(
+            described.contains("Users:") && !described.contains("where the node"),
+            "{described}"
+        );
+
+        // Of the memory, what would be short at once is not for pods; the images are told.
+        let status = node.status.context("it has a status")?;
         let images = status.images.unwrap_or_default();
         let names: Vec<&String> =
             images.iter().flat_map(|image| image.names.iter().flatten()).collect();
