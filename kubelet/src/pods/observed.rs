@@ -23,6 +23,9 @@ use crate::volumes::Volumes;
 pub(crate) struct Observed {
     pub(crate) sandbox: Sandbox,
     pub(crate) network: Progress<Vec<IpAddr>>,
+    /// The addresses that a kubelet before this one has told of the sandbox that is there: they hold until this
+    /// one has taken the network over itself.
+    pub(crate) addresses_before: Vec<IpAddr>,
     pub(crate) volumes: Progress<Volumes>,
     /// A ConfigMap or Secret that a volume shows has changed.
     pub(crate) volumes_stale: bool,

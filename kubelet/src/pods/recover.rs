@@ -5,6 +5,7 @@
 //! the object. Nothing that ran once may run again because a record of it got lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -68,15 +69,21 @@ pub(crate) fn recover(
             container(pod, record, current, attempts.pop(), status, now)
         })
         .collect();
-    Observed {
-        sandbox: match found {
-            None => Sandbox::Absent(None),
-            Some(sandbox) => match (&sandbox.network_namespace, sandbox.ready) {
-                (Some(path), true) => Sandbox::Ready { network_namespace: path.clone() },
-                _ => Sandbox::Lost(None),
-            },
+    let sandbox = match found {
+        None => Sandbox::Absent(None),
+        Some(sandbox) => match (&sandbox.network_namespace, sandbox.ready) {
+            (Some(path), true) => Sandbox::Ready { network_namespace: path.clone() },
+            _ => Sandbox::Lost(None),
         },
+    };
+    let addresses_before = match sandbox {
+        Sandbox::Ready { .. } => known.map(addresses).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    Observed {
+        sandbox,
         network: Progress::Waiting,
+        addresses_before,
         volumes: Progress::Waiting,
         volumes_stale: false,
         containers,
@@ -88,6 +95,11 @@ pub(crate) fn recover(
         removal_reported: false,
         busy: BTreeSet::new(),
     }
+}
+
+fn addresses(status: &PodStatus) -> Vec<IpAddr> {
+    let ips = status.pod_ips.iter().flatten();
+    ips.filter_map(|ip| ip.ip.parse().ok()).collect()
 }
 
 fn container(

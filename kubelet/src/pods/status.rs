@@ -17,7 +17,7 @@ use super::clock::after;
 use super::container::mount_statuses;
 use super::names::status_container_id;
 use super::observed::{
-    Attempt, ContainerRecord, Exit, Failure, Observed, PostStart, START_ERROR, Sandbox,
+    Attempt, ContainerRecord, Exit, Failure, Observed, PostStart, Progress, START_ERROR, Sandbox,
 };
 use super::plan::{Fate, Intent, Stage, awaited, fate, is_over, is_started, stage};
 use super::resources::QosClass;
@@ -89,12 +89,7 @@ pub(crate) fn status(input: &StatusInput<'_>) -> PodStatus {
     if failed.is_some() && !observed.containers.iter().any(ran) {
         statuses = Statuses::default();
     }
-    let network = observed.network.done().map(Vec::as_slice).unwrap_or_default();
-    let sandboxed = matches!(observed.sandbox, Sandbox::Ready { .. });
-    let addresses = match sandboxed {
-        true => network,
-        false => &[],
-    };
+    let addresses = addresses(observed).unwrap_or_default();
     let mut status = PodStatus {
         conditions: Some(conditions),
         container_statuses: non_empty(statuses.regular),
@@ -123,6 +118,20 @@ pub(crate) fn status(input: &StatusInput<'_>) -> PodStatus {
         status.pod_ips = previous.pod_ips.clone();
     }
     status
+}
+
+/// The addresses of a pod that is connected.
+fn addresses(observed: &Observed) -> Option<&[IpAddr]> {
+    if !matches!(observed.sandbox, Sandbox::Ready { .. }) {
+        return None;
+    }
+    let before = &observed.addresses_before;
+    match &observed.network {
+        Progress::Done(addresses) => Some(addresses),
+        // It goes on while a kubelet that has just started takes it over.
+        Progress::Waiting if !before.is_empty() => Some(before),
+        _ => None,
+    }
 }
 
 /// Whether a pod of this status never runs again.
@@ -401,9 +410,7 @@ type Wanting = (&'static str, Option<String>);
 
 fn conditions(input: &StatusInput<'_>, phase: &str, statuses: &Statuses) -> Vec<PodCondition> {
     let observed = input.observed;
-    let connected = matches!(observed.sandbox, Sandbox::Ready { .. })
-        && observed.network.done().is_some()
-        && !observed.finished;
+    let connected = addresses(observed).is_some() && !observed.finished;
     let containers_ready = containers_ready(input, phase, statuses);
     let ready = containers_ready.clone().and_then(|()| gates_open(input));
     let told = |kind, result: Result<(), Wanting>| match result {

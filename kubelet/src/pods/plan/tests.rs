@@ -37,6 +37,7 @@ fn nothing_there(pod: &Pod) -> Observed {
     Observed {
         sandbox: Sandbox::Absent(None),
         network: Progress::Waiting,
+        addresses_before: Vec::new(),
         volumes: Progress::Waiting,
         volumes_stale: false,
         containers: spec::own(pod)

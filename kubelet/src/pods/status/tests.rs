@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pods::names::AttemptLabels;
-use crate::pods::observed::{Progress, Verdicts};
+use crate::pods::observed::Verdicts;
 use crate::volumes::Volumes;
 
 fn at(second: i64) -> Timestamp {
@@ -32,6 +32,7 @@ fn connected(pod: &Pod) -> Observed {
     Observed {
         sandbox: Sandbox::Ready { network_namespace: PathBuf::from("/ns") },
         network: Progress::Done(vec!["10.244.0.5".parse().unwrap()]),
+        addresses_before: Vec::new(),
         volumes: Progress::Done(Volumes::new()),
         volumes_stale: false,
         containers: all.map(|(role, one)| ContainerRecord::new(&one.name, role)).collect(),
@@ -105,6 +106,22 @@ fn waiting_reason(status: &PodStatus, name: &str) -> Option<String> {
 
 fn condition<'a>(status: &'a PodStatus, kind: &str) -> &'a PodCondition {
     status.conditions.as_ref().unwrap().iter().find(|c| c.type_ == kind).unwrap()
+}
+
+#[test]
+fn a_pod_that_is_taken_over_stays_connected_meanwhile() {
+    let pod = pod("Always", &["a"]);
+    let mut observed = connected(&pod);
+    let before = compute(&pod, &observed, 0);
+    observed.network = Progress::Waiting;
+    observed.addresses_before = vec!["10.244.0.5".parse().unwrap()];
+    let meanwhile = compute_after(&pod, &observed, 60, Some(&before), Intent::Run);
+    assert_eq!(meanwhile, before, "nobody is to take it for a pod without an address");
+    // Its sandbox is another, which has no address yet.
+    observed.addresses_before.clear();
+    let anew = compute_after(&pod, &observed, 60, Some(&before), Intent::Run);
+    assert_eq!(anew.pod_ip, None);
+    assert_eq!(condition(&anew, "PodReadyToStartContainers").status, "False");
 }
 
 #[test]

@@ -414,6 +414,7 @@ impl Worker {
         tracing::warn!("the pod's sandbox is lost");
         self.observed.sandbox = Sandbox::Lost(None);
         self.observed.network = Progress::Waiting;
+        self.observed.addresses_before.clear();
         let now = self.context.clock.now();
         for record in &mut self.observed.containers {
             if let Some(attempt) = record.current.as_mut().filter(|a| a.exit.is_none()) {
