@@ -196,7 +196,7 @@ fn volumes(page: &mut Page, volumes: &Value) {
 /// What the source of a volume says, without the braces.
 fn source(detail: &Value) -> String {
     let fields = detail.as_object().into_iter().flatten();
-    let fields = fields.filter(|(_, value)| plain(value) != "");
+    let fields = fields.filter(|(_, value)| !plain(value).is_empty());
     fields.map(|(key, value)| format!("{key}: {}", plain(value))).collect::<Vec<_>>().join(", ")
 }
 
