@@ -36,6 +36,13 @@ pub(crate) fn recover(
     now: Timestamp,
 ) -> Observed {
     let mut superseded = Vec::new();
+    let sandbox = match found {
+        None => Sandbox::Absent(None),
+        Some(sandbox) => match (&sandbox.network_namespace, sandbox.ready) {
+            (Some(path), true) => Sandbox::Ready { network_namespace: path.clone() },
+            _ => Sandbox::Lost(None),
+        },
+    };
     let own = spec::own(pod).map(|(role, container)| {
         let before = promised.and_then(|promised| promised.get(&container.name));
         let asked = container.resources.as_ref();
@@ -64,18 +71,15 @@ pub(crate) fn recover(
                 .filter(|attempt| attempt.labels.container == name)
                 .collect();
             attempts.sort_by_key(|attempt| attempt.labels.number);
-            let current = attempts.pop();
+            let mut current = attempts.pop();
+            // Its shim died while no kubelet was there to hear of it, and took it along.
+            if let (Sandbox::Lost(_), Some(attempt)) = (&sandbox, &mut current) {
+                attempt.exit.get_or_insert_with(|| vanished(now));
+            }
             superseded.extend(attempts.iter().map(|attempt| Superseded::new(attempt.id())));
             container(pod, record, current, attempts.pop(), status, now)
         })
         .collect();
-    let sandbox = match found {
-        None => Sandbox::Absent(None),
-        Some(sandbox) => match (&sandbox.network_namespace, sandbox.ready) {
-            (Some(path), true) => Sandbox::Ready { network_namespace: path.clone() },
-            _ => Sandbox::Lost(None),
-        },
-    };
     let addresses_before = match sandbox {
         Sandbox::Ready { .. } => known.map(addresses).unwrap_or_default(),
         _ => Vec::new(),

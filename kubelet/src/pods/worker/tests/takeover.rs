@@ -111,6 +111,33 @@ async fn a_pod_whose_machine_was_restarted_starts_again_only_if_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_whose_shim_died_while_no_kubelet_was_there_starts_again_only_if_it_may() {
+    for (policy, started, phase) in [("Always", 2, "Running"), ("Never", 1, "Failed")] {
+        let mut bench = Bench::new();
+        bench.start();
+        let mut spec = one_container(json!({}));
+        spec["restartPolicy"] = json!(policy);
+        bench.put(pod("web", spec));
+        bench.until_phase("uid-web", "Running").await;
+        bench.end_kubelet().await;
+        assert!(bench.runtime.lose_sandbox(&SandboxId("uid-web".to_owned())));
+        bench.start();
+        bench.until_started(started).await;
+        bench.until_phase("uid-web", phase).await;
+        bench
+            .until("the end of the first attempt is told", || {
+                let Some(status) = bench.status("uid-web") else { return false };
+                let told = container_status(&status, "main");
+                let ended = [&told.state, &told.last_state].into_iter().flatten();
+                let mut ended = ended.filter_map(|state| state.terminated.as_ref());
+                ended.any(|end| end.reason.as_deref() == Some("ContainerStatusUnknown"))
+            })
+            .await;
+        assert_eq!(bench.started().len(), started);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_left_of_unknown_pods_goes_once_a_master_has_spoken() {
     let mut bench = Bench::new();
     bench.start();
