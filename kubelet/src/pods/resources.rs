@@ -72,7 +72,6 @@ pub(crate) fn resources(pod: &Pod, container: &Container, config: &PodsConfig) -
     let cpu_limit = amount(container, Kind::Limit, "cpu");
     let cpu = amount(container, Kind::Request, "cpu").or(cpu_limit);
     let memory_limit = amount(container, Kind::Limit, "memory");
-    let memory = amount(container, Kind::Request, "memory").or(memory_limit);
     Resources {
         cpu_shares: Some(cpu.map_or(MIN_SHARES, |cpu| shares(cpu.milli_value()))),
         cpu_quota_us: cpu_limit.map(|cpu| quota(cpu.milli_value())),
@@ -81,11 +80,7 @@ pub(crate) fn resources(pod: &Pod, container: &Container, config: &PodsConfig) -
         // The pod as a whole may have no more.
         pids_limit: Some(config.pod_max_pids),
         huge_page_limits: BTreeMap::new(),
-        oom_score_adj: Some(oom_score_adj(
-            QosClass::of(pod),
-            memory.map_or(0, |memory| memory.value()),
-            config.memory_capacity_bytes,
-        )),
+        oom_score_adj: Some(oom_score_adj(pod, container, config.memory_capacity_bytes)),
     }
 }
 
@@ -108,18 +103,47 @@ pub(crate) fn quota(milli_cpu: i64) -> i64 {
 }
 
 /// Who is killed first when the node's memory is exhausted: those who asked for nothing, then
-/// those who asked for little of it. The numbers are Kubernetes'.
-fn oom_score_adj(class: QosClass, memory_request: i64, capacity: u64) -> i32 {
-    match class {
-        QosClass::Guaranteed => -997,
+/// those who asked for little of it; last of all those that the node cannot do without. The
+/// numbers are Kubernetes'.
+fn oom_score_adj(pod: &Pod, container: &Container, capacity: u64) -> i32 {
+    if is_node_critical(pod) {
+        return LAST;
+    }
+    match QosClass::of(pod) {
+        QosClass::Guaranteed => LAST,
         QosClass::BestEffort => 1000,
         QosClass::Burstable => {
+            let mut request = memory_request(container);
+            // A sidecar outlives those that it serves.
+            if container.restart_policy.as_deref() == Some("Always") && is_initial(pod, container) {
+                let regular = pod.spec.iter().flat_map(|spec| &spec.containers);
+                request = request.max(regular.map(memory_request).min().unwrap_or(0));
+            }
             let capacity = i128::from(capacity.max(1));
-            let score = 1000 - 1000 * i128::from(memory_request) / capacity;
+            let score = 1000 - 1000 * i128::from(request) / capacity;
             // Above every guaranteed pod, below every one that asks for nothing.
             i32::try_from(score.clamp(3, 999)).unwrap_or(999)
         }
     }
+}
+
+/// Of those that are killed last.
+const LAST: i32 = -997;
+
+/// Admission gives the number to those alone that have the class, or may name it.
+fn is_node_critical(pod: &Pod) -> bool {
+    let class = pod.spec.as_ref().and_then(|spec| spec.priority_class_name.as_deref());
+    class == Some("system-node-critical")
+}
+
+fn is_initial(pod: &Pod, container: &Container) -> bool {
+    let initial = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    initial.into_iter().any(|one| one.name == container.name)
+}
+
+fn memory_request(container: &Container) -> i64 {
+    let asked = amount(container, Kind::Request, "memory");
+    asked.or_else(|| amount(container, Kind::Limit, "memory")).map_or(0, |memory| memory.value())
 }
 
 #[derive(Clone, Copy)]
@@ -216,6 +240,41 @@ mod tests {
         assert_eq!(score("1Gi"), Some(750));
         assert_eq!(score("1"), Some(999));
         assert_eq!(score("4Gi"), Some(3));
+    }
+
+    #[test]
+    fn a_pod_that_the_node_cannot_do_without_is_killed_last() {
+        let mut pod = pod(serde_json::json!({}));
+        let spec = pod.spec.as_mut().unwrap();
+        spec.priority_class_name = Some("system-node-critical".to_owned());
+        let container = spec.containers[0].clone();
+        assert_eq!(resources(&pod, &container, &config()).oom_score_adj, Some(-997));
+    }
+
+    #[test]
+    fn a_sidecar_is_not_killed_before_those_that_it_serves() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web"},
+            "spec": {
+                "initContainers": [
+                    {"name": "side", "restartPolicy": "Always"},
+                    {"name": "large", "restartPolicy": "Always",
+                     "resources": {"requests": {"memory": "3Gi"}}},
+                    {"name": "first"},
+                ],
+                "containers": [
+                    {"name": "web", "resources": {"requests": {"memory": "2Gi"}}},
+                    {"name": "helper", "resources": {"requests": {"memory": "1Gi"}}},
+                ],
+            },
+        }))
+        .unwrap();
+        let spec = pod.spec.as_ref().unwrap();
+        let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let scores: Vec<_> = all
+            .map(|container| resources(&pod, container, &config()).oom_score_adj.unwrap())
+            .collect();
+        assert_eq!(scores, [750, 250, 999, 500, 750]);
     }
 
     #[test]
