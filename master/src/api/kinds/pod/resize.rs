@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::k8s as k8s_openapi;
+use proto::quantity::Quantity;
 
 use super::super::path::Path;
+use super::resources::RESIZED;
 use super::{ephemeral, qos};
 use crate::api::field_error::{FieldError, FieldErrors};
 
@@ -53,11 +55,11 @@ pub(super) fn validate(new: &Pod, old: &Pod) -> FieldErrors {
         // An init container that does its work has what it was started with.
         let kept =
             place.starts_with("containers") || new.restart_policy.as_deref() == Some("Always");
-        if !kept && list(new) != list(old) {
+        let (wanted, had) = (list(new), list(old));
+        if !kept && wanted != had || fixed(&wanted) != fixed(&had) {
             let detail = "only cpu and memory resources are mutable";
             errors.push(FieldError::forbidden("spec", detail));
         }
-        let (wanted, had) = (list(new), list(old));
         for (field, wanted, had) in
             [("requests", &wanted.requests, &had.requests), ("limits", &wanted.limits, &had.limits)]
         {
@@ -89,8 +91,19 @@ fn list(container: &Container) -> ResourceRequirements {
 type Wire = Option<BTreeMap<String, WireQuantity>>;
 
 fn removes(wanted: &Wire, had: &Wire) -> bool {
-    let named = |name: &String| wanted.as_ref().is_some_and(|wanted| wanted.contains_key(name));
-    !had.iter().flat_map(BTreeMap::keys).all(named)
+    let named = |name: &&str| wanted.as_ref().is_some_and(|wanted| wanted.contains_key(*name));
+    let had = |name: &&str| had.as_ref().is_some_and(|had| had.contains_key(*name));
+    RESIZED.iter().filter(|name| had(name)).any(|name| !named(name))
+}
+
+/// Requests and limits that a running container is not given anew.
+fn fixed(all: &ResourceRequirements) -> [BTreeMap<&str, Option<Quantity>>; 2] {
+    [&all.requests, &all.limits].map(|amounts| {
+        let amounts = amounts.iter().flatten();
+        let amounts =
+            amounts.map(|(name, amount)| (name.as_str(), Quantity::try_from(amount).ok()));
+        amounts.filter(|(name, _)| !RESIZED.contains(name)).collect()
+    })
 }
 
 /// A kubelet that can tells what its containers have. One that has started none may yet be one.

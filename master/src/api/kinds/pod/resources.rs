@@ -82,7 +82,8 @@ pub(super) fn whole_pages(
 
 const OFFERED: &str = "nodes offer cpu, memory, ephemeral-storage and huge pages only";
 
-const RESIZED: &[&str] = &["cpu", "memory"];
+/// What a container may be given other amounts of while it runs.
+pub(super) const RESIZED: &[&str] = &["cpu", "memory"];
 const RESTARTS: &[&str] = &["NotRequired", "RestartContainer"];
 
 /// All that is wrong with what a resize of the container would do.

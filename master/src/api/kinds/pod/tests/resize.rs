@@ -63,6 +63,27 @@ fn amounts_change_and_neither_class_nor_what_is_named() {
 }
 
 #[test]
+fn other_resources_than_processors_and_memory_stay_as_they_are() {
+    let sized = |storage: &[&str], pages: &str| {
+        let mut resources = json!({
+            "requests": amounts("1", "1Gi"),
+            "limits": {"cpu": "2", "memory": "2Gi", "hugepages-2Mi": pages},
+        });
+        for amount in storage {
+            resources["limits"]["ephemeral-storage"] = json!(amount);
+        }
+        sized(resources)
+    };
+    let refused = "spec: Forbidden: only cpu and memory resources are mutable";
+    let old = sized(&["1Gi"], "4Mi");
+    assert_eq!(resized(&old, &sized(&["1024Mi"], "4Mi")), Vec::<String>::new());
+    for new in [sized(&["2Gi"], "4Mi"), sized(&[], "4Mi"), sized(&["1Gi"], "8Mi")] {
+        assert_eq!(resized(&old, &new), [refused]);
+    }
+    assert_eq!(resized(&sized(&[], "4Mi"), &old), [refused]);
+}
+
+#[test]
 fn nothing_else_changes_by_a_resize() {
     let old = created::<Pods>(&sized(json!({"requests": amounts("1", "1Gi")})));
     let mut new = created::<Pods>(&sized(json!({"requests": amounts("2", "1Gi")})));
