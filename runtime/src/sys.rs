@@ -131,6 +131,14 @@ pub(crate) fn close_all_but(kept: BorrowedFd<'_>) -> nix::Result<()> {
     Ok(())
 }
 
+/// Closes these in a fork that uses nothing that owns them, and ends without dropping it.
+pub(crate) fn close_in_fork(descriptors: &[BorrowedFd<'_>]) {
+    for descriptor in descriptors {
+        // SAFETY: by the above, nobody takes whatever gets the number next for what had it.
+        unsafe { libc::close(descriptor.as_raw_fd()) };
+    }
+}
+
 /// Closes what whoever started this program left open, all but the first three. Only for the first
 /// thing that a program does.
 pub(crate) fn close_inherited() -> nix::Result<()> {

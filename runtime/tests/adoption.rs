@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -291,6 +292,63 @@ async fn a_killed_creator_leaves_nothing_and_the_next_one_succeeds() {
     // Each has one process, and no other is left over.
     let own = rig.cgroups().iter().map(|path| count_processes(path)).max().unwrap();
     assert_eq!(own, 13 + 1);
+    rig.finish().await;
+}
+
+/// The sockets of a shim at which it is reached. All of them have the name that it bound.
+fn entrances(shim: u32) -> BTreeSet<String> {
+    let tables = ["/proc/net/unix".to_owned(), format!("/proc/{shim}/net/unix")];
+    let lines = tables.iter().map(|table| fs::read_to_string(table).unwrap_or_default());
+    let inodes = lines.flat_map(|table| {
+        let lines = table.lines().filter(|line| line.ends_with(" shim.sock"));
+        let inodes = lines.filter_map(|line| line.split_whitespace().nth(6).map(str::to_owned));
+        inodes.collect::<Vec<_>>()
+    });
+    let all: BTreeSet<String> = inodes.map(|inode| format!("socket:[{inode}]")).collect();
+    all.intersection(&descriptors(shim)).cloned().collect()
+}
+
+/// What the descriptors of a process are.
+fn descriptors(pid: u32) -> BTreeSet<String> {
+    let all = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = all.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.map(|target| target.to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creator_does_not_keep_the_entrances_of_its_shim_open() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new().await;
+    let sandbox = rig.sandbox("pod").await.config.id;
+    let shim = shim_pid(&rig, &sandbox).await;
+    let entrances = entrances(shim);
+    // Where it listens, and the runtime's connection.
+    assert_eq!(entrances.len(), 2, "{entrances:?}");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let _stop_at_the_end = StopAtTheEnd(std::sync::Arc::clone(&stop));
+    let looker = tokio::task::spawn_blocking(move || {
+        let (mut seen, mut kept) = (0, Vec::new());
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            for creator in creators(shim) {
+                let open = descriptors(creator);
+                // One that has just ended has none at all.
+                seen += u32::from(!open.is_empty());
+                kept.extend(open.intersection(&entrances).cloned());
+            }
+        }
+        (seen, kept)
+    });
+    for number in 0..12 {
+        let config = rig.container_config(&format!("c{number}"), &["sleep", "600"]);
+        rig.runtime.start_container(&sandbox, &config).await.unwrap();
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (seen, kept) = looker.await.unwrap();
+    assert!(seen > 0);
+    assert!(kept.is_empty(), "{kept:?}");
     rig.finish().await;
 }
 

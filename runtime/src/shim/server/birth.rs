@@ -1,7 +1,7 @@
 //! Creators at work: from the fork to the executed program, or to the reason why not.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::connection::Connection;
 use super::container::{Container, End};
 use super::streams::{Output, Stream};
 use super::{Server, kill_session};
@@ -132,12 +133,18 @@ impl Server {
         let work = |report: &Arc<OwnedFd>| {
             creator::create(&folder, plan, joined, held, hierarchies, stdio, report)
         };
-        let (creator, report) = fork_creator(work)?;
+        let (creator, report) = fork_creator(&self.entrances(), work)?;
         // A container that is never told to start leaves no trace of output.
         output.streams.shrink_to_fit();
         let what = Newborn::Container { id, group, has_company, output };
         self.add_birth(caller, creator, report, what);
         Ok(())
+    }
+
+    /// What callers reach the shim by.
+    fn entrances(&self) -> Vec<BorrowedFd<'_>> {
+        let connections = self.connections.values().map(Connection::as_fd);
+        connections.chain([self.listener.as_fd()]).collect()
     }
 
     /// The first process of a container that runs.
@@ -163,7 +170,7 @@ impl Server {
             ProcessIdentity { pid: found.record.pid, start_ticks: found.record.start_ticks };
         let hierarchies = &self.hierarchies;
         let has_clocks = self.held.time.is_some();
-        let (creator, report) = fork_creator(move |report| {
+        let (creator, report) = fork_creator(&self.entrances(), move |report| {
             let mut plan: LaunchPlan =
                 records::read(&folder.launch()).doing("read the container's plan")?;
             plan.process.args = command;
@@ -384,13 +391,17 @@ impl Server {
     }
 }
 
+/// Forks a creator without the shim's entrances. What it forks may outlive the shim for a while, and
+/// whoever found an entrance open would wait for an answer of a shim that is dead.
 fn fork_creator(
+    entrances: &[BorrowedFd<'_>],
     work: impl FnOnce(&Arc<OwnedFd>) -> Result<(), Failure>,
 ) -> Result<(Pid, OwnedFd), Failure> {
     let (ours, theirs) = report::channel()?;
     match sys::fork().doing("fork")? {
         Fork::Parent(pid) => Ok((pid, ours)),
         Fork::Child => {
+            sys::close_in_fork(entrances);
             drop(ours);
             let theirs = Arc::new(theirs);
             creator::run(&theirs, || work(&theirs))
