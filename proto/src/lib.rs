@@ -8,6 +8,7 @@
 //! * [`pod_fields`]: what a pod can say, and who does as it says.
 
 pub mod containers;
+pub mod endpoints;
 pub mod ephemeral;
 pub mod huge_pages;
 pub mod key;

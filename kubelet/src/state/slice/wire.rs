@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use proto::endpoints;
 use serde::{Deserialize, Serialize};
 
 use super::{EndpointSlice, Gathering, NO_TRAITS, Packed, PackedPort, Standing, Traits};
@@ -94,8 +95,9 @@ impl From<Wire> for EndpointSlice {
             let End { addresses, conditions, hostname, node_name, hints } = endpoint;
             let mut addresses = addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
             // Of several the first counts: with that refused, nobody is sent to another instead.
-            let address = addresses.next().filter(|first| may_be_endpoint(*first))?;
-            let further = addresses.filter(|further| may_be_endpoint(*further)).collect();
+            let address = addresses.next().filter(|first| endpoints::may_be_endpoint(*first))?;
+            let further =
+                addresses.filter(|further| endpoints::may_be_endpoint(*further)).collect();
             let (node, hostname) = (texts.text(node_name), texts.text(hostname));
             let Hints { for_nodes, for_zones } =
                 hints.unwrap_or(Hints { for_nodes: None, for_zones: None });
@@ -128,29 +130,6 @@ impl From<Wire> for EndpointSlice {
             endpoints,
             traits: traits.into(),
             texts: texts.done(),
-        }
-    }
-}
-
-/// Whether clients may be sent to an address: to none that means another machine, or another service, to
-/// each who is sent there. The API refuses those, but a slice can be written past it, and who asks from a
-/// pod would be led to what listens on the node for the node alone, or to what a cloud tells its machines.
-fn may_be_endpoint(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => {
-            // All of 0.0.0.0/8 means this very host.
-            let this_host = address.octets()[0] == 0;
-            !(this_host
-                || address.is_loopback()
-                || address.is_link_local()
-                || address.is_multicast()
-                || address.is_broadcast())
-        }
-        IpAddr::V6(address) => {
-            !(address.is_unspecified()
-                || address.is_loopback()
-                || address.is_unicast_link_local()
-                || address.is_multicast())
         }
     }
 }

@@ -19,6 +19,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use proto::ObjectKey;
+use proto::endpoints;
 use proto::k8s as k8s_openapi;
 use proto::node::{OpenTunnel, connect_request};
 
@@ -135,7 +136,8 @@ async fn to_service(api: &Api, path: &ProxyPath, name: &SchemeNamePort) -> Resul
             let tunnel = OpenTunnel { namespace, pod: name, pod_uid: uid, ..OpenTunnel::default() };
             Way::through_node(node, tunnel, connect_request::Place::PodAddress, port)
         }
-        None if target::may_be_dialled(address.ip()) => Way::Direct(address),
+        // The master would reach what listens for itself alone, or what a cloud tells its machine.
+        None if endpoints::may_be_endpoint(address.ip()) => Way::Direct(address),
         None => {
             return Err(ApiError::bad_request(format!("address not allowed: {}", address.ip())));
         }

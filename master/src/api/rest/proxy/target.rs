@@ -174,26 +174,6 @@ pub(super) fn backend(
     Ok(ready.swap_remove(usize::try_from(any).unwrap_or(0)))
 }
 
-/// Whether the master may connect to an address that somebody wrote down: not to itself, and to nothing that
-/// only its own machine's link leads to, such as a cloud's metadata. As Kubernetes' API server decides.
-pub(super) fn may_be_dialled(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => {
-            !(address.is_loopback()
-                || address.is_link_local()
-                || address.is_multicast()
-                || address.is_broadcast()
-                || address.is_unspecified())
-        }
-        IpAddr::V6(address) => {
-            !(address.is_loopback()
-                || address.is_unicast_link_local()
-                || address.is_multicast()
-                || address.is_unspecified())
-        }
-    }
-}
-
 /// The address at which a node is known.
 pub(super) fn node_address(node: &Node) -> Option<String> {
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
@@ -307,28 +287,6 @@ mod tests {
         for (endpoints, port) in [(Some(endpoints), "other"), (None, "web")] {
             let error = backend("s", endpoints, port).unwrap_err();
             assert_eq!(error.message(), "no endpoints available for service \"s\"");
-        }
-    }
-
-    #[test]
-    fn the_master_itself_and_what_is_on_its_link_only_are_not_dialled() {
-        for address in ["192.0.2.1", "10.1.2.3", "2001:db8::1", "fd00::1"] {
-            assert!(may_be_dialled(address.parse().unwrap()), "{address}");
-        }
-        for address in [
-            "127.0.0.1",
-            "127.8.0.1",
-            "169.254.169.254",
-            "0.0.0.0",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::1",
-            "::",
-            "fe80::1",
-            "ff02::1",
-            "::ffff:127.0.0.1",
-        ] {
-            assert!(!may_be_dialled(address.parse().unwrap()), "{address}");
         }
     }
 }
