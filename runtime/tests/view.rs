@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{PATIENCE, Rig, Running, eventually, is_root, runs};
-use runtime::{ContainerRuntime, Resources, SandboxConfig};
+use runtime::{ContainerRuntime, Resources, RuntimeEvent, SandboxConfig};
 
 /// The number in the line of this name.
 fn number(text: &str, name: &str) -> u64 {
@@ -172,6 +172,34 @@ async fn a_killed_shim_takes_the_view_along_and_a_sandbox_is_removed_all_the_sam
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     eventually("the shim is gone", || !runs(pid.as_raw() as u32)).await;
     rig.restart().await;
+    rig.runtime.remove_sandbox(&running.sandbox).await.unwrap();
+    rig.finish().await;
+}
+
+/// Its containers would find nothing in the place of what they were bounded to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_is_lost_with_who_serves_its_view() {
+    if !is_root() || !Path::new("/dev/fuse").exists() {
+        return;
+    }
+    let rig = Rig::new().await;
+    let mut running = bounded(&rig, "c", own_users(&rig)).await;
+    let shim = std::fs::read(rig.config.state_dir.join("sandboxes/c/shim.json")).unwrap();
+    let shim: serde_json::Value = serde_json::from_slice(&shim).unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", shim["pid"]);
+    let children = std::fs::read_to_string(children).unwrap();
+    let attendant = children.split_whitespace().find(|pid| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.trim() == "kutter-view")
+    });
+    let pid = nix::unistd::Pid::from_raw(attendant.expect("it is there").parse().unwrap());
+    let mut events = rig.runtime.events();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(running.exit().await.exit_code, 137);
+    let lost = async {
+        while !matches!(events.recv().await.unwrap(), RuntimeEvent::SandboxLost { .. }) {}
+    };
+    tokio::time::timeout(PATIENCE, lost).await.expect("it is lost");
     rig.runtime.remove_sandbox(&running.sandbox).await.unwrap();
     rig.finish().await;
 }

@@ -31,7 +31,9 @@ where
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let lab = std::sync::Arc::new(lab);
         let result = lab.start().and_then(|()| runtime.block_on(test(std::sync::Arc::clone(&lab))));
-        if result.is_err() {
+        if let Err(error) = &result {
+            // First and last, for whoever keeps only one end of a long output.
+            eprintln!("failed: {error:#}");
             eprintln!("{}", lab.log_tails(60));
             for what in
                 [&["get", "pods,services,nodes", "-A", "-o", "wide"][..], &["get", "events", "-A"]]

@@ -42,23 +42,16 @@ use nix::sys::signal::{SigSet, Signal};
 
 fn main() -> ExitCode {
     // The first process of a container gets no signal that it does not ask for.
-    let mut ends = SigSet::empty();
-    ends.add(Signal::SIGTERM);
-    ends.add(Signal::SIGINT);
-    if let Err(error) = ends.thread_block() {
+    if let Err(error) = ends().thread_block() {
         eprintln!("cannot block signals: {error}");
         return ExitCode::FAILURE;
     }
-    thread::spawn(move || {
-        if let Ok(signal) = ends.wait() {
-            println!("got {signal}, ending");
-            let linger = std::env::var("LINGER_MS").ok().and_then(|text| text.parse().ok());
-            thread::sleep(Duration::from_millis(linger.unwrap_or(0)));
-            std::process::exit(0);
-        }
-    });
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    // One that stays notes that it was there, also when it is told to end before it could.
+    if words.first() != Some(&"stay") {
+        end_when_told();
+    }
     match run(&words) {
         Ok(code) => code,
         Err(error) => {
@@ -66,6 +59,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The signals that tell it to end.
+fn ends() -> SigSet {
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT])
+}
+
+/// Ends the process with the first signal that tells it to, one that has come already included.
+fn end_when_told() {
+    thread::spawn(|| {
+        if let Ok(signal) = ends().wait() {
+            println!("got {signal}, ending");
+            let linger = std::env::var("LINGER_MS").ok().and_then(|text| text.parse().ok());
+            thread::sleep(Duration::from_millis(linger.unwrap_or(0)));
+            std::process::exit(0);
+        }
+    });
 }
 
 fn run(args: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -158,6 +168,7 @@ fn stay(path: &str, time: Duration, code: u8) -> Result<ExitCode, Box<dyn std::e
         Ok(()) => writeln!(&file, "started")?,
         Err(_) => writeln!(&file, "doubled")?,
     }
+    end_when_told();
     thread::sleep(time);
     writeln!(&file, "ended")?;
     Ok(ExitCode::from(code))

@@ -4,11 +4,9 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use nix::libc;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-use super::Server;
 use super::streams::{InputEnd, Viewer};
+use super::{Server, kill_process};
 use crate::shim::creator::Stdio;
 use crate::shim::enter::Streams;
 use crate::shim::failure::{Doing, Failure};
@@ -228,10 +226,4 @@ fn stdio(with_stdin: bool, descriptors: Vec<OwnedFd>) -> Result<Stdio, Failure> 
     let stdout = descriptors.next().ok_or_else(missing)?;
     let stderr = descriptors.next().ok_or_else(missing)?;
     Ok(Stdio { stdin, stdout, stderr })
-}
-
-/// The first process of a pid namespace takes all others with it.
-fn kill_process(pid: u32) {
-    // One that has just ended is what is wanted.
-    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
 }

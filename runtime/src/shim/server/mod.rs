@@ -67,7 +67,8 @@ pub(super) struct Server {
     /// Children that ended while a creator had not yet said whose they are.
     unclaimed: HashMap<i32, End>,
     next_key: u64,
-    /// The first process of those that the containers share is no more, and no other can take its place.
+    /// What the containers cannot do without is no more, and nothing can take its place: the first process of
+    /// those that they share, or who served what they see of themselves.
     bereft: bool,
     /// The fork that moves this process to its control groups, while it does.
     mover: Option<Pid>,
@@ -162,7 +163,8 @@ impl Server {
                 self.end_first_process();
                 return 0;
             }
-            if self.is_bereft() {
+            if self.bereft && self.ends_what_runs() {
+                self.end_first_process();
                 return 1;
             }
         }
@@ -362,8 +364,12 @@ impl Server {
             return self.mover_ended();
         }
         if self.attendant.is_some_and(|attendant| attendant.pid.as_raw() == pid) {
-            eprintln!("the attendant of the views ended: {end:?}");
             self.attendant = None;
+            // It ends by itself when the views are taken away, which is with the sandbox.
+            if end != End::Code(0) {
+                eprintln!("the attendant of the views ended: {end:?}");
+                self.bereft = true;
+            }
             return;
         }
         if self.held.first.is_some_and(|first| first.as_raw() == pid) {
@@ -444,10 +450,13 @@ impl Server {
         true
     }
 
-    /// Nothing can be started in this sandbox any more, and the kernel has ended what ran: the shim has
-    /// no purpose once that is recorded. Its caller finds the sandbox lost, and makes another.
-    fn is_bereft(&self) -> bool {
-        self.bereft && self.births.is_empty() && self.running().next().is_none()
+    /// Nothing can be started in this sandbox any more, so that what runs is killed; true once all of it has
+    /// ended and that is recorded. The caller of the shim finds the sandbox lost, and makes another.
+    fn ends_what_runs(&self) -> bool {
+        for container in self.running().filter(|container| container.confirmed) {
+            kill_process(container.record.pid);
+        }
+        self.births.is_empty() && self.running().next().is_none()
     }
 
     fn running(&self) -> impl Iterator<Item = &Container> {
@@ -465,6 +474,12 @@ impl Server {
     fn find(&mut self, id: &str) -> Option<&mut Container> {
         self.containers.iter_mut().find(|c| c.record.id == id)
     }
+}
+
+/// The first process of a pid namespace takes all others with it.
+fn kill_process(pid: u32) {
+    // One that has just ended is what is wanted.
+    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
 }
 
 /// Kills the program of an exec and what it started in its own session.

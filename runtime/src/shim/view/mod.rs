@@ -3,7 +3,8 @@
 //!
 //! The files are served through a FUSE file system, one for each sandbox, out of what the kernel counts
 //! when they are read; nothing is kept up to date while nobody looks. They are as long-lived as the
-//! sandbox: who serves them ends with the shim, with which containers lose their pod anyway.
+//! sandbox: who serves them ends with the shim, with which containers lose their pod anyway, and a sandbox ends
+//! with who serves them. A request that was with a killed server could never be ended otherwise.
 //!
 //! [`fuse`] has the words of the kernel, [`content`] what the files say, [`load`] how busy the container is,
 //! [`attendant`] is who serves them.
