@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use proto::huge_pages;
 use proto::k8s::api::core::v1::{Container, Node, Pod, ResourceFieldSelector};
 use proto::k8s::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -54,9 +55,10 @@ pub(crate) fn resource(
         _ => return Err(format!("unsupported container resource : {}", selector.resource)),
     };
     let stated = amounts.and_then(|amounts| amounts.get(resource));
-    // Without a limit a container may use what the node has to give.
+    // Without a limit a container may use what the node has to give, but for huge pages, of which it gets none.
+    let is_open = selector.resource.starts_with("limits.") && !huge_pages::is_resource(resource);
     let amount = match stated {
-        None if selector.resource.starts_with("limits.") => allocatable(resource, node),
+        None if is_open => allocatable(resource, node),
         stated => stated,
     };
     let parse =

@@ -122,13 +122,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         ..images(&root_dir)
     })
     .map_err(NodeError::Images)?;
-    let machine = Machine {
-        root_dir: root_dir.clone(),
-        addresses: addresses.clone(),
-        max_pods: config.max_pods,
-        reserved: Box::new(config.reserved()),
-        images: Some(Images::of(images.clone())),
-    };
     let (health, fares) = watch::channel(Health::default());
     let pressure = Pressure {
         config: PressureConfig {
@@ -151,6 +144,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let runtime_config = ShimRuntimeConfig { user_ids: config.user_ids, ..traces.runtime() };
     let runtime = ShimRuntime::open(runtime_config).await.map_err(NodeError::Runtime)?;
     let own_users = config.own_users && can_have_own_users(&runtime);
+    let machine = Machine {
+        root_dir: root_dir.clone(),
+        addresses: addresses.clone(),
+        max_pods: config.max_pods,
+        reserved: Box::new(config.reserved()),
+        maps_users: runtime.own_users().is_ok(),
+        images: Some(Images::of(images.clone())),
+    };
     let facts = machine.observe();
     if config.enforce_node_allocatable == Enforced::Pods {
         enforce(&runtime, &config, &facts).await;

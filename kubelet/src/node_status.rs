@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::k8s::api::core::v1::{
-    ContainerImage, Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo,
+    ContainerImage, Node, NodeAddress, NodeCondition, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
 };
 use proto::k8s::apimachinery::pkg::api::resource::Quantity;
 use proto::k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -61,6 +62,8 @@ pub struct Facts {
     pub images: Vec<Image>,
     /// So many pods the operator allows.
     pub max_pods: u32,
+    /// Whether pods can have users of their own.
+    pub maps_users: bool,
     /// Under which other nodes reach it.
     pub addresses: Vec<IpAddr>,
     /// Its host name.
@@ -147,6 +150,7 @@ pub fn describe(
         reserved,
         images,
         max_pods,
+        maps_users,
         addresses,
         hostname,
         info,
@@ -228,10 +232,26 @@ pub fn describe(
         allocatable: Some(allocatable),
         capacity: Some(capacity),
         conditions: Some(conditions.into()),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         images: Some(named(images)),
         node_info: Some(info.clone()),
+        runtime_handlers: Some(handlers(*maps_users)),
         ..NodeStatus::default()
     }
+}
+
+/// The ways in which pods can be run: the one there is, which is also that of pods that name none.
+fn handlers(maps_users: bool) -> Vec<NodeRuntimeHandler> {
+    let features = NodeRuntimeHandlerFeatures {
+        recursive_read_only_mounts: Some(true),
+        user_namespaces: Some(maps_users),
+    };
+    ["", proto::RUNTIME_HANDLER]
+        .map(|name| NodeRuntimeHandler {
+            name: Some(name.to_owned()),
+            features: Some(features.clone()),
+        })
+        .into()
 }
 
 /// Why the node is not ready, in Kubernetes' words; nothing when it is.

@@ -44,6 +44,9 @@ pub const NODE_PROTOCOL_VERSION: u32 = 2;
 /// The port on which a master serves the API and the nodes.
 pub const DEFAULT_MASTER_PORT: u16 = 6443;
 
+/// The handler of runtime classes: the way in which nodes run pods. There is no other.
+pub const RUNTIME_HANDLER: &str = "kutter";
+
 /// The version of Kubernetes that the object types, the API and a node's behaviour are of, with
 /// this build's own version behind the plus sign.
 pub const KUBERNETES_VERSION: &str = concat!("v1.37.0+kutter-", env!("CARGO_PKG_VERSION"));

@@ -116,3 +116,28 @@ async fn a_group_has_a_plain_path() {
     }
     rig.finish().await;
 }
+
+/// Beside the bound of all that are together.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_container_has_its_own_bound_of_huge_pages() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new().await;
+    let bound =
+        |bytes| Resources { huge_page_limits: [(2 << 20, bytes)].into(), ..Resources::default() };
+    let config = SandboxConfig { resources: bound(8 << 20), ..rig.sandbox_config("pod") };
+    let sandbox = rig.runtime.create_sandbox(&config).await.unwrap().config.id;
+    let files = ["hugetlb.2MB.max", "hugetlb.2MB.limit_in_bytes"];
+    let has_bounds = read(&rig, "pod", &files).is_some();
+    for (id, bytes) in [("one", 2 << 20), ("two", 6 << 20)] {
+        let mut container = rig.container_config(id, &["sh", "-c", "echo here; sleep 600"]);
+        container.resources = bound(bytes);
+        rig.runtime.start_container(&sandbox, &container).await.unwrap();
+        rig.await_output(id, "here").await;
+        let found = read(&rig, &format!("pod/{id}"), &files);
+        assert_eq!(found, has_bounds.then(|| bytes.to_string()), "{id}");
+    }
+    rig.runtime.remove_sandbox(&sandbox).await.unwrap();
+    rig.finish().await;
+}

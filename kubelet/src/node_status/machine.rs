@@ -22,6 +22,8 @@ pub struct Machine {
     pub max_pods: u32,
     /// What pods do not get, of a memory and a storage of so many bytes.
     pub reserved: Box<dyn Fn(u64, u64) -> Reserved + Send + Sync>,
+    /// Whether pods can have users of their own.
+    pub maps_users: bool,
     /// Its images; nothing where there are none to tell of.
     pub images: Option<Images>,
 }
@@ -66,6 +68,7 @@ impl Observe for Machine {
             reserved: (self.reserved)(memory_bytes, storage_bytes),
             images: self.images.as_ref().map(Images::list).unwrap_or_default(),
             max_pods: self.max_pods,
+            maps_users: self.maps_users,
             addresses: self.addresses.clone(),
             hostname: nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())
@@ -163,6 +166,7 @@ mod tests {
             root_dir: "/".into(),
             addresses: addresses.clone(),
             max_pods: 110,
+            maps_users: false,
             reserved,
             images: None,
         };

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 
 fn facts() -> Facts {
@@ -9,6 +11,7 @@ fn facts() -> Facts {
         reserved: Reserved::default(),
         images: Vec::new(),
         max_pods: 110,
+        maps_users: true,
         addresses: vec!["10.0.0.5".parse().unwrap()],
         hostname: "n1".to_owned(),
         info: NodeSystemInfo::default(),
@@ -34,6 +37,18 @@ fn tells_capacity_and_addresses() {
     let addresses = status.addresses.unwrap();
     assert_eq!(addresses[0], node_address("InternalIP", "10.0.0.5".to_owned()));
     assert_eq!(addresses[1], node_address("Hostname", "n1".to_owned()));
+}
+
+#[test]
+fn tells_how_it_runs_pods() {
+    for maps_users in [true, false] {
+        let status = described(&Facts { maps_users, ..facts() }, None, at(1));
+        let features = json!({"recursiveReadOnlyMounts": true, "userNamespaces": maps_users});
+        let handlers = json!([
+            {"name": "", "features": features}, {"name": "kutter", "features": features}
+        ]);
+        assert_eq!(json!(status.runtime_handlers), handlers);
+    }
 }
 
 #[test]

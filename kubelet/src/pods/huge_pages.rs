@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use proto::huge_pages::page_size;
-use proto::k8s::api::core::v1::{Node, Pod};
+use proto::k8s::api::core::v1::{Container, Node, Pod};
 use proto::k8s::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::quantity::Quantity;
 
@@ -20,10 +20,7 @@ impl HugePages {
     pub(crate) fn of_pod(pod: &Pod) -> Self {
         let (mut staying, mut starting) = (Self::default(), Self::default());
         for (role, container) in spec::own(pod) {
-            // A limit is the request.
-            let limits =
-                container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
-            let asked = limits.map(Self::listed).unwrap_or_default();
+            let asked = Self::of_container(container);
             match role {
                 Role::Init => {
                     let mut with = staying.clone();
@@ -38,6 +35,12 @@ impl HugePages {
         let overhead = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref());
         staying.add(&overhead.map(Self::listed).unwrap_or_default());
         staying
+    }
+
+    /// What a container may have: its limit, which is also its request.
+    pub(crate) fn of_container(container: &Container) -> Self {
+        let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+        limits.map(Self::listed).unwrap_or_default()
     }
 
     /// What a node has for pods; nothing while it is not known.
@@ -77,7 +80,7 @@ impl HugePages {
         self.0.get(&size).copied().unwrap_or(0)
     }
 
-    /// What the kernel is to let the pod have of all the sizes that it knows: none of those that the pod
+    /// What the kernel is to let a pod or container have of all the sizes that it knows: none of those that it
     /// has not asked for.
     pub(crate) fn limits(&self, sizes: &[u64]) -> BTreeMap<u64, u64> {
         let limit = |size: &u64| (*size, u64::try_from(self.of_size(*size)).unwrap_or(0));

@@ -9,6 +9,7 @@ use runtime::Resources;
 
 use super::PodsConfig;
 use super::bounds::all_of;
+use super::huge_pages::HugePages;
 
 /// How well a pod is served when the node runs short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +80,7 @@ pub(crate) fn resources(pod: &Pod, container: &Container, config: &PodsConfig) -
         memory_limit_bytes: memory_limit.map(|memory| memory.value()),
         // The pod as a whole may have no more.
         pids_limit: Some(config.pod_max_pids),
-        huge_page_limits: BTreeMap::new(),
+        huge_page_limits: HugePages::of_container(container).limits(&config.page_sizes),
         oom_score_adj: Some(oom_score_adj(pod, container, config.memory_capacity_bytes)),
     }
 }

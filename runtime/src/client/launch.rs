@@ -235,6 +235,10 @@ impl Inner {
             result(&path).map_err(io_error("write", &path))
         };
         write(folder.config(), &|path| records::write(path, config))?;
+        // libcontainer bounds none in groups that it does not make, and fails where the kernel has no such bounds.
+        let huge_page_limits = config.resources.huge_page_limits.clone();
+        let pages = Resources { huge_page_limits, ..Resources::default() };
+        self.hierarchies.bound(&around.cgroup, &pages)?;
         write(folder.spec(), &|path| records::write(path, &oci))?;
         if plan.group.is_some() {
             make_folder(&folder.lean_bundle())?;

@@ -36,7 +36,7 @@ fn cluster() -> ClusterState {
     service("other", "far", json!({"clusterIP": "10.96.0.8", "ports": [{"port": 1}]}));
     let node = serde_json::from_value(json!({
         "metadata": {"name": "node-1"},
-        "status": {"allocatable": {"cpu": "1500m", "memory": "2Gi"}}
+        "status": {"allocatable": {"cpu": "1500m", "memory": "2Gi", "hugepages-1Gi": "2Gi"}}
     }))
     .unwrap();
     cluster.node = Some(Arc::new(node));
@@ -159,6 +159,9 @@ fn values_come_from_resources_of_the_container() {
         ("limits.memory", None, "67108864"),
         ("requests.memory", None, "0"),
         ("requests.ephemeral-storage", Some("1Mi"), "10"),
+        ("requests.hugepages-2Mi", Some("1Mi"), "4"),
+        // Of those that it does not ask for it has none.
+        ("limits.hugepages-1Gi", None, "0"),
     ];
     for (resource, divisor, expected) in cases {
         let mut reference = json!({"resource": resource});
@@ -166,7 +169,10 @@ fn values_come_from_resources_of_the_container() {
             reference["divisor"] = json!(divisor);
         }
         let variables = variables(json!({
-            "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "250m", "ephemeral-storage": "10Mi"}},
+            "resources": {
+                "limits": {"memory": "64Mi", "hugepages-2Mi": "4Mi"},
+                "requests": {"cpu": "250m", "ephemeral-storage": "10Mi", "hugepages-2Mi": "4Mi"},
+            },
             "env": [{"name": "X", "valueFrom": {"resourceFieldRef": reference}}]
         }));
         // Without a limit of its own the container may use what the node has to give.

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
-use proto::k8s as k8s_openapi;
 use proto::quantity::Quantity;
-
-use crate::api::kinds::runtime_class::HANDLER;
+use proto::{RUNTIME_HANDLER, k8s as k8s_openapi};
 
 type Amounts = BTreeMap<String, WireQuantity>;
 
@@ -27,10 +25,10 @@ pub(super) fn complete(pod: &mut Pod, class: Option<&RuntimeClass>) -> Result<()
         (Some(name), None) => {
             return Err(format!("pod rejected: RuntimeClass \"{name}\" not found"));
         }
-        (Some(name), Some(class)) if class.handler != HANDLER => {
+        (Some(name), Some(class)) if class.handler != RUNTIME_HANDLER => {
             return Err(format!(
                 "pod rejected: RuntimeClass \"{name}\": no runtime for \"{}\" is configured: nodes \
-                 have \"{HANDLER}\" only",
+                 have \"{RUNTIME_HANDLER}\" only",
                 class.handler
             ));
         }

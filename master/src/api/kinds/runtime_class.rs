@@ -11,9 +11,6 @@ use super::path::Path;
 use super::{Column, Kind, ResourceInfo, metadata, pod};
 use crate::api::field_error::{FieldError, FieldErrors};
 
-/// The way in which nodes run pods. There is no other.
-pub(crate) const HANDLER: &str = "kutter";
-
 /// `runtimeclasses`
 #[derive(Debug)]
 pub enum RuntimeClasses {}

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use proto::quantity::Quantity;
-use proto::{k8s as k8s_openapi, names};
+use proto::{huge_pages, k8s as k8s_openapi, names};
 
 use super::super::path::Path;
 use super::validate::invalid_each;
@@ -178,7 +178,7 @@ pub(super) fn validate_resource(
 ) {
     match resource.resource.as_str() {
         "" => errors.push(FieldError::required(path.child("resource"), "")),
-        known if RESOURCES.contains(&known) => {}
+        known if RESOURCES.contains(&known) || is_huge_pages(known) => {}
         other => errors.push(FieldError::not_supported(path.child("resource"), other, RESOURCES)),
     }
     if let Some(name) = resource.container_name.as_deref().filter(|name| !name.is_empty())
@@ -193,6 +193,12 @@ pub(super) fn validate_resource(
 
 fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.containers.iter().chain(spec.init_containers.iter().flatten())
+}
+
+/// Huge pages are told of whatever size, those included that no node has.
+fn is_huge_pages(resource: &str) -> bool {
+    let name = resource.strip_prefix("limits.").or_else(|| resource.strip_prefix("requests."));
+    name.is_some_and(huge_pages::is_resource)
 }
 
 /// In which unit the amount is told.
@@ -213,6 +219,7 @@ fn validate_divisor(resource: &str, divisor: &WireQuantity, path: &Path, errors:
         "limits.ephemeral-storage" | "requests.ephemeral-storage" => {
             ("local ephemeral storage", OF_BYTES, OF_BYTES.join(", "))
         }
+        pages if is_huge_pages(pages) => ("hugepages", OF_BYTES, OF_BYTES.join(", ")),
         _ => return,
     };
     if !known.contains(&quantity.to_string().as_str()) {

@@ -110,6 +110,16 @@ fn variables_keep_to_the_rules() {
                 "",
             ),
             (
+                &at("env/2/valueFrom/resourceFieldRef"),
+                json!({"resource": "limits.hugepages-2Mi", "divisor": "1m"}),
+                "spec.containers[0].env[2].valueFrom.resourceFieldRef.divisor: Invalid value: \"limits.hugepages-2Mi\": only divisor's values 1, 1k, 1M,",
+            ),
+            (
+                &at("env/2/valueFrom/resourceFieldRef"),
+                json!({"resource": "requests.hugepages-2Mi", "divisor": "1Mi"}),
+                "",
+            ),
+            (
                 &at("env/3/valueFrom/configMapKeyRef/key"),
                 json!(""),
                 "spec.containers[0].env[3].valueFrom.configMapKeyRef.key: Required value",
