@@ -208,6 +208,14 @@ impl Bench {
         self.reporter.with(|outbox| outbox.events.iter().filter_map(|e| e.reason.clone()).collect())
     }
 
+    /// What the events of a reason say.
+    pub(crate) fn event_messages(&self, reason: &str) -> Vec<String> {
+        self.reporter.with(|outbox| {
+            let events = outbox.events.iter().filter(|e| e.reason.as_deref() == Some(reason));
+            events.filter_map(|e| e.message.clone()).collect()
+        })
+    }
+
     /// Waits until the condition holds; time passes meanwhile.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn() -> bool) {
         for _ in 0..200_000 {

@@ -86,6 +86,8 @@ pub(crate) struct Worker {
     probe_news: mpsc::Receiver<ProbeNews>,
     /// The pod's place in the ledger, until it has ended or is gone.
     entry: Option<Entry>,
+    /// When it was last looked, some containers did not have yet what they were promised.
+    resizing: bool,
     /// Tells when others have made room.
     freed: watch::Receiver<()>,
     /// Ends of containers whose start is not settled yet.
@@ -209,6 +211,7 @@ impl Worker {
             probes: Probes::new(probe_sender),
             probe_news,
             entry,
+            resizing: false,
             freed: context.ledger.freed(),
             early_exits: HashMap::new(),
             teller,
@@ -250,6 +253,7 @@ impl Worker {
                 continue;
             }
             self.consider_resize().await;
+            self.tell_end_of_resize();
             let deadline = self.consider_deadline();
             let intent = self.intent();
             let plan = loop {

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use proto::k8s::api::core::v1::ResourceRequirements;
+use proto::k8s::api::core::v1::{Pod, ResourceRequirements};
 use runtime::{ContainerId, Resources};
+use serde::Serialize;
 
 use super::Worker;
 use super::act::{Done, chain};
 use super::settle::RETRY;
 use crate::pods::allocation::Amounts;
 use crate::pods::bounds;
-use crate::pods::observed::{ContainerRecord, Failure, Job};
+use crate::pods::observed::{Failure, Job};
 use crate::pods::plan::Intent;
 use crate::pods::recover::Promises;
 use crate::pods::resources;
@@ -54,13 +55,16 @@ impl Worker {
                         record.resize_failure = None;
                     }
                 }
+                let message = format!("Pod resize started: {}", summary(&self.pod, ""));
+                self.teller.normal(None, "ResizeStarted", message);
                 // Before anything is done: the next kubelet must not promise it to another.
                 self.record(self.previous.clone()).await;
             }
             Err(pending) => {
                 if self.observed.pending_resize.as_ref() != Some(&pending) {
                     tracing::info!(reason = pending.reason, message = %pending.message, "no resize");
-                    let message = format!("Pod resize {}: {}", pending.reason, pending.message);
+                    let summary = summary(&self.pod, &pending.message);
+                    let message = format!("Pod resize {}: {summary}", pending.reason);
                     self.teller.warning(None, &format!("Resize{}", pending.reason), message);
                 }
                 self.observed.pending_resize = Some(pending);
@@ -128,10 +132,7 @@ impl Worker {
 
     /// Once all containers have what they were promised, the pod has no more than that.
     fn narrow(&mut self) {
-        let is_under_way = |record: &ContainerRecord| {
-            record.applied.as_ref().is_some_and(|applied| *applied != record.promised)
-        };
-        if self.observed.containers.iter().any(is_under_way) {
+        if self.is_under_way() {
             return;
         }
         let bounds = self.room();
@@ -142,6 +143,23 @@ impl Worker {
             let result = runtime.bound_group(&group, &bounds).await;
             Done::Narrowed(result.map_err(|error| chain(&error)))
         });
+    }
+
+    /// Whether a container has something else than what it was promised.
+    fn is_under_way(&self) -> bool {
+        self.observed.containers.iter().any(|record| {
+            record.applied.as_ref().is_some_and(|applied| *applied != record.promised)
+        })
+    }
+
+    /// Says so when all containers have what they were promised, those included that were started anew for it.
+    pub(super) fn tell_end_of_resize(&mut self) {
+        let is_under_way = self.is_under_way();
+        if self.resizing && !is_under_way && self.intent() == Intent::Run {
+            let message = format!("Pod resize completed: {}", summary(&self.pod, ""));
+            self.teller.normal(None, "ResizeCompleted", message);
+        }
+        self.resizing = is_under_way;
     }
 
     pub(super) fn settle_resize(
@@ -164,19 +182,52 @@ impl Worker {
                 record.applied = Some(resources);
                 record.resize_failure = None;
                 self.narrow();
-                let message = format!("Container {container} was given other resources");
-                self.teller.normal(Some(container), "ResizeCompleted", message);
             }
             Err(message) => {
                 tracing::info!(%container, %message, "failed to resize a container");
                 let previous = record.resize_failure.take();
                 if previous.as_ref().map(|failure| &failure.message) != Some(&message) {
-                    let told = format!("Pod resize error: {message}");
-                    self.teller.warning(Some(container), "ResizeError", told);
+                    let told = format!("Pod resize error: {}", summary(&self.pod, &message));
+                    self.teller.warning(None, "ResizeError", told);
                 }
                 let failure = Failure::backing_off(previous.as_ref(), "Error", message, now, RETRY);
                 record.resize_failure = Some(failure);
             }
         }
     }
+}
+
+/// What events say of a resize: what the pod asks for, and what is in its way, as Kubernetes writes it.
+fn summary(pod: &Pod, error: &str) -> String {
+    #[derive(Serialize)]
+    struct Asked<'a> {
+        name: &'a str,
+        resources: ResourceRequirements,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Summary<'a> {
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        init_containers: Vec<Asked<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        containers: Vec<Asked<'a>>,
+        generation: i64,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        error: &'a str,
+    }
+    let asked = |of: Role| {
+        let containers = spec::own(pod).filter(move |(role, _)| *role == of);
+        let asked = containers.map(|(_, container)| Asked {
+            name: &container.name,
+            resources: container.resources.clone().unwrap_or_default(),
+        });
+        asked.collect()
+    };
+    let summary = Summary {
+        init_containers: asked(Role::Sidecar),
+        containers: asked(Role::Regular),
+        generation: pod.metadata.generation.unwrap_or(0),
+        error,
+    };
+    serde_json::to_string(&summary).unwrap_or_default()
 }

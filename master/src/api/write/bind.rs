@@ -111,6 +111,7 @@ fn assign(pod: &mut Pod, key: &ObjectKey, node: &str) -> Result<(), String> {
         type_: "PodScheduled".to_owned(),
         status: "True".to_owned(),
         last_transition_time: Some(Time(metadata::now())),
+        observed_generation: pod.metadata.generation,
         ..PodCondition::default()
     };
     match conditions.iter_mut().find(|condition| condition.type_ == scheduled.type_) {

@@ -64,6 +64,7 @@ fn set_unschedulable(pod: &mut Pod, uid: &str, why: &str, nominated: Option<&str
     let same_status = old.as_ref().filter(|old| old.status == "False");
     let since = same_status.and_then(|old| old.last_transition_time.clone());
     let new = PodCondition {
+        observed_generation: pod.metadata.generation,
         type_: "PodScheduled".to_owned(),
         status: "False".to_owned(),
         reason: Some("Unschedulable".to_owned()),

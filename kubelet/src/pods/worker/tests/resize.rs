@@ -48,6 +48,11 @@ fn condition(status: &PodStatus, kind: &str) -> Option<(String, String)> {
     Some((found.reason.clone().unwrap_or_default(), found.message.clone().unwrap_or_default()))
 }
 
+async fn until_told(bench: &Bench, reason: &str, message: &str) {
+    let told = || bench.event_messages(reason).iter().any(|told| told == message);
+    bench.until(&format!("{reason}: {message}"), told).await;
+}
+
 async fn until_has(bench: &Bench, resources: &Value) {
     let holds = || bench.status("uid-web").is_some_and(|status| has(&status, resources));
     bench.until(&format!("it has {resources}"), holds).await;
@@ -74,6 +79,10 @@ async fn a_container_gets_more_and_less_while_it_runs() {
     let status = bench.status("uid-web").unwrap();
     assert_eq!(status.observed_generation, Some(2));
     assert_eq!(condition(&status, "PodResizeInProgress"), None);
+    let asked = r#"{"containers":[{"name":"main","resources":{"limits":{"cpu":"2","memory":"2Gi"},"requests":{"cpu":"2","memory":"2Gi"}}}],"generation":2}"#;
+    for (reason, word) in [("ResizeStarted", "started"), ("ResizeCompleted", "completed")] {
+        until_told(&bench, reason, &format!("Pod resize {word}: {asked}")).await;
+    }
     resize(&bench, "web", &amounts("500m", "512Mi"));
     until_has(&bench, &amounts("500m", "512Mi")).await;
     let group = "/kutter/pods/guaranteed/poduid-web";
@@ -106,6 +115,9 @@ async fn what_its_policy_says_starts_it_again() {
     until_has(&bench, &amounts("2", "2Gi")).await;
     assert_eq!(limit(&bench, "main-1"), Some(2 << 30));
     assert_eq!(container_status(&bench.status("uid-web").unwrap(), "main").restart_count, 1);
+    let ends =
+        || bench.event_reasons().iter().filter(|reason| *reason == "ResizeCompleted").count();
+    bench.until("the end of both is told", || ends() == 2).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +136,12 @@ async fn what_there_is_no_room_for_waits_or_never_comes() {
         message,
         "Node didn't have enough resource: cpu, requested: 2000, used: 500, capacity: 2000"
     );
-    assert!(bench.event_reasons().contains(&"ResizeDeferred".to_owned()));
+    let deferred = bench.event_messages("ResizeDeferred").concat();
+    let error = format!(r#""generation":3,"error":"{message}"}}"#);
+    assert!(
+        deferred.starts_with("Pod resize Deferred: {") && deferred.ends_with(&error),
+        "{deferred}"
+    );
     // The other one goes.
     bench.delete("other", 1);
     until_has(&bench, &amounts("2", "1Gi")).await;

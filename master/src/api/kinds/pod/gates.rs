@@ -55,6 +55,8 @@ pub(super) fn tell(spec: &PodSpec, status: &mut PodStatus) {
         reason: Some("SchedulingGated".to_owned()),
         message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
         last_transition_time: Some(Time(now())),
+        // Of a new object.
+        observed_generation: Some(1),
         ..PodCondition::default()
     });
 }
