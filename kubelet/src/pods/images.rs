@@ -108,13 +108,24 @@ impl Entry {
 
 /// What a pull secret knows, the most particular places first.
 fn entries(secret: &Secret) -> Result<Vec<(String, Entry)>, String> {
-    let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key));
-    let auths = if let Some(json) = data(".dockerconfigjson") {
-        serde_json::from_slice::<DockerConfig>(&json.0).map_err(|e| e.to_string())?.auths
-    } else if let Some(json) = data(".dockercfg") {
-        serde_json::from_slice(&json.0).map_err(|e| e.to_string())?
-    } else {
-        return Err("it has neither a .dockerconfigjson nor a .dockercfg".to_owned());
+    let data = |key: &str| {
+        let found = secret.data.as_ref().and_then(|data| data.get(key));
+        found.ok_or_else(|| format!("it has no {key}"))
+    };
+    let auths = match secret.type_.as_deref().unwrap_or("Opaque") {
+        "kubernetes.io/dockerconfigjson" => {
+            let json = data(".dockerconfigjson")?;
+            serde_json::from_slice::<DockerConfig>(&json.0).map_err(|e| e.to_string())?.auths
+        }
+        "kubernetes.io/dockercfg" => {
+            serde_json::from_slice(&data(".dockercfg")?.0).map_err(|e| e.to_string())?
+        }
+        other => {
+            return Err(format!(
+                "its type is {other}, which must be kubernetes.io/dockerconfigjson or \
+                 kubernetes.io/dockercfg"
+            ));
+        }
     };
     let mut entries: Vec<_> = auths.into_iter().map(|(place, e)| (normalise(&place), e)).collect();
     entries.sort_by_key(|(place, _)| std::cmp::Reverse(place.len()));
@@ -186,7 +197,8 @@ mod tests {
         }))
         .unwrap();
         let data = [(".dockerconfigjson".to_owned(), ByteString(json.as_bytes().to_vec()))];
-        let secret = Secret { data: Some(data.into()), ..Secret::default() };
+        let type_ = Some("kubernetes.io/dockerconfigjson".to_owned());
+        let secret = Secret { data: Some(data.into()), type_, ..Secret::default() };
         let mut cluster = ClusterState::default();
         cluster.secrets.insert(ObjectKey::new("shop", "regcred"), Arc::new(secret));
         credentials(&pod, &cluster, image)
@@ -213,6 +225,14 @@ mod tests {
         assert_eq!(of("eu.wild.example/web"), [basic("w", "x")]);
         assert_eq!(of("a.eu.wild.example/web"), [RegistryAuth::Anonymous]);
         assert_eq!(of("ghcr.io/x/y"), [RegistryAuth::Anonymous]);
+    }
+
+    #[test]
+    fn a_secret_for_something_else_is_not_used() {
+        let data = [(".dockerconfigjson".to_owned(), ByteString(CONFIG.as_bytes().to_vec()))];
+        let secret = Secret { data: Some(data.into()), ..Secret::default() };
+        let error = entries(&secret).err().unwrap();
+        assert!(error.starts_with("its type is Opaque, which must be "), "{error}");
     }
 
     #[test]

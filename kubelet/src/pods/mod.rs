@@ -61,7 +61,7 @@ pub(crate) use names::{AttemptLabels, PodIdentity};
 pub(crate) use observed::PodFailure;
 pub(crate) use references::names_any_object;
 pub(crate) use resources::shares;
-pub(crate) use spec::is_static;
+pub(crate) use spec::{is_static, most_together};
 
 /// What pods need to know of their node.
 #[derive(Clone, Debug)]

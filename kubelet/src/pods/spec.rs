@@ -58,6 +58,20 @@ pub(crate) fn own(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> + Clone
     initial.chain(spec.flat_map(|spec| &spec.containers).map(|one| (Role::Regular, one)))
 }
 
+/// The most that containers have of something at a time: all that stay together, or an init container beside the
+/// sidecars before it.
+pub(crate) fn most_together(pod: &Pod, has: impl Fn(&Container) -> i64) -> i64 {
+    let (mut staying, mut starting) = (0, 0);
+    for (role, container) in own(pod) {
+        match role {
+            Role::Init => starting = i64::max(starting, staying + has(container)),
+            Role::Sidecar | Role::Regular => staying += has(container),
+            Role::Ephemeral => {}
+        }
+    }
+    staying.max(starting)
+}
+
 /// The ports of the node that lead to the pod, or are its own.
 pub(crate) fn host_ports(pod: &Pod) -> Vec<HostPort> {
     // Those of init containers are of no use: they come and go.

@@ -290,6 +290,7 @@ pub(crate) fn waiting_reason(status: &PodStatus) -> Option<String> {
 pub(crate) struct FakeImages {
     absent: Arc<Mutex<HashMap<String, Result<(), String>>>>,
     pulls: Arc<Mutex<Vec<(String, tokio::time::Instant)>>>,
+    closed: Arc<Mutex<Option<String>>>,
 }
 
 impl FakeImages {
@@ -301,6 +302,11 @@ impl FakeImages {
     /// The image has to be pulled, and cannot be.
     pub(crate) fn make_unpullable(&self, image: &str, reason: &str) {
         self.absent.lock().unwrap().insert(image.to_owned(), Err(reason.to_owned()));
+    }
+
+    /// The image is there, for others.
+    pub(crate) fn close(&self, image: &str) {
+        *self.closed.lock().unwrap() = Some(image.to_owned());
     }
 
     /// Seconds between pulls.
@@ -329,6 +335,14 @@ fn image() -> Image {
 impl ImageService for FakeImages {
     async fn lookup(&self, reference: &str) -> Result<Option<Image>, ImageError> {
         Ok((!self.absent.lock().unwrap().contains_key(reference)).then(image))
+    }
+
+    async fn is_open_to(
+        &self,
+        reference: &str,
+        _auth: &[RegistryAuth],
+    ) -> Result<bool, ImageError> {
+        Ok(self.closed.lock().unwrap().as_deref() != Some(reference))
     }
 
     async fn pull(&self, reference: &str, _auth: &[RegistryAuth]) -> Result<Image, ImageError> {

@@ -10,6 +10,7 @@ use proto::quantity::Quantity;
 
 use super::decide::Passed;
 use super::threshold::Resource;
+use crate::pods;
 
 /// What a pod or a container uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,15 +54,13 @@ pub(super) struct Candidate<'a> {
 
 /// Whether the node keeps a pod whatever happens: static pods, and those of the highest priority.
 pub(crate) fn is_critical(pod: &Pod) -> bool {
-    priority::of(pod) >= SYSTEM_CRITICAL || crate::pods::is_static(pod)
+    priority::of(pod) >= SYSTEM_CRITICAL || pods::is_static(pod)
 }
 
 /// What a pod asks for of a resource; nobody asks for inodes or processes.
 fn request(pod: &Pod, resource: Resource) -> i64 {
-    let spec = pod.spec.as_ref();
-    let containers = spec.into_iter().flat_map(|spec| &spec.containers);
-    let asked: i64 = containers.map(|container| container_request(container, resource)).sum();
-    let overhead = spec.and_then(|spec| spec.overhead.as_ref());
+    let overhead = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref());
+    let asked = pods::most_together(pod, |container| container_request(container, resource));
     asked + amount(overhead, resource)
 }
 
@@ -142,14 +141,19 @@ pub(super) fn over_limit(candidate: &Candidate<'_>) -> Option<String> {
         let limits = container.resources.as_ref()?.limits.as_ref()?;
         Quantity::try_from(limits.get(Resource::EphemeralStorage.name())?).ok()
     };
-    let limits: Vec<Quantity> = spec.containers.iter().filter_map(limit).collect();
-    let total: Quantity = limits.iter().copied().sum();
-    if !limits.is_empty() && candidate.all.disk > total.value() {
-        return Some(format!(
-            "Pod ephemeral local storage usage exceeds the total limit of containers {total}. "
-        ));
+    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    if all().any(|container| limit(container).is_some()) {
+        let limit = |container: &_| limit(container).map_or(0, |limit| limit.value());
+        let overhead = amount(spec.overhead.as_ref(), Resource::EphemeralStorage);
+        let total = pods::most_together(candidate.pod, limit) + overhead;
+        if candidate.all.disk > total {
+            let total = Quantity::from_bytes(total);
+            return Some(format!(
+                "Pod ephemeral local storage usage exceeds the total limit of containers {total}. "
+            ));
+        }
     }
-    spec.containers.iter().find_map(|container| {
+    all().find_map(|container| {
         let bound = limit(container).filter(|bound| !bound.is_zero())?;
         let (name, used) = candidate.containers.iter().find(|(name, _)| *name == container.name)?;
         (used.disk > bound.value()).then(|| {
@@ -165,7 +169,7 @@ pub(super) fn has_storage_limit(pod: &Pod) -> bool {
         let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
         limits.is_some_and(|limits| limits.contains_key(Resource::EphemeralStorage.name()))
     };
-    spec.containers.iter().any(limited)
+    spec.init_containers.iter().flatten().chain(&spec.containers).any(limited)
         || spec.volumes.iter().flatten().any(|volume| {
             volume.empty_dir.as_ref().is_some_and(|empty| {
                 empty.size_limit.is_some() && empty.medium.as_deref().is_none_or(str::is_empty)

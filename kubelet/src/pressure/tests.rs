@@ -234,6 +234,21 @@ fn a_pod_that_fills_more_than_its_own_limits_has_to_go() {
         over(3, 2, &[], &two).unwrap(),
         "Container a exceeded its local ephemeral storage limit \"1Mi\". "
     );
+    // Init containers and sidecars count as they do when the pod is placed.
+    let limited = |name: &str, limit: &str| json!({"name": name, "resources": {"limits": {"ephemeral-storage": limit}}});
+    let init = pod(
+        "init",
+        json!({"initContainers": [limited("i", "9Mi")], "containers": [limited("a", "2Mi")]}),
+    );
+    assert_eq!(over(9, 2, &[], &init), None);
+    assert!(over(10, 2, &[], &init).unwrap().ends_with("total limit of containers 9Mi. "));
+    let mut sidecar = limited("a", "2Mi");
+    sidecar["restartPolicy"] = json!("Always");
+    let served =
+        pod("served", json!({"initContainers": [sidecar], "containers": [limited("b", "3Mi")]}));
+    assert_eq!(over(5, 2, &[], &served), None);
+    assert!(over(6, 2, &[], &served).unwrap().ends_with("total limit of containers 5Mi. "));
+    assert!(over(5, 3, &[], &served).unwrap().starts_with("Container a exceeded"));
     let volume = json!([{"name": "cache", "emptyDir": {"sizeLimit": "5Mi"}},
                         {"name": "free", "emptyDir": {}}]);
     let cached = pod("cached", json!({"containers": [{"name": "a"}], "volumes": volume}));

@@ -274,6 +274,14 @@ impl ImageService for Busybox {
         Ok(Some(image))
     }
 
+    async fn is_open_to(
+        &self,
+        _reference: &str,
+        _auth: &[RegistryAuth],
+    ) -> Result<bool, ImageError> {
+        Ok(true)
+    }
+
     async fn pull(&self, reference: &str, _auth: &[RegistryAuth]) -> Result<Image, ImageError> {
         Err(ImageError::Pull { reference: reference.to_owned(), reason: "no registry".to_owned() })
     }

@@ -7,8 +7,8 @@ use proto::k8s::api::core::v1::{Node, NodeCondition, NodeStatus, Pod, PodConditi
 use proto::k8s::apimachinery::pkg::apis::meta::v1::Time;
 use proto::k8s::jiff::Timestamp;
 
-/// The pod conditions that a kubelet decides on. `PodScheduled`, `DisruptionTarget` and readiness
-/// gates belong to others.
+/// The pod conditions that a kubelet decides on: those that it does not report are no more. `PodScheduled` and
+/// readiness gates belong to others.
 const KUBELET_CONDITIONS: [&str; 6] = [
     "Ready",
     "ContainersReady",
@@ -17,6 +17,11 @@ const KUBELET_CONDITIONS: [&str; 6] = [
     "PodResizePending",
     "PodResizeInProgress",
 ];
+
+/// Why somebody has ended the pod.
+const DISRUPTION: &str = "DisruptionTarget";
+/// Its reason when that was the node.
+const BY_KUBELET: &str = "TerminationByKubelet";
 
 /// Whether a phase is the last one.
 fn is_terminal(phase: Option<&str>) -> bool {
@@ -33,9 +38,26 @@ pub(crate) fn pod_status(pod: &mut Pod, mut reported: PodStatus) -> bool {
     let is_kubelets =
         |condition: &PodCondition| KUBELET_CONDITIONS.contains(&condition.type_.as_str());
     let others = current.conditions.iter().flatten().filter(|condition| !is_kubelets(condition));
+    let told = reported.conditions.take().unwrap_or_default();
     let mut conditions: Vec<PodCondition> =
-        reported.conditions.take().into_iter().flatten().filter(is_kubelets).collect();
-    conditions.extend(others.cloned());
+        told.iter().filter(|condition| is_kubelets(condition)).cloned().collect();
+    // Others may have said so before; a node that ends a pod says why, and nobody takes that back.
+    let ends = |condition: &&PodCondition| {
+        condition.type_ == DISRUPTION && condition.reason.as_deref() == Some(BY_KUBELET)
+    };
+    let end = told.iter().find(ends);
+    conditions.extend(others.filter(|other| end.is_none() || other.type_ != DISRUPTION).cloned());
+    conditions.extend(end.cloned());
+    // Nobody has placed a pod that named its node itself.
+    if !conditions.iter().any(|condition| condition.type_ == "PodScheduled") {
+        conditions.push(PodCondition {
+            type_: "PodScheduled".to_owned(),
+            status: "True".to_owned(),
+            last_transition_time: reported.start_time.clone(),
+            observed_generation: pod.metadata.generation,
+            ..PodCondition::default()
+        });
+    }
     keep_order(&mut conditions, current.conditions.as_deref().unwrap_or_default(), |condition| {
         &condition.type_
     });

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::access::Access;
 use super::bounds::Bounds;
 use super::claims::Claim;
 use super::headers::{Allowance, Bounded, finish_reading};
@@ -204,6 +205,7 @@ impl Importer<'_> {
             // The digest of the unpacked form covers the packed one: nothing wrong gets in.
             unpack::unpack_layer(store, layer, diff_id, &bounds)?;
         }
+        let access = Access::for_all(&references);
         let references: Vec<String> = references.iter().map(|r| r.whole()).collect();
         let record = ImageRecord {
             id: image.config_digest,
@@ -213,6 +215,7 @@ impl Importer<'_> {
             size_bytes,
             config,
             added_at: seconds_now(),
+            access,
         };
         store.commit(record, &references)
     }

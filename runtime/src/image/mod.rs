@@ -11,6 +11,7 @@
 //! What is removed goes the other way: the names, the record, then the layers that nobody else
 //! [claims].
 
+mod access;
 mod bounds;
 mod claims;
 mod headers;
@@ -19,6 +20,7 @@ mod mirror;
 mod platform;
 mod pull;
 mod reference;
+mod registry;
 mod removal;
 mod store;
 mod unpack;
@@ -164,6 +166,11 @@ pub enum RegistryAuth {
 pub trait ImageService: Send + Sync + 'static {
     /// The image of this reference, when it is present.
     async fn lookup(&self, reference: &str) -> Result<Option<Image>, ImageError>;
+
+    /// Whether whoever shows these credentials may have the image of this reference as it is present: it came with
+    /// one of them, with none at all, or from no registry. If not, its registry can be asked by
+    /// [`pull`](ImageService::pull).
+    async fn is_open_to(&self, reference: &str, auth: &[RegistryAuth]) -> Result<bool, ImageError>;
 
     /// Fetches what is missing of an image. Several callers that want the same image share one
     /// download. `auth` is tried in order; the first that the registry accepts serves.

@@ -2,29 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, stream};
-use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::manifest::{ImageIndexEntry, OciDescriptor};
-use oci_client::secrets::RegistryAuth as ClientAuth;
-use oci_client::{Client, Reference, RegistryOperation};
+use futures::{TryStreamExt, stream};
+use oci_client::Reference;
+use oci_client::manifest::{ImageIndexEntry, OciDescriptor, OciImageManifest, OciManifest};
+use reqwest::StatusCode;
 use tokio::io::AsyncWriteExt;
 
+use super::access::Access;
 use super::bounds::Bounds;
 use super::claims::Claim;
 use super::platform::{self, Machine};
+use super::registry::{Failure, Registry};
 use super::store::{ImageRecord, ImageStore, is_digest, seconds_now};
 use super::{Image, ImageError, RegistryAuth, io_error, unpack};
 
 /// Layers fetched at a time: what container engines use; more only splits the line further.
 const PARALLEL_LAYERS: usize = 3;
-/// A configuration is a few KiB; a registry must not be able to fill the memory.
-const MAX_CONFIG_BYTES: i64 = 4 << 20;
-/// A registry that says nothing for so long is given up; the next attempt resumes.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Fetches what is missing of an image and makes it known under its reference.
 pub(super) async fn pull(
@@ -35,9 +29,9 @@ pub(super) async fn pull(
     for mirror in store.mirrors().iter().filter(|mirror| mirror.serves(reference.registry())) {
         let mut there = reference.clone();
         there.set_mirror_registry(mirror.host.clone());
-        let client = client(mirror.plain_http || store.is_insecure(&mirror.host));
+        let plain_http = mirror.plain_http || store.is_insecure(&mirror.host);
         // What a pod may show to the registry itself is not a mirror's to know.
-        let error = match pull_as(store, &client, &there, &RegistryAuth::Anonymous).await {
+        let error = match pull_as(store, plain_http, &there, &RegistryAuth::Anonymous).await {
             Ok(image) => return Ok(image),
             Err(PullError::Refused(reason)) => failed(&reference, reason),
             Err(PullError::Other(error)) => error,
@@ -48,8 +42,8 @@ pub(super) async fn pull(
     let candidates = if auth.is_empty() { &anonymous[..] } else { auth };
     let mut refusal = None;
     for candidate in candidates {
-        let client = client(store.is_insecure(reference.resolve_registry()));
-        match pull_as(store, &client, &reference, candidate).await {
+        let plain_http = store.is_insecure(reference.resolve_registry());
+        match pull_as(store, plain_http, &reference, candidate).await {
             Err(PullError::Refused(reason)) => refusal = Some(reason),
             Err(PullError::Other(error)) => return Err(error),
             Ok(image) => return Ok(image),
@@ -70,21 +64,6 @@ impl From<ImageError> for PullError {
     }
 }
 
-fn client(plain_http: bool) -> Client {
-    // The client builds on rustls without a provider of its own. An error says that the process
-    // has chosen one already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let protocol = if plain_http { ClientProtocol::Http } else { ClientProtocol::Https };
-    Client::new(ClientConfig {
-        protocol,
-        read_timeout: Some(READ_TIMEOUT),
-        connect_timeout: Some(CONNECT_TIMEOUT),
-        user_agent: concat!("kutter/", env!("CARGO_PKG_VERSION")),
-        platform_resolver: Some(Box::new(for_this_machine)),
-        ..ClientConfig::default()
-    })
-}
-
 fn for_this_machine(entries: &[ImageIndexEntry]) -> Option<String> {
     let chosen = platform::choose(&Machine::here(), entries, |entry| {
         let platform = entry.platform.as_ref()?;
@@ -95,29 +74,21 @@ fn for_this_machine(entries: &[ImageIndexEntry]) -> Option<String> {
 
 async fn pull_as(
     store: &ImageStore,
-    client: &Client,
+    plain_http: bool,
     reference: &Reference,
     auth: &RegistryAuth,
 ) -> Result<Image, PullError> {
-    let auth = match auth {
-        RegistryAuth::Anonymous => ClientAuth::Anonymous,
-        RegistryAuth::Basic { username, password } => {
-            ClientAuth::Basic(username.clone(), password.clone())
-        }
-    };
-    let explain = |error| explain(reference, error);
-    client.auth(reference, &auth, RegistryOperation::Pull).await.map_err(explain)?;
-    let (manifest, digest, list_digest) =
-        client.pull_image_manifest_and_list_digest(reference, &auth).await.map_err(explain)?;
+    let access = Access::given(reference, auth);
+    let explain = |failure| explain(reference, failure);
+    let registry = Registry::of(reference, plain_http, auth).map_err(explain)?;
+    let (manifest, digest) = manifest(&registry, reference).await?;
 
     let config_digest = &manifest.config.digest;
-    if !is_digest(config_digest) || manifest.config.size > MAX_CONFIG_BYTES {
-        let reason = format!("its configuration {config_digest} is no small SHA-256 blob");
+    if !is_digest(config_digest) {
+        let reason = format!("its configuration {config_digest} is no SHA-256 digest");
         return Err(failed(reference, reason).into());
     }
-    // `pull_blob` verifies the digest.
-    let mut raw = Vec::new();
-    client.pull_blob(reference, &manifest.config, &mut raw).await.map_err(explain)?;
+    let raw = registry.document(config_digest).await.map_err(explain)?;
     let config: serde_json::Value = serde_json::from_slice(&raw)
         .map_err(|error| failed(reference, format!("its configuration is not JSON: {error}")))?;
     let diff_ids =
@@ -133,23 +104,53 @@ async fn pull_as(
     stream::iter(manifest.layers.iter().zip(&diff_ids).map(Ok))
         .try_for_each_concurrent(PARALLEL_LAYERS, |(layer, diff_id)| {
             let (store, bounds) = (Arc::clone(&store_for_layers), Arc::clone(&bounds));
-            async move { fetch_layer(&store, client, reference, layer, diff_id, bounds).await }
+            let registry = &registry;
+            async move { fetch_layer(&store, registry, reference, layer, diff_id, bounds).await }
         })
         .await?;
 
     let repository = format!("{}/{}", reference.registry(), reference.repository());
     let record = ImageRecord {
         id: config_digest.clone(),
-        repo_digests: vec![format!("{repository}@{}", list_digest.unwrap_or(digest))],
+        repo_digests: vec![format!("{repository}@{digest}")],
         tags: reference.tag().map(|tag| format!("{repository}:{tag}")).into_iter().collect(),
         diff_ids,
         size_bytes: manifest.layers.iter().map(|layer| layer.size.max(0) as u64).sum(),
         config,
         added_at: seconds_now(),
+        access,
     };
     let (committing, name) = (store.clone(), reference.whole());
     let committed = tokio::task::spawn_blocking(move || committing.commit(record, &[name])).await;
     Ok(committed.map_err(|error| failed(reference, error.to_string()))??)
+}
+
+/// The manifest of the image for this machine, and the digest that the reference stands for.
+async fn manifest(
+    registry: &Registry,
+    reference: &Reference,
+) -> Result<(OciImageManifest, String), PullError> {
+    let name = reference.digest().or(reference.tag()).unwrap_or_default();
+    let read = async |name: &str| {
+        let (body, digest) = registry.manifest(name).await.map_err(|f| explain(reference, f))?;
+        let manifest: OciManifest = serde_json::from_slice(&body)
+            .map_err(|_| failed(reference, "its manifest is of no image".to_owned()))?;
+        Ok::<_, PullError>((manifest, digest))
+    };
+    let (found, digest) = read(name).await?;
+    let index = match found {
+        OciManifest::Image(manifest) => return Ok((manifest, digest)),
+        OciManifest::ImageIndex(index) => index,
+    };
+    let here = for_this_machine(&index.manifests).filter(|digest| is_digest(digest));
+    let here =
+        here.ok_or_else(|| failed(reference, "it is not for machines such as this".to_owned()))?;
+    match read(&here).await?.0 {
+        OciManifest::Image(manifest) => Ok((manifest, digest)),
+        OciManifest::ImageIndex(_) => {
+            Err(failed(reference, "its indexes are nested".to_owned()).into())
+        }
+    }
 }
 
 /// The digests of the unpacked layers, out of an image's configuration.
@@ -162,7 +163,7 @@ pub(super) fn diff_ids(config: &serde_json::Value) -> Option<Vec<String>> {
 
 async fn fetch_layer(
     store: &ImageStore,
-    client: &Client,
+    registry: &Registry,
     reference: &Reference,
     layer: &OciDescriptor,
     diff_id: &str,
@@ -171,11 +172,15 @@ async fn fetch_layer(
     if !is_digest(&layer.digest) {
         return Err(failed(reference, format!("\"{}\" is no SHA-256 digest", layer.digest)).into());
     }
+    if layer.size <= 0 {
+        let reason = format!("its manifest does not say how large layer {} is", layer.digest);
+        return Err(failed(reference, reason).into());
+    }
     let _alone = store.lock_blob(&layer.digest).await;
     if store.layer_path(diff_id).is_dir() {
         return Ok(());
     }
-    let blob = download_whole(store, client, reference, layer).await?;
+    let blob = download_whole(store, registry, reference, layer).await?;
     let (store, diff_id, digest) = (store.clone(), diff_id.to_owned(), layer.digest.clone());
     let unpacked = tokio::task::spawn_blocking(move || {
         let result = unpack::verify_blob(&blob, &digest)
@@ -194,14 +199,14 @@ async fn fetch_layer(
 /// download further. Not verified yet.
 async fn download_whole(
     store: &ImageStore,
-    client: &Client,
+    registry: &Registry,
     reference: &Reference,
     layer: &OciDescriptor,
 ) -> Result<PathBuf, PullError> {
     let path = store.ingest_path(&format!("blob-{}", layer.digest.replacen(':', "-", 1)));
     let mut before = length(&path).await;
     loop {
-        let error = match download(client, reference, layer, &path).await {
+        let error = match download(registry, reference, layer, &path).await {
             Ok(()) => return Ok(path),
             Err(DownloadError::Final(error)) => return Err(error),
             Err(DownloadError::BrokeOff(reason)) => reason,
@@ -225,6 +230,12 @@ enum DownloadError {
     Final(PullError),
 }
 
+impl From<PullError> for DownloadError {
+    fn from(error: PullError) -> Self {
+        Self::Final(error)
+    }
+}
+
 impl From<ImageError> for DownloadError {
     fn from(error: ImageError) -> Self {
         Self::Final(error.into())
@@ -233,37 +244,36 @@ impl From<ImageError> for DownloadError {
 
 /// Downloads a blob to a file, going on where an earlier attempt stopped.
 async fn download(
-    client: &Client,
+    registry: &Registry,
     reference: &Reference,
     layer: &OciDescriptor,
     path: &Path,
 ) -> Result<(), DownloadError> {
     let have = length(path).await;
     let size = u64::try_from(layer.size).unwrap_or(0);
-    if have == size && size > 0 {
+    if have == size {
         return Ok(());
     }
-    let explain = |error| DownloadError::Final(explain(reference, error));
+    let from = if have < size { have } else { 0 };
+    let answer = registry.blob(&layer.digest, from).await;
+    let mut answer = answer.map_err(|failure| explain(reference, failure))?;
     let mut options = tokio::fs::OpenOptions::new();
     options.create(true);
-    let (stream, options, mut written) = if have > 0 && have < size {
-        match client
-            .pull_blob_stream_partial(reference, layer, have, None)
-            .await
-            .map_err(explain)?
-        {
-            BlobResponse::Partial(stream) => (stream, options.append(true), have),
-            BlobResponse::Full(stream) => (stream, options.write(true).truncate(true), 0),
+    let mut written = match answer.status() {
+        StatusCode::PARTIAL_CONTENT if from > 0 => {
+            options.append(true);
+            from
         }
-    } else {
-        let stream = client.pull_blob_stream(reference, layer).await.map_err(explain)?;
-        (stream, options.write(true).truncate(true), 0)
+        _ => {
+            options.write(true).truncate(true);
+            0
+        }
     };
     let mut file = options.open(path).await.map_err(io_error("open", path))?;
-    let mut stream = stream.stream;
-    while let Some(chunk) = stream.next().await {
-        let chunk = match chunk {
-            Ok(chunk) => chunk,
+    loop {
+        let chunk = match answer.chunk().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
             Err(error) => {
                 // What came is there to go on from.
                 file.flush().await.map_err(io_error("write", path))?;
@@ -271,7 +281,7 @@ async fn download(
             }
         };
         written += chunk.len() as u64;
-        if size > 0 && written > size {
+        if written > size {
             let reason = format!("layer {} is larger than its manifest says", layer.digest);
             return Err(failed(reference, reason).into());
         }
@@ -288,43 +298,10 @@ fn failed(reference: &Reference, reason: String) -> ImageError {
     ImageError::Pull { reference: reference.whole(), reason }
 }
 
-/// The client's error in words for whoever wrote the manifest.
-fn explain(reference: &Reference, error: OciDistributionError) -> PullError {
-    let registry = reference.resolve_registry();
-    let other = |reason: String| PullError::Other(failed(reference, reason));
-    match error {
-        OciDistributionError::UnauthorizedError { .. }
-        | OciDistributionError::AuthenticationFailure(_) => PullError::Refused(format!(
-            "{registry} refuses access: the image does not exist there, or needs other credentials"
-        )),
-        OciDistributionError::ImageManifestNotFoundError(_) => {
-            other(format!("{registry} does not have it"))
-        }
-        OciDistributionError::RegistryError { envelope, .. } => {
-            let has = |code: OciErrorCode| envelope.errors.iter().any(|error| error.code == code);
-            if has(OciErrorCode::Unauthorized) || has(OciErrorCode::Denied) {
-                return PullError::Refused(format!("{registry} refuses access"));
-            }
-            if has(OciErrorCode::ManifestUnknown) || has(OciErrorCode::NameUnknown) {
-                return other(format!("{registry} does not have it"));
-            }
-            other(envelope.to_string())
-        }
-        OciDistributionError::ServerError { code: 404, .. } => {
-            other(format!("{registry} does not have it"))
-        }
-        OciDistributionError::ServerError { code: 401 | 403, .. } => {
-            PullError::Refused(format!("{registry} refuses access"))
-        }
-        OciDistributionError::RequestError(error) => {
-            let mut reason = format!("{registry} cannot be reached: {error}");
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                reason.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            other(reason)
-        }
-        error => other(error.to_string()),
+/// A registry's failure, of this image.
+fn explain(reference: &Reference, failure: Failure) -> PullError {
+    match failure {
+        Failure::Refused(reason) => PullError::Refused(reason),
+        Failure::Other(reason) => PullError::Other(failed(reference, reason)),
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::access::Access;
 use super::reference::{normalise_reference, parse_reference};
 use super::{
     Image, ImageConfig, ImageError, ImageService, ImageStorage, RegistryAuth, RegistryMirror,
@@ -59,6 +60,9 @@ pub(super) struct ImageRecord {
     /// Seconds since the epoch; 0 in a record of an earlier version.
     #[serde(default)]
     pub(super) added_at: u64,
+    /// Who may have it.
+    #[serde(default)]
+    pub(super) access: Access,
 }
 
 /// What a name stands for; `refs/<sha256 of the name>.json`.
@@ -159,16 +163,20 @@ impl ImageStore {
     }
 
     pub(super) fn find(&self, reference: &str) -> Result<Option<Image>, ImageError> {
-        let reference = normalise_reference(reference)?;
-        let Some(named) = read_json::<ReferenceRecord>(&self.reference_path(&reference))? else {
-            return Ok(None);
-        };
-        let Some(record) = read_json::<ImageRecord>(&self.record_path(&named.id))? else {
+        let Some(record) = self.record(&normalise_reference(reference)?)? else {
             return Ok(None);
         };
         // A layer that somebody removed by hand makes the image one that has to be fetched again.
         let whole = record.diff_ids.iter().all(|id| self.layer_path(id).is_dir());
         if whole { self.image(record).map(Some) } else { Ok(None) }
+    }
+
+    /// The record of what a whole reference stands for.
+    fn record(&self, reference: &str) -> Result<Option<ImageRecord>, ImageError> {
+        match read_json::<ReferenceRecord>(&self.reference_path(reference))? {
+            Some(named) => read_json(&self.record_path(&named.id)),
+            None => Ok(None),
+        }
     }
 
     /// Writes the record of an image whose layers are all there, then the names for it.
@@ -183,6 +191,7 @@ impl ImageStore {
             record.repo_digests.extend(known.repo_digests);
             record.tags.extend(known.tags);
             record.added_at = known.added_at;
+            record.access.follow(known.access);
         }
         for names in [&mut record.repo_digests, &mut record.tags] {
             names.sort();
@@ -277,6 +286,12 @@ impl ImageService for ImageStore {
             removal::touch(self, &image.id)?;
         }
         Ok(found)
+    }
+
+    async fn is_open_to(&self, reference: &str, auth: &[RegistryAuth]) -> Result<bool, ImageError> {
+        let reference = parse_reference(reference)?;
+        let record = self.record(&reference.whole())?;
+        Ok(record.is_some_and(|record| record.access.is_open_to(&reference, auth)))
     }
 
     async fn pull(&self, reference: &str, auth: &[RegistryAuth]) -> Result<Image, ImageError> {

@@ -86,7 +86,27 @@ async fn says_what_is_missing_and_who_was_refused() {
     let auth = ClientAuth::Basic("me".to_owned(), "secret".to_owned());
     refusing.push("a:1", &[layer("one", b"1")], &auth).await;
     let wrong = RegistryAuth::Basic { username: "me".to_owned(), password: "old".to_owned() };
-    store.pull(&refusing.reference("a:1"), &[wrong, right]).await.unwrap();
+    let private = refusing.reference("a:1");
+    store.pull(&private, &[wrong.clone(), right.clone()]).await.unwrap();
+    // Who does not show them gets it from this machine no more than from the registry.
+    let open = async |auth: &[RegistryAuth]| store.is_open_to(&private, auth).await.unwrap();
+    assert!(open(&[right]).await && !open(&[wrong.clone()]).await && !open(&[]).await);
+    store.pull(&private, &[wrong.clone()]).await.unwrap_err();
+    assert!(!open(&[wrong]).await);
+}
+
+#[tokio::test]
+async fn what_a_registry_lets_everybody_have_is_for_all() {
+    if left_out() {
+        return;
+    }
+    let registry = Registry::start(None).await;
+    let store = registry.store();
+    registry.push("a:1", &[layer("one", b"1")], &ClientAuth::Anonymous).await;
+    let image = registry.reference("a:1");
+    assert!(!store.is_open_to(&image, &[]).await.unwrap());
+    store.pull(&image, &[]).await.unwrap();
+    assert!(store.is_open_to(&image, &[]).await.unwrap());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::k8s::api::core::v1::Pod;
-use runtime::image::{Image, ImageError};
+use runtime::image::{Image, ImageError, normalise_reference};
 
 use super::Context;
 use super::act::chain;
@@ -62,10 +62,22 @@ impl Fetch<'_> {
     async fn run(&self) -> Result<Image, ImageProblem> {
         let &Fetch { context, container, image, teller, .. } = self;
         let images = &context.dependencies.images;
+        if let Err(error) = normalise_reference(image) {
+            let message = format!("Failed to apply default image tag \"{image}\": {error}");
+            teller.warning(container, "InspectFailed", message);
+            return Err(self.problem(&error));
+        }
+        let (credentials, problems) =
+            context.dependencies.state.read(|cluster| credentials(self.pod, cluster, image));
         if self.policy != PullPolicy::Always {
             let present = images.lookup(image).await.map_err(|error| self.problem(&error))?;
-            if let Some(present) = present {
-                let message = format!("Container image \"{image}\" already present on machine");
+            if let Some(present) = present
+                && images.is_open_to(image, &credentials).await.map_err(|e| self.problem(&e))?
+            {
+                let message = format!(
+                    "Container image \"{image}\" already present on machine and can be accessed by \
+                     the pod"
+                );
                 teller.normal(container, "Pulled", message);
                 return Ok(present);
             }
@@ -73,12 +85,11 @@ impl Fetch<'_> {
         if self.policy == PullPolicy::Never {
             let message =
                 format!("Container image \"{image}\" is not present with pull policy of Never");
-            teller.warning(container, "ErrImageNeverPull", message.clone());
-            let image = image.to_owned();
-            return Err(ImageProblem { image, reason: "ErrImageNeverPull", message });
+            let (image, reason) = (image.to_owned(), "ErrImageNeverPull");
+            teller.warning(container, reason, message.clone());
+            teller.warning(container, "Failed", format!("Error: {reason}"));
+            return Err(ImageProblem { image, reason, message });
         }
-        let (credentials, problems) =
-            context.dependencies.state.read(|cluster| credentials(self.pod, cluster, image));
         if !problems.is_empty() {
             let message = format!(
                 "Unable to retrieve some image pull secrets; attempting to pull the image may not \

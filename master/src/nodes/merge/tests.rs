@@ -49,6 +49,33 @@ fn a_report_changes_the_phase_and_keeps_the_masters_conditions() {
     assert_eq!(status.qos_class.as_deref(), Some("Burstable"));
 }
 
+/// Tools for batch jobs tell by it whether a pod failed by itself.
+#[test]
+fn a_node_says_that_it_has_ended_a_pod() {
+    let mut pod = pod(json!({
+        "phase": "Running",
+        "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "Other"}],
+    }));
+    let end =
+        json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"});
+    let report = status(json!({"phase": "Failed", "reason": "Evicted", "conditions": [end]}));
+    assert!(pod_status(&mut pod, report));
+    let conditions = pod.status.clone().unwrap().conditions.unwrap();
+    assert_eq!(conditions[0].reason.as_deref(), Some("TerminationByKubelet"));
+    // Its last word about the pod need not say so again.
+    pod_status(&mut pod, status(json!({"phase": "Failed", "reason": "Evicted"})));
+    let placed = ("PodScheduled".to_owned(), "True".to_owned());
+    assert_eq!(types(&pod), [("DisruptionTarget".to_owned(), "True".to_owned()), placed]);
+}
+
+#[test]
+fn a_pod_that_named_its_node_is_placed() {
+    let mut pod = pod(json!({"phase": "Pending"}));
+    assert!(pod_status(&mut pod, status(json!({"phase": "Running"}))));
+    assert_eq!(types(&pod), [("PodScheduled".to_owned(), "True".to_owned())]);
+    assert!(!pod_status(&mut pod, status(json!({"phase": "Running"}))));
+}
+
 #[test]
 fn the_same_report_again_changes_nothing() {
     let mut pod = pod(json!({

@@ -72,6 +72,21 @@ async fn an_image_that_cannot_be_pulled_is_tried_at_kubernetes_intervals() {
     bench.until_phase("uid-web", "Running").await;
 }
 
+/// Its registry is asked whether the pod may have it.
+#[tokio::test(start_paused = true)]
+async fn an_image_that_is_there_for_others_is_pulled() {
+    let mut bench = Bench::new();
+    bench.start();
+    bench.images.close("app:2");
+    bench.put(pod("if-absent", one_container(json!({"image": "app:2"}))));
+    bench.until_phase("uid-if-absent", "Running").await;
+    assert_eq!(bench.images.pulls(), 1);
+    bench.put(pod("never", one_container(json!({"image": "app:2", "imagePullPolicy": "Never"}))));
+    let reason = || waiting_reason(&bench.status("uid-never")?);
+    bench.until("a refusal", || reason().as_deref() == Some("ErrImageNeverPull")).await;
+    assert_eq!(bench.images.pulls(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn pull_policies_are_kept() {
     let mut bench = Bench::new();
