@@ -56,14 +56,20 @@ fn a_pod_is_initialized_served_by_a_sidecar_and_over_when_its_work_is_done() -> 
             pods.iter().any(|pod| init_is(pod, "first", "running"))
         })
         .await?;
-        ensure!(cells(&lab, "web")? == told("0/2", "Init:0/3"), "{:?}", cells(&lab, "web")?);
+        let shown = async || cells(&lab, "web");
+        check::until_told("it shows what it waits for", shown, |cells| {
+            *cells == told("0/2", "Init:0/3")
+        })
+        .await?;
         until(&pods, "app=web", "it runs", |pods| {
             pods.iter().any(|pod| phase(pod) == Some("Running"))
         })
         .await?;
         // Others have a say in whether it is ready.
         ensure!(!check::pods(&client, "app=web").await?.iter().any(is_ready));
-        ensure!(cells(&lab, "web")? == told("2/2", "Running"), "{:?}", cells(&lab, "web")?);
+        let shown = async || cells(&lab, "web");
+        check::until_told("it shows that it runs", shown, |cells| *cells == told("2/2", "Running"))
+            .await?;
         let open = serde_json::json!({"status": {"conditions": [
             {"type": "shop.test/warm", "status": "True"}
         ]}});

@@ -1,6 +1,7 @@
 //! What this node has to tell the master.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::ObjectKey;
@@ -56,6 +57,8 @@ pub struct Reporter {
     outbox: Arc<Mutex<Outbox>>,
     news: Arc<Notify>,
     taken: Arc<Notify>,
+    /// How many statuses of the node sessions have taken.
+    nodes_taken: Arc<AtomicUsize>,
 }
 
 impl Reporter {
@@ -109,8 +112,27 @@ impl Reporter {
             }
             report.status.is_some() || wanted(&report.key, uid)
         });
+        let node = outbox.node.take();
+        self.nodes_taken.fetch_add(usize::from(node.is_some()), Ordering::Relaxed);
         self.taken.notify_waiters();
-        Unsent { pods, node: outbox.node.take(), events: std::mem::take(&mut outbox.events) }
+        Unsent { pods, node, events: std::mem::take(&mut outbox.events) }
+    }
+
+    /// Waits until a session has taken a status of the node after this call, whenever it is waited for.
+    pub fn next_node_status(&self) -> impl Future<Output = ()> + use<> {
+        let (reporter, before) = (self.clone(), self.nodes_taken.load(Ordering::Relaxed));
+        async move {
+            loop {
+                let taken = reporter.taken.notified();
+                tokio::pin!(taken);
+                // From here on, so that nothing is taken unseen.
+                taken.as_mut().enable();
+                if reporter.nodes_taken.load(Ordering::Relaxed) != before {
+                    return;
+                }
+                taken.await;
+            }
+        }
     }
 
     /// Waits until a session has taken all that there is to tell.

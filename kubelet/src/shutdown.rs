@@ -113,6 +113,8 @@ async fn says_stopping(systemctl: impl AsRef<std::ffi::OsStr>) -> bool {
 
 /// systemd answers within milliseconds; while much is being stopped it may take longer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Who is killed at the end of its time is gone moments later, and that is to be reported too.
+const LAST_KILL: Duration = Duration::from_secs(1);
 /// What is to be reported at the end is on its way to the master within moments, if there is one.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -124,6 +126,7 @@ pub(crate) async fn end_pods(
     reporter: &Reporter,
 ) {
     info!(at_the_most = ?periods.total(), "the machine is about to end; ending the pods");
+    let unready = reporter.next_node_status();
     health.send_modify(|health| health.shutting_down = true);
     for (period, group) in periods.groups(pods.active()) {
         let ended = group.iter().filter_map(|pod| {
@@ -137,12 +140,16 @@ pub(crate) async fn end_pods(
             pods.fail(uid, failure).then(|| pods.released(uid))
         });
         let all = futures::future::join_all(ended.collect::<Vec<_>>());
-        if tokio::time::timeout(period, all).await.is_err() {
+        if tokio::time::timeout(period + LAST_KILL, all).await.is_err() {
             warn!(pods = group.len(), ?period, "some pods did not end in their time");
         }
     }
-    if tokio::time::timeout(LAST_WORDS, reporter.told()).await.is_err() {
-        warn!("the master does not hear how the pods ended");
+    let told = async {
+        unready.await;
+        reporter.told().await;
+    };
+    if tokio::time::timeout(LAST_WORDS, told).await.is_err() {
+        warn!("the master does not hear that the node goes, or how the pods ended");
     }
 }
 

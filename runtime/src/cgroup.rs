@@ -25,6 +25,7 @@ use nix::unistd::Pid;
 
 use crate::{Error, Result};
 pub(crate) use birth::MOUNTED_BELOW;
+pub(crate) use bounds::huge_page_bounds;
 pub(crate) use counts::Counts;
 pub(crate) use tasks::Tasks;
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::api::{Access, ContainerConfig, IdRange, Mount, MountSource, Propagation, Resources};
+use crate::cgroup::huge_page_bounds;
 use crate::isolation::selinux::Labels;
 use crate::isolation::{Capabilities, confine};
 use crate::plan::{
@@ -47,6 +48,8 @@ pub(crate) struct Surroundings {
     pub(crate) devices: Vec<DeviceNode>,
     /// Whether control groups are of version 2 alone.
     pub(crate) unified_cgroups: bool,
+    /// Whether control groups of version 2 bound huge pages.
+    pub(crate) bounds_huge_pages: bool,
     /// Whether the kernel accounts swap to control groups.
     pub(crate) swap_accounting: bool,
     /// Whether a source of a mount is where control groups are, or above.
@@ -442,6 +445,11 @@ fn resources(config: &ContainerConfig, around: &Surroundings) -> Value {
             }
         } else if around.swap_accounting {
             value["memory"]["swap"] = json!(limit);
+        }
+    }
+    if around.unified_cgroups && around.bounds_huge_pages {
+        for (file, limit) in huge_page_bounds(resources) {
+            value["unified"][file] = json!(limit);
         }
     }
     value

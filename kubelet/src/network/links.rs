@@ -159,6 +159,9 @@ impl Links {
         if !link.header.flags.contains(LinkFlags::Up) {
             self.set_up(index).await?;
         }
+        if gateways.iter().any(IpAddr::is_ipv4) {
+            sysctl::silence_redirects(name)?;
+        }
         if gateways.iter().any(IpAddr::is_ipv6) {
             sysctl::ipv6_of_node(name)?;
         }

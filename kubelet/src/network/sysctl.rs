@@ -63,6 +63,17 @@ pub(crate) fn ipv6_of_node(name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// The node does not tell pods of shorter ways. It would whenever one reaches another through a Service, for both are
+/// behind the same bridge; none heeds it (below), and older kernels count it against the refusals that they send
+/// to a pod in a second, which then are not sent. An interface is silent when all are, too; the others keep
+/// their own word.
+pub(crate) fn silence_redirects(bridge: &str) -> io::Result<()> {
+    for interface in ["all", bridge] {
+        set_once(&format!("/proc/sys/net/ipv4/conf/{interface}/send_redirects"), "0")?;
+    }
+    Ok(())
+}
+
 /// Before a pod's interface comes, inside its namespace. The node is the only way out, whatever it may
 /// say of shorter ones (it says so because packets between two pods leave it over the bridge they
 /// came from), and whatever others say. There are no link-local addresses: what is sent to one goes

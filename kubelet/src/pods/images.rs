@@ -38,7 +38,8 @@ fn is_latest(image: &str) -> bool {
 }
 
 /// Who one may claim to be when pulling the image, in the order of the pod's pull secrets; nobody
-/// when no secret knows the registry. Beside it: secrets that could not be read, in words.
+/// when no secret knows the registry. Beside it: secrets that are not there, by their names, and with the reason
+/// those that could not be read.
 pub(crate) fn credentials(
     pod: &Pod,
     cluster: &ClusterState,
@@ -53,7 +54,7 @@ pub(crate) fn credentials(
     for reference in references {
         let key = ObjectKey::new(namespace, &reference.name);
         let Some(secret) = cluster.secrets.get(&key) else {
-            problems.push(format!("secret \"{}\" not found", reference.name));
+            problems.push(reference.name.clone());
             continue;
         };
         match entries(secret) {
@@ -64,7 +65,7 @@ pub(crate) fn credentials(
                     .filter_map(|(_, entry)| entry.auth()),
             ),
             Err(problem) => {
-                problems.push(format!("secret \"{}\": {problem}", reference.name));
+                problems.push(format!("{}: {problem}", reference.name));
             }
         }
     }
@@ -240,6 +241,6 @@ mod tests {
         let (credentials, problems) = credentials_for("busybox", "{");
         assert_eq!(credentials, [RegistryAuth::Anonymous]);
         assert_eq!(problems.len(), 1);
-        assert!(problems[0].starts_with("secret \"regcred\": "), "{problems:?}");
+        assert!(problems[0].starts_with("regcred: "), "{problems:?}");
     }
 }

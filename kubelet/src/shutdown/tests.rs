@@ -1,3 +1,5 @@
+use proto::k8s::api::core::v1::NodeStatus;
+use runtime::fake::FakeProgram;
 use serde_json::json;
 
 use super::*;
@@ -75,6 +77,40 @@ async fn the_pods_have_ended_in_order_before_the_kubelet_does() {
         let message = "Pod was terminated in response to imminent node shutdown.";
         assert_eq!(status.message.as_deref(), Some(message));
     }
+}
+
+/// Also where there is no pod to wait for.
+#[tokio::test(start_paused = true)]
+async fn the_master_hears_that_the_node_goes() {
+    let bench = Bench::new();
+    let periods = ShutdownPeriods::simple(seconds(30), seconds(10)).unwrap();
+    let (health, mut watched) = watch::channel(Health::default());
+    let reporter = bench.reporter.clone();
+    let session = tokio::spawn(async move {
+        watched.changed().await.unwrap();
+        tokio::time::sleep(seconds(1)).await;
+        reporter.node_status(NodeStatus::default());
+        reporter.take_unsent(|_, _| true).node.is_some()
+    });
+    end_pods(&periods, &bench.manager, &health, &bench.reporter).await;
+    assert!(session.is_finished() && session.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_obey_is_killed_and_reported() {
+    let mut bench = Bench::new();
+    bench
+        .runtime
+        .choose_program(|_, _| FakeProgram { ignores_signals: true, ..FakeProgram::default() });
+    bench.start();
+    bench.put(of_priority("web", 0));
+    bench.until_phase("uid-web", "Running").await;
+    let periods = ShutdownPeriods::simple(seconds(4), seconds(0)).unwrap();
+    let (health, _watched) = watch::channel(Health::default());
+    end_pods(&periods, &bench.manager, &health, &bench.reporter).await;
+    let status = bench.status("uid-web").unwrap();
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    assert_eq!(status.reason.as_deref(), Some("Terminated"));
 }
 
 #[tokio::test]

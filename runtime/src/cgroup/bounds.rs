@@ -53,6 +53,14 @@ impl Hierarchies {
     }
 }
 
+impl Hierarchies {
+    /// Whether version 2 bounds huge pages. A file that cannot be read tells of no bounds.
+    pub(crate) fn bound_huge_pages(&self) -> bool {
+        let mut second = self.0.iter().filter(|h| h.version == Version::Two);
+        second.any(|h| h.offered().is_ok_and(|offered| offered.contains("hugetlb")))
+    }
+}
+
 impl Hierarchy {
     /// The controllers that groups of it can have.
     fn offered(&self) -> Result<BTreeSet<String>> {
@@ -132,6 +140,11 @@ fn huge_pages(resources: &Resources, version: Version) -> Vec<(String, String)> 
     };
     let limits = resources.huge_page_limits.iter();
     limits.flat_map(|(size, limit)| files(size).map(|file| (file, limit.to_string()))).collect()
+}
+
+/// What is written to which files of a group of version 2 to bound huge pages.
+pub(crate) fn huge_page_bounds(resources: &Resources) -> Vec<(String, String)> {
+    huge_pages(resources, Version::Two)
 }
 
 /// As the kernel names it: `2MB`, `1GB`, `64KB`.

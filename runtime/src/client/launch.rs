@@ -191,6 +191,7 @@ impl Inner {
             has_clocks: self.has_clocks && !of_host.processes,
             devices,
             unified_cgroups: self.hierarchies.is_unified(),
+            bounds_huge_pages: self.hierarchies.bound_huge_pages(),
             swap_accounting: self.swap_accounting,
             mounts_cgroups: config.mounts.iter().any(has_cgroups),
             labels: labels.clone(),
@@ -235,10 +236,12 @@ impl Inner {
             result(&path).map_err(io_error("write", &path))
         };
         write(folder.config(), &|path| records::write(path, config))?;
-        // libcontainer bounds none in groups that it does not make, and fails where the kernel has no such bounds.
-        let huge_page_limits = config.resources.huge_page_limits.clone();
-        let pages = Resources { huge_page_limits, ..Resources::default() };
-        self.hierarchies.bound(&around.cgroup, &pages)?;
+        // With version 2 libcontainer bounds them; it takes a group that is there already for one that works.
+        if !around.unified_cgroups {
+            let huge_page_limits = config.resources.huge_page_limits.clone();
+            let pages = Resources { huge_page_limits, ..Resources::default() };
+            self.hierarchies.bound(&around.cgroup, &pages)?;
+        }
         write(folder.spec(), &|path| records::write(path, &oci))?;
         if plan.group.is_some() {
             make_folder(&folder.lean_bundle())?;

@@ -14,6 +14,7 @@ fn around() -> Surroundings {
         has_clocks: false,
         devices: Vec::new(),
         unified_cgroups: false,
+        bounds_huge_pages: true,
         swap_accounting: true,
         mounts_cgroups: false,
         labels: Labels::default(),
@@ -81,6 +82,20 @@ fn a_memory_limit_includes_swap() {
     assert_eq!(spec["linux"]["resources"]["memory"], json!({ "limit": 1 << 20 }));
     let expected = json!({ "memory.oom.group": "1", "memory.swap.max": "0" });
     assert_eq!(spec["linux"]["resources"]["unified"], expected);
+}
+
+#[test]
+fn huge_pages_are_bounded_where_the_kernel_can() {
+    let resources =
+        Resources { huge_page_limits: [(2 << 20, 4 << 20)].into(), ..Default::default() };
+    let config = ContainerConfig { resources, ..config() };
+    let unified = |bounds_huge_pages| {
+        let around = Surroundings { unified_cgroups: true, bounds_huge_pages, ..around() };
+        oci_spec(&config, &around)["linux"]["resources"]["unified"].clone()
+    };
+    let expected = json!({ "hugetlb.2MB.max": "4194304", "hugetlb.2MB.rsvd.max": "4194304" });
+    assert_eq!(unified(true), expected);
+    assert_eq!(unified(false), Value::Null);
 }
 
 #[test]

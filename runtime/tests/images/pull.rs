@@ -90,9 +90,10 @@ async fn says_what_is_missing_and_who_was_refused() {
     store.pull(&private, &[wrong.clone(), right.clone()]).await.unwrap();
     // Who does not show them gets it from this machine no more than from the registry.
     let open = async |auth: &[RegistryAuth]| store.is_open_to(&private, auth).await.unwrap();
-    assert!(open(&[right]).await && !open(&[wrong.clone()]).await && !open(&[]).await);
-    store.pull(&private, &[wrong.clone()]).await.unwrap_err();
-    assert!(!open(&[wrong]).await);
+    let wrong = [wrong];
+    assert!(open(&[right]).await && !open(&wrong).await && !open(&[]).await);
+    store.pull(&private, &wrong).await.unwrap_err();
+    assert!(!open(&wrong).await);
 }
 
 #[tokio::test]

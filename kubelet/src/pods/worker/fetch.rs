@@ -92,8 +92,8 @@ impl Fetch<'_> {
         }
         if !problems.is_empty() {
             let message = format!(
-                "Unable to retrieve some image pull secrets; attempting to pull the image may not \
-                 succeed: {}",
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may \
+                 not succeed.",
                 problems.join(", ")
             );
             teller.warning(None, "FailedToRetrieveImagePullSecret", message);
