@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::RwLock;
 
 use super::RegistryAuth;
-use super::store::hex;
+use super::store::{error_chain, hex};
 
 /// Manifests and configurations are some KiB; larger ones than this registries need not take, either.
 const MAX_DOCUMENT_BYTES: usize = 4 << 20;
@@ -70,7 +70,7 @@ impl Registry {
             .read_timeout(READ_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
             .build()
-            .map_err(|error| Failure::Other(chain(&error)))?;
+            .map_err(|error| Failure::Other(error_chain(&error)))?;
         let host = reference.resolve_registry().to_owned();
         let repository = reference.repository().to_owned();
         let scheme = if plain_http { "http" } else { "https" };
@@ -279,7 +279,7 @@ impl Registry {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        Failure::Other(format!("{} cannot be reached: {}", self.host, chain(error)))
+        Failure::Other(format!("{} cannot be reached: {}", self.host, error_chain(error)))
     }
 }
 
@@ -338,14 +338,6 @@ fn secret(text: &str) -> Result<HeaderValue, Failure> {
 
 fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
-}
-
-/// An error with what led to it.
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -365,7 +365,8 @@ impl ImageStore {
     }
 }
 
-fn error_chain(error: &dyn std::error::Error) -> String {
+/// An error with what led to it.
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", error_chain(source)),
         None => error.to_string(),

@@ -220,9 +220,11 @@ impl Worker {
                 tracing::info!(%container, image, reason, %message, "no image");
                 let previous = record.image.failure();
                 record.missing_image.clone_from(&image);
-                if previous.is_some() && reason == "ErrImagePull" {
+                if reason == "ErrImagePull" {
                     let message = format!("Back-off pulling image \"{image}\"");
                     self.teller.normal(Some(container), "BackOff", message);
+                    let message = "Error: ImagePullBackOff".to_owned();
+                    self.teller.warning(Some(container), "Failed", message);
                 }
                 Progress::Failed(Failure::backing_off(
                     previous,

@@ -66,6 +66,9 @@ async fn an_image_that_cannot_be_pulled_is_tried_at_kubernetes_intervals() {
     let reason = || bench.status("uid-web").and_then(|status| waiting_reason(&status));
     bench.until("an error", || reason().as_deref() == Some("ErrImagePull")).await;
     bench.until("a back-off", || reason().as_deref() == Some("ImagePullBackOff")).await;
+    assert_eq!(bench.event_messages("BackOff"), ["Back-off pulling image \"app:1\""]);
+    let failed = bench.event_messages("Failed");
+    assert!(failed.contains(&"Error: ImagePullBackOff".to_owned()), "{failed:?}");
     bench.until("eight pulls", || bench.images.pulls() == 8).await;
     assert_eq!(bench.images.intervals(), [10, 20, 40, 80, 160, 300, 300]);
     bench.images.make_absent("app:1");
