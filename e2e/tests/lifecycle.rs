@@ -61,6 +61,7 @@ fn a_pod_is_initialized_served_by_a_sidecar_and_over_when_its_work_is_done() -> 
             *cells == told("0/2", "Init:0/3")
         })
         .await?;
+        lab.nodes[0].run(&["pkill", "-TERM", "-f", "testserver sleep$"])?;
         until(&pods, "app=web", "it runs", |pods| {
             pods.iter().any(|pod| phase(pod) == Some("Running"))
         })
